@@ -1,0 +1,46 @@
+//! Named trees that COPY and ADD may read.
+//!
+//! [`Tree`] is the one way to look at files that nobody vouches for: a build
+//! context, a stage's root filesystem, an unpacked archive. Every path is
+//! resolved inside the tree, links included.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::layer::{Kind, Meta};
+
+/// What a tree says of one entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// What it is; never [`Kind::Hardlink`]. A socket is not shown at all.
+    pub kind: Kind,
+    /// Its attributes; extended attributes are empty, see [`Tree::xattrs`].
+    pub meta: Meta,
+    /// Device and inode: equal for two names of one file.
+    pub inode: (u64, u64),
+    /// How many names the file has.
+    pub links: u64,
+}
+
+/// Files to read from.
+///
+/// Paths are relative to the tree's root; a leading `/` and `..` above the
+/// root are taken as the root. Links are resolved as if the tree were `/`.
+pub trait Tree: Send + Sync {
+    /// The entry at `path`, `None` where there is none. With `follow` a link
+    /// at the end is followed too.
+    fn lookup(&self, path: &Path, follow: bool) -> io::Result<Option<Node>>;
+    /// The entries of the directory `path` (followed), sorted by name's bytes.
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<(OsString, Node)>>;
+    /// Opens the regular file at `path` (followed); nothing but a regular file
+    /// is ever opened.
+    fn open(&self, path: &Path) -> io::Result<File>;
+    /// Extended attributes of the entry (not followed), sorted by name, those
+    /// of overlayfs left out.
+    fn xattrs(&self, path: &Path) -> io::Result<std::collections::BTreeMap<Vec<u8>, Vec<u8>>>;
+    /// `path` with all links in it resolved, the last component included; what
+    /// does not exist is kept as it is (with `..` applied).
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf>;
+}

@@ -1,0 +1,244 @@
+//! What happens while work is done, as plain data.
+//!
+//! Work reports to an [`Events`]; whoever listens (a terminal, a log, a test)
+//! implements [`EventSink`]. Nothing comes back: an event never carries a
+//! decision.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+/// Which stream of a build container a line came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// How a task ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The work was done.
+    Done,
+    /// The result was known and nothing was run.
+    Cached,
+    /// It failed; the message is for people.
+    Failed(String),
+    /// It was given up because something else failed.
+    Cancelled,
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A task began.
+    Started {
+        /// Number of the task, unique within one [`Events`].
+        id: u32,
+        /// What people call it, `[build 2/5] RUN make`.
+        name: String,
+    },
+    /// A line of output, without its line end; it may be any bytes.
+    Log {
+        /// The task.
+        id: u32,
+        /// Where it came from.
+        stream: Stream,
+        /// The line.
+        line: Vec<u8>,
+    },
+    /// Part of a task moved on.
+    Progress {
+        /// The task.
+        id: u32,
+        /// What moved, for example a short digest.
+        item: String,
+        /// Bytes done so far.
+        done: u64,
+        /// Bytes in all, where known.
+        total: Option<u64>,
+    },
+    /// A task ended.
+    Finished {
+        /// The task.
+        id: u32,
+        /// How.
+        outcome: Outcome,
+        /// Seconds since it began.
+        seconds: f64,
+    },
+    /// Something to tell the user that is no error.
+    Warning {
+        /// The rule of the linter, where one found it.
+        rule: Option<String>,
+        /// What to tell.
+        message: String,
+        /// One-based line in the Dockerfile, where there is one.
+        line: Option<u32>,
+    },
+    /// A remark for the log.
+    Note(String),
+}
+
+/// Receives events, from any thread.
+pub trait EventSink: Send + Sync {
+    /// Takes one event; must not block for long.
+    fn emit(&self, event: Event);
+}
+
+/// Drops every event.
+#[derive(Debug, Clone, Copy)]
+pub struct NullSink;
+
+impl EventSink for NullSink {
+    fn emit(&self, _: Event) {}
+}
+
+/// Sends every event into a channel.
+#[derive(Debug)]
+pub struct ChannelSink(pub std::sync::mpsc::Sender<Event>);
+
+impl EventSink for ChannelSink {
+    fn emit(&self, event: Event) {
+        // A listener that is gone is not the work's concern.
+        let _ = self.0.send(event);
+    }
+}
+
+/// Hands out task numbers and passes events on; cheap to clone.
+#[derive(Clone)]
+pub struct Events {
+    sink: Arc<dyn EventSink>,
+    next: Arc<AtomicU32>,
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Events")
+    }
+}
+
+impl Events {
+    /// Reports to `sink`.
+    pub fn new(sink: Arc<dyn EventSink>) -> Self {
+        Self {
+            sink,
+            next: Arc::new(AtomicU32::new(1)),
+        }
+    }
+
+    /// Reports to nobody.
+    pub fn none() -> Self {
+        Self::new(Arc::new(NullSink))
+    }
+
+    /// Passes `event` on.
+    pub fn emit(&self, event: Event) {
+        self.sink.emit(event);
+    }
+
+    /// Begins a task. It counts as cancelled if it is dropped unfinished.
+    pub fn start(&self, name: impl Into<String>) -> Task {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.emit(Event::Started {
+            id,
+            name: name.into(),
+        });
+        Task {
+            events: self.clone(),
+            id,
+            began: Instant::now(),
+            finished: false,
+        }
+    }
+
+    /// Passes a warning on.
+    pub fn warn(&self, message: impl Into<String>) {
+        self.emit(Event::Warning {
+            rule: None,
+            message: message.into(),
+            line: None,
+        });
+    }
+
+    /// Passes a remark on.
+    pub fn note(&self, message: impl Into<String>) {
+        self.emit(Event::Note(message.into()));
+    }
+}
+
+/// A task under way.
+#[derive(Debug)]
+pub struct Task {
+    events: Events,
+    id: u32,
+    began: Instant,
+    finished: bool,
+}
+
+impl Task {
+    /// Reports a line of output.
+    pub fn log(&self, stream: Stream, line: Vec<u8>) {
+        self.events.emit(Event::Log {
+            id: self.id,
+            stream,
+            line,
+        });
+    }
+
+    /// Reports bytes done.
+    pub fn progress(&self, item: &str, done: u64, total: Option<u64>) {
+        self.events.emit(Event::Progress {
+            id: self.id,
+            item: item.into(),
+            done,
+            total,
+        });
+    }
+
+    /// Ends the task.
+    pub fn finish(mut self, outcome: Outcome) {
+        self.end(outcome);
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        if !self.finished {
+            self.finished = true;
+            self.events.emit(Event::Finished {
+                id: self.id,
+                outcome,
+                seconds: self.began.elapsed().as_secs_f64(),
+            });
+        }
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.end(Outcome::Cancelled);
+    }
+}
+
+/// Asks work to stop; cheap to clone, looked at between two pieces of work.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<std::sync::atomic::AtomicBool>);
+
+impl Cancel {
+    /// Not cancelled.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks everyone who holds a clone to stop.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether to stop.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,1 @@
+//! Instructions and base configs → a graph of steps. Pure.

@@ -1,0 +1,3 @@
+//! The `shiplap` program.
+
+fn main() {}

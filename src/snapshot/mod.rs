@@ -1,0 +1,1 @@
+//! Root filesystems from layers, and the difference a step made.

@@ -1,0 +1,1 @@
+//! Runs a graph: keys, cache, scheduling, the steps themselves.

@@ -1,0 +1,1 @@
+//! The local store: an OCI image layout and our own directories beside it.

@@ -1,0 +1,1 @@
+//! Where images live, and copying between those places.
