@@ -5,7 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use shiplap::dockerfile::word;
+use shiplap::dockerfile::span::LineIndex;
+use shiplap::dockerfile::{self, word};
 
 fn corpus() -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -200,6 +201,147 @@ fn shell_generated() {
         let got_words = word::expand_words(word, escape, &lookup(&env)).ok();
         let expected_words = words(&case["words"], !case["words_error"].is_null());
         tally.equal(word, &(got, got_words), &(expected, expected_words));
+    }
+    tally.finish();
+}
+
+fn directories(path: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir(path)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn parser_dumps() {
+    let Some(corpus) = corpus() else { return };
+    let mut tally = Tally::new("parser/positive");
+    for case in directories(&corpus.join("parser/positive")) {
+        let text = std::fs::read_to_string(case.join("Dockerfile")).unwrap();
+        let expected = std::fs::read_to_string(case.join("result")).unwrap();
+        let got = dockerfile::dump(&text);
+        tally.equal(&case.display().to_string(), &got, &Ok(expected));
+    }
+    tally.finish();
+    let mut tally = Tally::new("parser/negative");
+    for case in directories(&corpus.join("parser/negative")) {
+        let text = std::fs::read_to_string(case.join("Dockerfile")).unwrap();
+        let refused = dockerfile::dump(&text).is_err() && dockerfile::parse(&text).is_err();
+        tally.check(refused, || case.display().to_string());
+    }
+    tally.finish();
+}
+
+/// First and last line, name and heredocs of each instruction.
+type Shape = (u32, u32, String, Vec<(String, String, bool, bool)>);
+
+fn shapes(file: &dockerfile::ast::Dockerfile, text: &str) -> Vec<Shape> {
+    use dockerfile::ast::{Heredoc, InstructionKind, Source};
+    let index = LineIndex::new(text);
+    let lines = |span: dockerfile::span::Span| {
+        (
+            index.line_column(span.start).0,
+            index.line_column(span.end).0,
+        )
+    };
+    let doc = |h: &Heredoc| (h.name.clone(), h.raw.clone(), h.expand, h.strip_tabs);
+    let shape = |i: &dockerfile::ast::Instruction| {
+        let (start, end) = lines(i.span);
+        let docs = match &i.kind {
+            InstructionKind::Run(run) => run.heredocs.iter().map(doc).collect(),
+            InstructionKind::Copy(copy) | InstructionKind::Add(copy) => copy
+                .sources
+                .iter()
+                .filter_map(|s| match s {
+                    Source::Heredoc(h) => Some(doc(h)),
+                    Source::Path(_) => None,
+                })
+                .collect(),
+            _ => Vec::new(),
+        };
+        (start, end, i.keyword.value.clone(), docs)
+    };
+    let mut found: Vec<Shape> = file.global_args.iter().map(shape).collect();
+    for stage in &file.stages {
+        let (start, end) = lines(stage.span);
+        found.push((start, end, stage.keyword.value.clone(), Vec::new()));
+        found.extend(stage.instructions.iter().map(shape));
+    }
+    found
+}
+
+fn expected_shapes(nodes: &Value) -> Vec<Shape> {
+    let number =
+        |n: &Value, key: &str| n[key].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap();
+    let doc = |h: &Value| {
+        (
+            text(h, "Name").unwrap().to_owned(),
+            text(h, "Content").unwrap().to_owned(),
+            h["Expand"] == true,
+            h["Chomp"] == true,
+        )
+    };
+    nodes
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|n| {
+            let docs = n.get("heredocs").and_then(Value::as_array);
+            (
+                number(n, "start"),
+                number(n, "end"),
+                text(n, "instruction").unwrap().to_owned(),
+                docs.map(|d| d.iter().map(doc).collect())
+                    .unwrap_or_default(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn wild_files_parse() {
+    let Some(corpus) = corpus() else { return };
+    let mut tally = Tally::new("wild/parse");
+    for path in directories(&corpus.join("wild/files")) {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let text_ = std::fs::read_to_string(&path).unwrap();
+        let oracle = json(
+            &corpus
+                .join("wild/oracle-parse")
+                .join(format!("{name}.json")),
+        );
+        let got = dockerfile::parse(&text_);
+        let dumped = dockerfile::dump(&text_);
+        if oracle.get("error").is_some() {
+            tally.check(got.is_err() && dumped.is_err(), || name.clone());
+            continue;
+        }
+        let expected = text(&oracle, "dump").unwrap();
+        if dumped.as_deref() != Ok(expected) {
+            tally.check(false, || format!("{name}\n  {dumped:?}\n  {expected:?}"));
+            continue;
+        }
+        if oracle.get("instructions_error").is_some() {
+            tally.check(got.is_err(), || format!("{name} should be refused"));
+            continue;
+        }
+        match got {
+            Ok(file) => tally.equal(
+                &name,
+                &shapes(&file, &text_),
+                &expected_shapes(&oracle["nodes"]),
+            ),
+            // Without a stage the instructions are read, and there is nothing to build.
+            Err(error) => {
+                let stageless = !expected_shapes(&oracle["nodes"])
+                    .iter()
+                    .any(|(_, _, name, _)| name.eq_ignore_ascii_case("FROM"));
+                let early = error.message.contains("before the first FROM");
+                tally.check(stageless || early, || format!("{name}: {error}"));
+            }
+        }
     }
     tally.finish();
 }

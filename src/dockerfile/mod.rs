@@ -26,6 +26,7 @@ pub mod word;
 
 mod args;
 mod directive;
+mod dump;
 mod error;
 mod heredoc;
 mod instruction;
@@ -35,5 +36,6 @@ mod parse;
 mod raw;
 mod words;
 
+pub use dump::dump;
 pub use error::ParseError;
 pub use parse::{parse, parse_trigger};
