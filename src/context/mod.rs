@@ -4,6 +4,10 @@
 //! context, a stage's root filesystem, an unpacked archive. Every path is
 //! resolved inside the tree, links included.
 
+pub mod glob;
+pub mod ignore;
+pub mod pattern;
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
