@@ -12,8 +12,9 @@
 //! Dockerfile reference, ".dockerignore file"; [`super::pattern`] for what it
 //! leaves open.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::glob::Glob;
 use super::pattern::Pattern;
@@ -251,6 +252,13 @@ pub(crate) fn clean(path: &[u8]) -> Vec<u8> {
         (false, true) => b".".to_vec(),
         (false, false) => joined,
     }
+}
+
+/// `path` below a root: no leading slash, no `.`, and `..` applied to the text
+/// and never above the root.
+pub(crate) fn tidy(path: &Path) -> PathBuf {
+    let rooted = clean(&[b"/", path.as_os_str().as_bytes()].concat());
+    OsStr::from_bytes(rooted.get(1..).unwrap_or_default()).into()
 }
 
 #[cfg(test)]
