@@ -8,6 +8,7 @@ pub mod glob;
 pub mod ignore;
 pub mod local;
 pub mod pattern;
+pub mod select;
 
 use std::ffi::OsString;
 use std::fs::File;
