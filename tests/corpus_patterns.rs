@@ -1,6 +1,7 @@
 //! Ignore patterns and wildcards against recorded results. The data lies
 //! beside the project; without it there is nothing to compare and each test
 //! says so.
+#![allow(clippy::print_stderr)]
 
 use std::path::PathBuf;
 
