@@ -1,3 +1,3 @@
 //! The `shiplap` program.
-
+mod ui;
 fn main() {}
