@@ -60,6 +60,21 @@ pub struct Request {
     pub isolation: String,
     /// `--secret`s.
     pub secrets: Vec<Secret>,
+    /// Sockets of agents that `RUN --mount=type=ssh,id=` asks for, by id.
+    pub ssh: Vec<(String, PathBuf)>,
+    /// Resource limits of RUN steps.
+    pub ulimits: Vec<Ulimit>,
+}
+
+/// A resource limit as `setrlimit` knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ulimit {
+    /// The resource in lower case, without `RLIMIT_`.
+    pub name: String,
+    /// The limit; `None` is unlimited.
+    pub soft: Option<u64>,
+    /// What the limit can be raised to; `None` is unlimited.
+    pub hard: Option<u64>,
 }
 
 /// When base images are looked up in their registry.
