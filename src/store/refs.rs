@@ -132,7 +132,7 @@ impl Store {
             _ => StoreError::io("read", &path)(e),
         })?;
         match Document::parse(&bytes).map_err(|e| damaged(e.to_string()))? {
-            Document::Index(index) => Ok(index),
+            Document::Index(index) => Ok(*index),
             Document::Manifest(_) => Err(damaged("it is a manifest, not an index".into())),
         }
     }
