@@ -1,3 +1,5 @@
 //! The `shiplap` program.
 
-fn main() {}
+fn main() {
+    shiplap::container::child_main();
+}
