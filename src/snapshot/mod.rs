@@ -27,5 +27,6 @@
 
 mod attr;
 mod merged;
+pub mod users;
 
 pub use merged::Merged;
