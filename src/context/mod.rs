@@ -6,6 +6,7 @@
 
 pub mod checksum;
 pub mod glob;
+pub mod http;
 pub mod ignore;
 pub mod local;
 pub mod pattern;
