@@ -5,6 +5,7 @@
 //! resolved inside the tree, links included.
 
 pub mod checksum;
+pub mod git;
 pub mod glob;
 pub mod http;
 pub mod ignore;
