@@ -9,6 +9,15 @@
 //! # Specification
 //! image-spec `layer.md`.
 
+pub mod archive;
+pub mod compress;
+mod ordered;
+mod pax;
+pub mod pipeline;
+pub mod tar_write;
+mod ustar;
+pub mod whiteout;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;

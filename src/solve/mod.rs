@@ -1,1 +1,3 @@
 //! Runs a graph: keys, cache, scheduling, the steps themselves.
+
+pub mod op;

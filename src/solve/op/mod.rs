@@ -1,0 +1,4 @@
+//! What each kind of step does.
+
+pub mod chmod;
+pub mod copy;
