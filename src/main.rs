@@ -10,6 +10,7 @@ mod ui;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    shiplap::container::child_main();
     // Before any thread: handlers for all of them.
     match cli::signals::Interrupts::install() {
         Ok(interrupts) => ExitCode::from(cli::run(interrupts)),
