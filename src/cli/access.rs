@@ -89,7 +89,11 @@ impl RegistryArgs {
         }
         Ok(Client::new(ClientOptions {
             insecure_all: insecure && all,
-            insecure: if insecure { names.clone() } else { BTreeSet::new() },
+            insecure: if insecure {
+                names.clone()
+            } else {
+                BTreeSet::new()
+            },
             ca_certificates: ca_certificates()?,
             credentials: self.credentials(&names)?,
             proxies: proxies(&variable),
@@ -98,7 +102,10 @@ impl RegistryArgs {
         }))
     }
 
-    fn credentials(&self, registries: &BTreeSet<String>) -> anyhow::Result<Arc<dyn CredentialSource>> {
+    fn credentials(
+        &self,
+        registries: &BTreeSet<String>,
+    ) -> anyhow::Result<Arc<dyn CredentialSource>> {
         let mut sources: Vec<Box<dyn CredentialSource>> = Vec::new();
         if let Some(Basic(credential)) = &self.creds {
             for registry in registries {
@@ -130,16 +137,14 @@ fn variable(name: &str) -> Option<OsString> {
 fn auth_files(variable: &dyn Fn(&str) -> Option<OsString>) -> Vec<AuthFile> {
     let path = |name: &str| variable(name).map(PathBuf::from);
     let docker = path("DOCKER_CONFIG").or_else(|| path("HOME").map(|home| home.join(".docker")));
-    let inline = variable("DOCKER_AUTH_CONFIG")
-        .map(|text| AuthFile::Inline(text.into_encoded_bytes()));
+    let inline =
+        variable("DOCKER_AUTH_CONFIG").map(|text| AuthFile::Inline(text.into_encoded_bytes()));
     path("REGISTRY_AUTH_FILE")
         .map(AuthFile::Path)
         .into_iter()
         .chain(inline)
         .chain(docker.map(|dir| AuthFile::Path(dir.join("config.json"))))
-        .chain(
-            path("XDG_RUNTIME_DIR").map(|dir| AuthFile::Path(dir.join("containers/auth.json"))),
-        )
+        .chain(path("XDG_RUNTIME_DIR").map(|dir| AuthFile::Path(dir.join("containers/auth.json"))))
         .collect()
 }
 
@@ -186,7 +191,10 @@ mod tests {
             "DOCKER_AUTH_CONFIG" => Some("{}".into()),
             _ => None,
         };
-        let shown: Vec<_> = auth_files(&variable).iter().map(|f| format!("{f:?}")).collect();
+        let shown: Vec<_> = auth_files(&variable)
+            .iter()
+            .map(|f| format!("{f:?}"))
+            .collect();
         assert_eq!(
             shown,
             [

@@ -13,6 +13,7 @@ use shiplap::image::media_type::Compression;
 use shiplap::platform::Platform;
 use shiplap::reference::Reference;
 
+use super::access::RegistryArgs;
 use super::error::Usage;
 use super::output_spec::{self, OutputSpec};
 use super::{ProgressArgs, values};
@@ -190,6 +191,8 @@ pub(super) struct BuildArgs {
     #[arg(value_parser = no_attestation)]
     sbom: Option<()>,
 
+    #[command(flatten)]
+    pub(super) registry: RegistryArgs,
     #[command(flatten)]
     pub(super) progress: ProgressArgs,
 }

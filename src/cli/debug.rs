@@ -80,8 +80,7 @@ impl DebugArgs {
         match self.command {
             DebugCommand::Parse { file } => {
                 let text = read_text(&file)?;
-                let dump =
-                    dockerfile::dump(&text).map_err(|e| Located::parse(e, &file, &text))?;
+                let dump = dockerfile::dump(&text).map_err(|e| Located::parse(e, &file, &text))?;
                 output::result(&format!("{}\n", dump.trim_end_matches('\n')))
             }
             DebugCommand::Word {
@@ -111,7 +110,12 @@ fn expand(
     } else {
         vec![word::expand(word, escape, &lookup)?.text]
     };
-    output::result(&lines.iter().map(|line| format!("{line}\n")).collect::<String>())
+    output::result(
+        &lines
+            .iter()
+            .map(|line| format!("{line}\n"))
+            .collect::<String>(),
+    )
 }
 
 fn ignore(file: &Path) -> anyhow::Result<()> {

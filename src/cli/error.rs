@@ -18,6 +18,8 @@ use anyhow::Error;
 use shiplap::dockerfile::ParseError;
 use shiplap::dockerfile::span::Span;
 use shiplap::graph::PlanError;
+use shiplap::registry::{Failure, RegistryError};
+use shiplap::store::StoreError;
 
 use super::Session;
 use crate::ui;
@@ -217,6 +219,22 @@ fn hints(error: &Error) -> Vec<String> {
         }
         if let Some(located) = cause.downcast_ref::<Located>() {
             located.hints.iter().for_each(|text| hint(text));
+        }
+        if let Some(hinting) = cause.downcast_ref::<RegistryError>() {
+            hinting.hint().iter().for_each(|text| hint(text));
+            match &*hinting.failure {
+                Failure::Status { status: 401, .. } => {
+                    hint("run docker login, or give --creds USER:PASSWORD or --authfile FILE");
+                }
+                Failure::Tls(_) => hint("to use plain http or skip the check, add --insecure"),
+                _ => {}
+            }
+        }
+        if let Some(StoreError::NoImage { .. }) = cause.downcast_ref() {
+            hint("shiplap images lists what is there; shiplap pull fetches from a registry");
+        }
+        if let Some(StoreError::Unsafe { .. } | StoreError::Foreign { .. }) = cause.downcast_ref() {
+            hint("choose another store with --root DIR or SHIPLAP_ROOT");
         }
         if let Some(plan) = cause.downcast_ref::<PlanError>() {
             plan.hint.iter().for_each(|text| hint(text));

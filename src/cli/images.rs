@@ -131,7 +131,9 @@ fn is_of(name: &str, wanted: &str) -> bool {
     };
     name == wanted_reference
         || (wanted_reference.familiar_name() == wanted
-            || wanted_reference.familiar_name().ends_with(&format!("/{wanted}")))
+            || wanted_reference
+                .familiar_name()
+                .ends_with(&format!("/{wanted}")))
             && name.familiar_name() == wanted_reference.familiar_name()
 }
 
@@ -232,7 +234,11 @@ fn names_of(store: &Store, text: &str, all: bool) -> anyhow::Result<Vec<String>>
     let is_it = |name: &String| {
         name == text || (reference.is_some() && Reference::parse(name).ok() == reference)
     };
-    let by_name: Vec<String> = refs.iter().map(|(name, _)| name.clone()).filter(is_it).collect();
+    let by_name: Vec<String> = refs
+        .iter()
+        .map(|(name, _)| name.clone())
+        .filter(is_it)
+        .collect();
     if !by_name.is_empty() {
         return Ok(by_name);
     }

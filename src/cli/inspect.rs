@@ -127,7 +127,16 @@ impl HistoryArgs {
             .config
             .history
             .iter()
-            .map(|entry| (entry, if entry.empty_layer { None } else { layers.next() }))
+            .map(|entry| {
+                (
+                    entry,
+                    if entry.empty_layer {
+                        None
+                    } else {
+                        layers.next()
+                    },
+                )
+            })
             .collect();
         entries.reverse();
         if self.format == Format::Json {
