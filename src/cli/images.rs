@@ -123,18 +123,17 @@ impl ImagesArgs {
     }
 }
 
-/// Whether `name` is `wanted`, or `wanted` with any tag.
+/// Whether `name` is `wanted`, or `wanted` with any tag where it has none.
 fn is_of(name: &str, wanted: &str) -> bool {
-    let (Ok(name), Ok(wanted_reference)) = (Reference::parse(name), Reference::parse(wanted))
-    else {
+    let (Ok(name), Ok(reference)) = (Reference::parse(name), Reference::parse(wanted)) else {
         return name == wanted;
     };
-    name == wanted_reference
-        || (wanted_reference.familiar_name() == wanted
-            || wanted_reference
-                .familiar_name()
-                .ends_with(&format!("/{wanted}")))
-            && name.familiar_name() == wanted_reference.familiar_name()
+    let has_tag = wanted
+        .rsplit('/')
+        .next()
+        .is_some_and(|last| last.contains([':', '@']));
+    let place = |r: &Reference| (r.registry().to_owned(), r.repository().to_owned());
+    name == reference || !has_tag && place(&name) == place(&reference)
 }
 
 fn row(store: &Store, name: String, descriptor: Descriptor) -> Row {
