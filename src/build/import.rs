@@ -177,7 +177,8 @@ mod tests {
             let mut header = tar::Header::new_gnu();
             header.set_size(content.len() as u64);
             header.set_mode(0o644);
-            tar.append_data(&mut header, name, content.as_bytes()).unwrap();
+            tar.append_data(&mut header, name, content.as_bytes())
+                .unwrap();
         }
         tar.into_inner().unwrap()
     }

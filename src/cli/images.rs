@@ -190,6 +190,12 @@ pub(super) fn new_name(text: &str) -> anyhow::Result<Reference> {
     Ok(reference)
 }
 
+/// A name in a registry, with or without `docker://`.
+pub(super) fn registry_name(text: &str) -> anyhow::Result<Reference> {
+    let name = text.strip_prefix("docker://").unwrap_or(text);
+    Reference::parse(name).map_err(|e| Usage::error(e.to_string()))
+}
+
 /// Take names away from images
 ///
 /// What no name leads to any more is removed by prune.

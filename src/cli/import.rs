@@ -7,8 +7,8 @@ use anyhow::Context;
 use clap::Args;
 use shiplap::build::import::{ImportOptions, import};
 use shiplap::dockerfile;
-use shiplap::graph::{self, Op, PlanOptions, Planned};
 use shiplap::event::Outcome;
+use shiplap::graph::{self, Op, PlanOptions, Planned};
 use shiplap::image::ImageConfig;
 use shiplap::image::media_type::Compression;
 use shiplap::layer::compress::Settings;
@@ -44,7 +44,13 @@ pub(super) struct ImportArgs {
     #[arg(short, long, value_name = "INSTRUCTION")]
     change: Vec<String>,
     /// Remark for the history
-    #[arg(short, long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    #[arg(
+        short,
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
     message: String,
     /// What the files are made to run on [default: this machine's platform]
     #[arg(long, value_name = "OS/ARCH", value_parser = Platform::parse)]
@@ -75,12 +81,19 @@ impl ImportArgs {
                 single_member: false,
             },
         };
-        let imported = import(&store, archive, options, &task, &session.interrupts.cancel());
+        let imported = import(
+            &store,
+            archive,
+            options,
+            &task,
+            &session.interrupts.cancel(),
+        );
         task.finish(match &imported {
             Ok(_) => Outcome::Done,
             Err(error) => Outcome::Failed(error.to_string()),
         });
-        let descriptor = imported.with_context(|| format!("can't import {}", self.file.display()))?;
+        let descriptor =
+            imported.with_context(|| format!("can't import {}", self.file.display()))?;
         store.set_refs(&[(name, descriptor.clone())])?;
         drop(ui);
         output::result(&format!("{}\n", descriptor.digest))
@@ -164,14 +177,27 @@ mod tests {
     #[test]
     fn changes_are_instructions() {
         let platform = || Platform::new("linux", "arm64");
-        let changes = ["ENV A=b C=$A", "CMD [\"sh\"]", "WORKDIR /x", "LABEL l=m", "EXPOSE 80"];
+        let changes = [
+            "ENV A=b C=$A",
+            "CMD [\"sh\"]",
+            "WORKDIR /x",
+            "LABEL l=m",
+            "EXPOSE 80",
+        ];
         let config = changed(&changes.map(str::to_owned), platform()).unwrap();
         assert_eq!(config.config.cmd, Some(vec!["sh".to_owned()]));
         assert_eq!(config.config.working_dir, "/x");
         assert_eq!(config.architecture, "arm64");
         assert_eq!(config.history.len(), changes.len());
         assert!(config.history.iter().all(|h| h.empty_layer));
-        for bad in ["RUN x", "COPY a b", "FROM x", "FROM scratch AS b", "CMDD x", "ADD a b"] {
+        for bad in [
+            "RUN x",
+            "COPY a b",
+            "FROM x",
+            "FROM scratch AS b",
+            "CMDD x",
+            "ADD a b",
+        ] {
             assert!(changed(&[bad.to_owned()], platform()).is_err(), "{bad}");
         }
         assert!(changed(&[], platform()).unwrap().history.is_empty());

@@ -8,6 +8,7 @@ mod build;
 mod debug;
 mod error;
 mod images;
+mod import;
 mod inspect;
 mod output_spec;
 pub(crate) mod signals;
@@ -82,6 +83,7 @@ enum Command {
     Rmi(images::RmiArgs),
     Inspect(inspect::InspectArgs),
     History(inspect::HistoryArgs),
+    Import(import::ImportArgs),
     #[command(hide = true)]
     Debug(debug::DebugArgs),
     Version(version::VersionArgs),
@@ -95,6 +97,7 @@ impl Command {
             Self::Rmi(args) => args.run(session),
             Self::Inspect(args) => args.run(session),
             Self::History(args) => args.run(session),
+            Self::Import(args) => args.run(session),
             Self::Debug(args) => args.run(session),
             Self::Version(args) => args.run(),
         }
