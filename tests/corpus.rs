@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use shiplap::dockerfile::lint::{BaseImage, LintOptions, lint};
 use shiplap::dockerfile::span::LineIndex;
 use shiplap::dockerfile::{self, word};
 
@@ -342,6 +343,132 @@ fn wild_files_parse() {
                 tally.check(stageless || early, || format!("{name}: {error}"));
             }
         }
+    }
+    tally.finish();
+}
+
+/// Rule, line and detail, sorted.
+type Warnings = Vec<(String, u32, String)>;
+
+fn expected_warnings(list: &Value) -> Warnings {
+    let mut found: Warnings = list
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default()
+        .iter()
+        .map(|w| {
+            let line = w["line"]
+                .as_u64()
+                .and_then(|n| u32::try_from(n).ok())
+                .unwrap();
+            (
+                text(w, "rule").unwrap().to_owned(),
+                line,
+                text(w, "detail").unwrap().to_owned(),
+            )
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+/// The warnings, and the line of the error where there is one.
+fn lint_text(source: &str, options: &LintOptions<'_>) -> (Warnings, Option<u32>) {
+    let index = LineIndex::new(source);
+    let line = |offset| index.line_column(offset).0;
+    match dockerfile::parse(source) {
+        Err(error) => (Vec::new(), Some(line(error.span.start))),
+        Ok(file) => {
+            let report = lint(&file, options);
+            let mut found: Warnings = report
+                .warnings
+                .iter()
+                .map(|w| {
+                    let name = w.rule.info().name.to_owned();
+                    (name, line(w.span.start), w.detail.clone())
+                })
+                .collect();
+            found.sort();
+            (found, report.error.map(|e| line(e.span.start)))
+        }
+    }
+}
+
+fn base(_: &str) -> Option<BaseImage> {
+    Some(BaseImage {
+        env: vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
+        ..BaseImage::default()
+    })
+}
+
+#[test]
+fn lint_cases() {
+    let Some(corpus) = corpus() else { return };
+    let mut tally = Tally::new("lint");
+    for case in json(&corpus.join("lint/cases.json")).as_array().unwrap() {
+        let id = text(case, "id").unwrap();
+        let attributes = pairs(&case["frontend_attrs"]);
+        let attribute = |name: &str| {
+            attributes
+                .iter()
+                .find(|(k, _)| k == name)
+                .map(|(_, v)| v.as_str())
+        };
+        let build_args: Vec<(String, String)> = attributes
+            .iter()
+            .filter_map(|(k, v)| Some((k.strip_prefix("build-arg:")?.to_owned(), v.clone())))
+            .collect();
+        // As much of the ignore file's language as the cases have.
+        let patterns = text(case, "dockerignore").unwrap_or_default();
+        let ignored = |path: &str| {
+            patterns
+                .lines()
+                .any(|p| p == path || (p == "*" && !path.contains('/')))
+        };
+        let has_exceptions = patterns.lines().any(|l| l.starts_with('!'));
+        let check_mode = case.get("oracle_check_mode");
+        let options = LintOptions {
+            build_args: &build_args,
+            target: attribute("target"),
+            only_needed: check_mode.is_none(),
+            base: Some(&base),
+            ignored: (!patterns.is_empty() && !has_exceptions).then_some(&ignored),
+            check: attribute("build-arg:BUILDKIT_DOCKERFILE_CHECK"),
+            ..LintOptions::default()
+        };
+        let list = check_mode.map_or(&case["warnings"], |o| &o["warnings"]);
+        let source = text(case, "dockerfile").unwrap();
+        tally.equal(id, &lint_text(source, &options).0, &expected_warnings(list));
+        // A build lists what the stages it needs have.
+        let options = LintOptions {
+            only_needed: true,
+            ..options
+        };
+        let built = lint_text(source, &options).0;
+        tally.equal(id, &built, &expected_warnings(&case["warnings"]));
+    }
+    tally.finish();
+}
+
+#[test]
+fn wild_files_lint() {
+    let Some(corpus) = corpus() else { return };
+    let mut tally = Tally::new("wild/lint");
+    for path in directories(&corpus.join("wild/files")) {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let source = std::fs::read_to_string(&path).unwrap();
+        let oracle = json(&corpus.join("wild/oracle-lint").join(format!("{name}.json")));
+        let options = LintOptions {
+            base: Some(&base),
+            ..LintOptions::default()
+        };
+        let (found, error) = lint_text(&source, &options);
+        let failed = oracle.get("build_error").is_some();
+        tally.equal(
+            &name,
+            &(found, error.is_some()),
+            &(expected_warnings(&oracle["warnings"]), failed),
+        );
     }
     tally.finish();
 }

@@ -5,7 +5,9 @@
 //! resolved inside the tree, links included.
 
 pub mod checksum;
+pub mod git;
 pub mod glob;
+pub mod http;
 pub mod ignore;
 pub mod local;
 pub mod pattern;

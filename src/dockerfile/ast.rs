@@ -13,8 +13,8 @@ pub struct Dockerfile {
     pub global_args: Vec<Instruction>,
     /// The stages, in the file's order; at least one.
     pub stages: Vec<Stage>,
-    /// For each instruction whose continuation lines have an empty one among
-    /// them, from that line to the instruction's last; for the linter.
+    /// The last lines of the instructions that have an empty line among their
+    /// continuations, for the linter.
     pub empty_continuations: Vec<Span>,
 }
 
@@ -58,6 +58,8 @@ pub struct Stage {
     pub doc: Option<String>,
     /// The comment lines above it, without `#`.
     pub comments: Vec<String>,
+    /// Whether no blank line parts it from them.
+    pub comments_adjacent: bool,
     /// The text after the keyword, continuation lines joined.
     pub rest: String,
     /// What follows.
@@ -79,6 +81,8 @@ pub struct Instruction {
     /// The comment lines above it, without `#`; an empty comment line ends what
     /// came before it.
     pub doc: Option<String>,
+    /// Whether no blank line parts it from them.
+    pub doc_adjacent: bool,
 }
 
 /// The instructions other than FROM.

@@ -19,7 +19,9 @@
 //! The Dockerfile reference.
 
 pub mod ast;
+pub mod lint;
 pub mod mount;
+pub mod ports;
 pub mod span;
 pub mod suggest;
 pub mod word;
@@ -38,4 +40,5 @@ mod words;
 
 pub use dump::dump;
 pub use error::ParseError;
+pub use instruction::check_copy_from;
 pub use parse::{parse, parse_trigger};

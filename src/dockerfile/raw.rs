@@ -38,7 +38,9 @@ pub(super) struct Raw {
     pub(super) args: Piece,
     pub(super) heredocs: Vec<Heredoc>,
     pub(super) comments: Vec<String>,
-    /// From the first empty line among the continuations to the last line.
+    /// Whether no blank line parts it from its comments.
+    pub(super) comments_adjacent: bool,
+    /// The last line, where one among the continuations is empty.
     pub(super) empty_continuation: Option<Span>,
 }
 
@@ -51,6 +53,7 @@ pub(super) fn read(text: &str) -> Result<File, ParseError> {
     let mut lines = Lines::new(text);
     let mut directives = directive::Reader::new();
     let mut comments = Vec::new();
+    let mut adjacent = true;
     let mut instructions = Vec::new();
     while let Some(line) = lines.next()? {
         if directives.take(line)? {
@@ -62,10 +65,15 @@ pub(super) fn read(text: &str) -> Result<File, ParseError> {
                 "" => comments.clear(),
                 comment => comments.push(comment.to_owned()),
             }
-        } else if !text.is_empty() {
-            let comments = std::mem::take(&mut comments);
+            adjacent = true;
+        } else if text.is_empty() {
+            adjacent = false;
+        } else {
             let joined = join(line, &mut lines, directives.escape())?;
-            instructions.push(instruction(joined, comments, &mut lines)?);
+            let mut raw = instruction(joined, &mut lines)?;
+            raw.comments = std::mem::take(&mut comments);
+            raw.comments_adjacent = adjacent;
+            instructions.push(raw);
         }
     }
     if instructions.is_empty() {
@@ -101,16 +109,18 @@ fn join(first: Line<'_>, lines: &mut Lines<'_>, escape: char) -> Result<Joined, 
         return Ok(joined);
     };
     joined.line.push(before, start);
-    let mut empty_start = None;
+    let mut has_empty = false;
+    let mut last = joined.span;
     while let Some(line) = lines.next()? {
         joined.span.end = line.text_end();
+        last = Span::new(line.start, line.text_end());
         let text = line.text();
         let trimmed = text.trim_start();
         if trimmed.starts_with('#') {
             continue;
         }
         if trimmed.is_empty() {
-            empty_start.get_or_insert(line.start);
+            has_empty = true;
             continue;
         }
         match continued(text, escape) {
@@ -121,19 +131,14 @@ fn join(first: Line<'_>, lines: &mut Lines<'_>, escape: char) -> Result<Joined, 
             }
         }
     }
-    joined.empty = empty_start.map(|start| Span::new(start, joined.span.end));
+    joined.empty = has_empty.then_some(last);
     Ok(joined)
 }
 
-fn instruction(
-    joined: Joined,
-    comments: Vec<String>,
-    lines: &mut Lines<'_>,
-) -> Result<Raw, ParseError> {
+fn instruction(joined: Joined, lines: &mut Lines<'_>) -> Result<Raw, ParseError> {
     let end = joined.line.text.len();
     let mut raw = split(&joined.line, 0, end);
     raw.span = joined.span;
-    raw.comments = comments;
     raw.empty_continuation = joined.empty;
     if may_have_heredocs(&raw) {
         for opening in heredoc::openings(&joined.line.text, joined.span)? {
@@ -168,6 +173,7 @@ pub(super) fn split(line: &Logical, start: usize, end: usize) -> Raw {
         args,
         heredocs: Vec::new(),
         comments: Vec::new(),
+        comments_adjacent: true,
         empty_continuation: None,
     }
 }

@@ -41,3 +41,9 @@ pub use credentials::{AuthFile, AuthFiles, Credential, CredentialError, Credenti
 pub use error::{Failure, RegistryError};
 pub use manifest::Repository;
 pub use push::{Mount, Progress};
+
+/// Makes text of unknown origin fit for a terminal: control characters are
+/// escaped, the rest is cut to 500 characters.
+pub fn printable(text: &str) -> String {
+    error::clean(text)
+}

@@ -68,9 +68,6 @@ pub(super) fn read(
         keep_git_dir: flags.bool("keep-git-dir"),
         unpack: flags.bool("unpack"),
     };
-    if let Some(from) = &copy.from {
-        check_from(from, context.escape)?;
-    }
     Ok(match keyword {
         Keyword::Add => InstructionKind::Add(copy),
         _ => InstructionKind::Copy(copy),
@@ -130,7 +127,13 @@ fn with_heredocs(
     }
 }
 
-fn check_from(from: &Text, escape: char) -> Result<(), ParseError> {
+/// Refuses a `--from=` of COPY with variables: which stages and images a build
+/// needs is known before any variable is. Parsing leaves this to who plans the
+/// build, since a file with such a line still has a syntax tree.
+///
+/// # Errors
+/// Where expanding `from` would change it.
+pub fn check_copy_from(from: &Text, escape: char) -> Result<(), ParseError> {
     let expanded = word::expand(&from.value, escape, &|_| None);
     if expanded.is_ok_and(|e| e.text == from.value) {
         return Ok(());

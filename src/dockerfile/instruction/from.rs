@@ -54,6 +54,7 @@ pub(in super::super) fn from(raw: Raw, context: &Context<'_>) -> Result<Stage, P
         name,
         doc,
         comments: raw.comments,
+        comments_adjacent: raw.comments_adjacent,
         rest,
         instructions: Vec::new(),
     })

@@ -14,6 +14,7 @@ mod from;
 mod health;
 mod run;
 
+pub use copy::check_copy_from;
 pub(super) use from::from;
 
 /// What the parsers of the instructions share.
@@ -63,6 +64,7 @@ pub(super) fn read(
         .to_owned();
     Ok(Instruction {
         span: raw.span,
+        doc_adjacent: raw.comments_adjacent,
         doc: (!raw.comments.is_empty()).then(|| raw.comments.join("\n")),
         keyword: context.text(raw.keyword),
         rest,
