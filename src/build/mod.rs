@@ -11,6 +11,7 @@ mod assemble;
 mod bases;
 mod error;
 mod export;
+pub mod import;
 mod input;
 pub mod request;
 

@@ -13,6 +13,7 @@ use shiplap::image::media_type::Compression;
 use shiplap::platform::Platform;
 use shiplap::reference::Reference;
 
+use super::access::RegistryArgs;
 use super::error::Usage;
 use super::output_spec::{self, OutputSpec};
 use super::{ProgressArgs, values};
@@ -191,6 +192,8 @@ pub(super) struct BuildArgs {
     sbom: Option<()>,
 
     #[command(flatten)]
+    pub(super) registry: RegistryArgs,
+    #[command(flatten)]
     pub(super) progress: ProgressArgs,
 }
 
@@ -320,19 +323,9 @@ impl BuildArgs {
             return Ok(self.source_date_epoch);
         }
         let argument = build_args.iter().rev().find(|(name, _)| name == NAME);
-        let text = match argument {
-            Some((_, value)) => value.clone(),
-            None => variable(NAME).map(text_of).unwrap_or_default(),
-        };
-        if text.is_empty() {
-            return Ok(None);
-        }
-        let seconds = text.parse().ok().filter(|seconds: &i64| *seconds >= 0);
-        match seconds {
-            Some(seconds) => Ok(Some(seconds)),
-            None => Err(Usage::error(format!(
-                "{NAME} must be seconds since 1970, not {text:?}"
-            ))),
+        match argument {
+            Some((_, value)) => values::source_date_epoch(Some(value.into())),
+            None => values::source_date_epoch(variable(NAME)),
         }
     }
 

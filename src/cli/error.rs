@@ -15,11 +15,16 @@ use std::io;
 use std::ops::Range;
 
 use anyhow::Error;
+use shiplap::dockerfile::ParseError;
+use shiplap::dockerfile::span::Span;
+use shiplap::graph::PlanError;
+use shiplap::registry::{Failure, RegistryError};
+use shiplap::store::StoreError;
 
 use super::Session;
 use crate::ui;
 use crate::ui::excerpt::{Excerpt, Severity};
-use crate::ui::output::OutputClosed;
+use crate::ui::output::{OutputClosed, OutputError};
 
 /// Arguments that can't be meant.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +73,41 @@ pub(crate) struct Located {
 }
 
 impl Located {
+    /// A message about `span` of a file.
+    pub(crate) fn new(
+        message: String,
+        file: &std::path::Path,
+        text: &str,
+        span: Span,
+        hint: Option<String>,
+    ) -> Self {
+        Self {
+            message,
+            file: match file.display().to_string() {
+                name if name == "-" => "standard input".into(),
+                name => name,
+            },
+            text: text.to_owned(),
+            span: span.start..span.end,
+            hints: hint.into_iter().collect(),
+            source: None,
+        }
+    }
+
+    /// A Dockerfile that can't be read.
+    pub(crate) fn parse(error: ParseError, file: &std::path::Path, text: &str) -> Self {
+        Self::new(error.message, file, text, error.span, error.hint)
+    }
+
+    /// A Dockerfile that can't be planned; an error without a place stays as
+    /// it is.
+    pub(crate) fn plan(error: PlanError, file: &std::path::Path, text: &str) -> Error {
+        match error.span {
+            Some(span) => Self::new(error.message, file, text, span, error.hint).into(),
+            None => error.into(),
+        }
+    }
+
     fn excerpt(&self) -> Excerpt<'_> {
         Excerpt {
             file: &self.file,
@@ -180,10 +220,30 @@ fn hints(error: &Error) -> Vec<String> {
         if let Some(located) = cause.downcast_ref::<Located>() {
             located.hints.iter().for_each(|text| hint(text));
         }
+        if let Some(hinting) = cause.downcast_ref::<RegistryError>() {
+            hinting.hint().iter().for_each(|text| hint(text));
+            match &*hinting.failure {
+                Failure::Status { status: 401, .. } => {
+                    hint("run docker login, or give --creds USER:PASSWORD or --authfile FILE");
+                }
+                Failure::Tls(_) => hint("to use plain http or skip the check, add --insecure"),
+                _ => {}
+            }
+        }
+        if let Some(StoreError::NoImage { .. }) = cause.downcast_ref() {
+            hint("shiplap images lists what is there; shiplap pull fetches from a registry");
+        }
+        if let Some(StoreError::Unsafe { .. } | StoreError::Foreign { .. }) = cause.downcast_ref() {
+            hint("choose another store with --root DIR or SHIPLAP_ROOT");
+        }
+        if let Some(plan) = cause.downcast_ref::<PlanError>() {
+            plan.hint.iter().for_each(|text| hint(text));
+        }
         if cause.downcast_ref::<Usage>().is_some() {
             hint("see shiplap help, or add --help to the command");
         }
         match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
+            _ if find::<OutputError>(error).is_some() => {}
             Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
                 hint("free some room, or keep the store elsewhere with --root DIR or SHIPLAP_ROOT");
             }

@@ -3,8 +3,13 @@
 //!
 //! The only place where the environment is read.
 
+mod access;
 mod build;
+mod debug;
 mod error;
+mod images;
+mod import;
+mod inspect;
 mod output_spec;
 pub(crate) mod signals;
 mod values;
@@ -73,13 +78,27 @@ enum LogLevel {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Images(images::ImagesArgs),
+    Tag(images::TagArgs),
+    Rmi(images::RmiArgs),
+    Inspect(inspect::InspectArgs),
+    History(inspect::HistoryArgs),
+    Import(import::ImportArgs),
+    #[command(hide = true)]
+    Debug(debug::DebugArgs),
     Version(version::VersionArgs),
 }
 
 impl Command {
-    #[expect(unused)]
     fn run(self, session: &Session) -> anyhow::Result<()> {
         match self {
+            Self::Images(args) => args.run(session),
+            Self::Tag(args) => args.run(session),
+            Self::Rmi(args) => args.run(session),
+            Self::Inspect(args) => args.run(session),
+            Self::History(args) => args.run(session),
+            Self::Import(args) => args.run(session),
+            Self::Debug(args) => args.run(session),
             Self::Version(args) => args.run(),
         }
     }

@@ -1,9 +1,11 @@
 //! Readers of the small languages that flags speak.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use shiplap::build::request::{Secret, SecretSource, Ulimit};
 
+use super::error::Usage;
 use super::output_spec::csv;
 
 /// `KEY=VALUE`, the key not empty.
@@ -20,6 +22,21 @@ pub(crate) fn key_or_value(text: &str) -> Result<(String, String), String> {
         Some(_) => key_value(text),
         None if text.is_empty() => Err("it is empty".into()),
         None => Ok((text.into(), String::new())),
+    }
+}
+
+/// The value of the variable SOURCE_DATE_EPOCH, where it has one.
+pub(crate) fn source_date_epoch(value: Option<OsString>) -> anyhow::Result<Option<i64>> {
+    let text = value.unwrap_or_default();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let seconds = text.to_str().and_then(|text| text.parse().ok());
+    match seconds.filter(|seconds: &i64| *seconds >= 0) {
+        Some(seconds) => Ok(Some(seconds)),
+        None => Err(Usage::error(format!(
+            "SOURCE_DATE_EPOCH must be seconds since 1970, not {text:?}"
+        ))),
     }
 }
 

@@ -22,8 +22,16 @@ pub(crate) struct OutputClosed;
 /// # Errors
 /// [`OutputClosed`] when the reader is gone, else [`OutputError`].
 pub(crate) fn result(text: &str) -> anyhow::Result<()> {
+    result_bytes(text.as_bytes())
+}
+
+/// [`result`] for bytes that need not be text.
+///
+/// # Errors
+/// As [`result`].
+pub(crate) fn result_bytes(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())
+    out.write_all(bytes)
         .and_then(|()| out.flush())
         .map_err(|e| match e.kind() {
             io::ErrorKind::BrokenPipe => OutputClosed.into(),

@@ -1,0 +1,205 @@
+//! `shiplap import`: a base image from the tar of a root filesystem.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use shiplap::build::import::{ImportOptions, import};
+use shiplap::dockerfile;
+use shiplap::event::Outcome;
+use shiplap::graph::{self, Op, PlanOptions, Planned};
+use shiplap::image::ImageConfig;
+use shiplap::image::media_type::Compression;
+use shiplap::layer::compress::Settings;
+use shiplap::platform::Platform;
+
+use super::error::{Located, Usage};
+use super::{ProgressArgs, Session, images, open_input, output_spec, values};
+use crate::ui::output;
+
+const EXAMPLES: &str = "\
+Examples:
+  A base image of Debian, where there is no registry to pull from
+    mmdebstrap --variant=minbase bookworm debian.tar
+    shiplap import debian.tar debian:bookworm --change 'CMD [\"bash\"]'
+
+  From a pipe
+    tar -C rootfs -c . | shiplap import - base";
+
+/// Make an image of one layer from the tar of a root filesystem
+///
+/// The tar may be compressed with gzip, bzip2, xz or zstd. Prints the image's
+/// digest.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct ImportArgs {
+    /// The tar, or - for standard input
+    file: PathBuf,
+    /// Name of the image
+    #[arg(value_name = "NAME[:TAG]")]
+    name: String,
+    /// Instruction for the image's config: CMD, ENTRYPOINT, ENV, EXPOSE,
+    /// HEALTHCHECK, LABEL, ONBUILD, SHELL, STOPSIGNAL, USER, VOLUME or WORKDIR
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    change: Vec<String>,
+    /// Remark for the history
+    #[arg(
+        short,
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    message: String,
+    /// What the files are made to run on [default: this machine's platform]
+    #[arg(long, value_name = "OS/ARCH", value_parser = Platform::parse)]
+    platform: Option<Platform>,
+    /// Compression of the layer: gzip, zstd or uncompressed
+    #[arg(long, value_name = "NAME", default_value = "gzip", value_parser = output_spec::compression)]
+    compression: Compression,
+    #[command(flatten)]
+    progress: ProgressArgs,
+}
+
+impl ImportArgs {
+    pub(super) fn run(self, session: &Session) -> anyhow::Result<()> {
+        let name = images::new_name(&self.name)?;
+        let config = self.config()?;
+        let store = session.store()?;
+        let archive = open_input(&self.file)?;
+        let ui = session.ui(&self.progress)?;
+        let task = ui.events().start(format!("[import] {}", name.familiar()));
+        let options = ImportOptions {
+            config,
+            created_by: format!("IMPORT {}", file_name(&self.file)),
+            comment: self.message.clone(),
+            compression: Settings {
+                compression: self.compression,
+                level: None,
+                threads: std::thread::available_parallelism().map_or(1, usize::from),
+                single_member: false,
+            },
+        };
+        let imported = import(
+            &store,
+            archive,
+            options,
+            &task,
+            &session.interrupts.cancel(),
+        );
+        task.finish(match &imported {
+            Ok(_) => Outcome::Done,
+            Err(error) => Outcome::Failed(error.to_string()),
+        });
+        let descriptor =
+            imported.with_context(|| format!("can't import {}", self.file.display()))?;
+        store.set_refs(&[(name, descriptor.clone())])?;
+        drop(ui);
+        output::result(&format!("{}\n", descriptor.digest))
+    }
+
+    /// The config that the changes make.
+    fn config(&self) -> anyhow::Result<ImageConfig> {
+        let epoch = values::source_date_epoch(std::env::var_os("SOURCE_DATE_EPOCH"))?;
+        let created = match epoch {
+            Some(seconds) => jiff::Timestamp::from_second(seconds)
+                .map_err(|e| Usage::error(format!("SOURCE_DATE_EPOCH: {e}")))?,
+            None => jiff::Timestamp::now(),
+        }
+        .to_string();
+        let platform = self.platform.clone().unwrap_or_else(Platform::host);
+        let mut config = changed(&self.change, platform)?;
+        config.created = Some(created.clone());
+        for entry in &mut config.history {
+            entry.created = Some(created.clone());
+        }
+        Ok(config)
+    }
+}
+
+/// The name of a file in the history: without its directories, which say
+/// nothing about the image.
+fn file_name(file: &Path) -> String {
+    match file.file_name() {
+        Some(name) if file.as_os_str() != "-" => name.to_string_lossy().into_owned(),
+        _ => "standard input".into(),
+    }
+}
+
+/// The config of an empty image with `changes`, each one instruction.
+fn changed(changes: &[String], platform: Platform) -> anyhow::Result<ImageConfig> {
+    let place = Path::new("--change");
+    let text = format!("FROM scratch\n{}\n", changes.join("\n"));
+    let file = dockerfile::parse(&text).map_err(|e| Located::parse(e, place, &text))?;
+    let allowed = "only instructions that change nothing but the config can be used here";
+    let refused = || Usage::error(allowed);
+    if file.stages.len() != 1 {
+        return Err(refused());
+    }
+    let options = PlanOptions {
+        build_args: Vec::new(),
+        target: None,
+        platform: platform.clone(),
+        build_platform: platform.clone(),
+        labels: Vec::new(),
+        contexts: BTreeMap::new(),
+    };
+    let planned = graph::plan(&file, &options, &graph::Bases::new())
+        .map_err(|e| Located::plan(e, place, &text))?;
+    let Planned::Graph(graph) = planned else {
+        return Err(refused());
+    };
+    let harmless = |op: &Op| matches!(op, Op::Scratch | Op::Workdir(_));
+    if !graph.steps.iter().all(|step| harmless(&step.op)) {
+        return Err(refused());
+    }
+    let mut config = graph.config;
+    config.os = platform.os;
+    config.architecture = platform.architecture;
+    config.variant = platform.variant.unwrap_or_default();
+    config.history = graph
+        .history
+        .into_iter()
+        .map(|item| shiplap::image::History {
+            // A WORKDIR names a directory and makes none.
+            empty_layer: true,
+            ..item.entry
+        })
+        .collect();
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_instructions() {
+        let platform = || Platform::new("linux", "arm64");
+        let changes = [
+            "ENV A=b C=$A",
+            "CMD [\"sh\"]",
+            "WORKDIR /x",
+            "LABEL l=m",
+            "EXPOSE 80",
+        ];
+        let config = changed(&changes.map(str::to_owned), platform()).unwrap();
+        assert_eq!(config.config.cmd, Some(vec!["sh".to_owned()]));
+        assert_eq!(config.config.working_dir, "/x");
+        assert_eq!(config.architecture, "arm64");
+        assert_eq!(config.history.len(), changes.len());
+        assert!(config.history.iter().all(|h| h.empty_layer));
+        for bad in [
+            "RUN x",
+            "COPY a b",
+            "FROM x",
+            "FROM scratch AS b",
+            "CMDD x",
+            "ADD a b",
+        ] {
+            assert!(changed(&[bad.to_owned()], platform()).is_err(), "{bad}");
+        }
+        assert!(changed(&[], platform()).unwrap().history.is_empty());
+    }
+}
