@@ -31,7 +31,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode, OFlags, Stat};
-use rustix::io::Errno;
 
 use super::attr::{self, overlay_attr};
 use super::walk::{self, Visit, Visited};
@@ -483,14 +482,6 @@ pub(super) fn size(kind: &Kind) -> u64 {
         Kind::File { size } => *size,
         _ => 0,
     }
-}
-
-/// Whether an error says that something is not there.
-pub(super) fn is_missing(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::NOENT | Errno::NOTDIR)
-    )
 }
 
 #[cfg(test)]
