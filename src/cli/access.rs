@@ -8,11 +8,14 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 use shiplap::event::Cancel;
+use shiplap::image::Descriptor;
+use shiplap::reference::Reference;
 use shiplap::registry::credentials::{Chain, Explicit};
 use shiplap::registry::{
     AuthFile, AuthFiles, Client, ClientOptions, Credential, CredentialSource, Proxies,
 };
-use shiplap::store::Store;
+use shiplap::store::{Store, StoreError};
+use shiplap::transport::local::{LocalDestination, Names};
 
 use super::Session;
 use super::error::Usage;
@@ -21,6 +24,21 @@ impl Session {
     /// Opens the store.
     pub(super) fn store(&self) -> anyhow::Result<Store> {
         Ok(Store::open(&self.root()?)?)
+    }
+
+    /// The store as a place to copy an image to, under `names`.
+    pub(super) fn destination(store: &Store, names: Vec<Reference>) -> LocalDestination {
+        let given = Arc::new(StoreNames(store.clone()));
+        LocalDestination::new(Arc::new(store.clone()), given, names)
+    }
+}
+
+/// Gives names in the store.
+struct StoreNames(Store);
+
+impl Names for StoreNames {
+    fn set(&self, names: &[(Reference, Descriptor)]) -> std::io::Result<()> {
+        self.0.set_refs(names).map_err(StoreError::into_io)
     }
 }
 

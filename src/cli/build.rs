@@ -10,12 +10,12 @@ use shiplap::build::request::{
     Destination, NetworkMode, Output, OutputKind, PullPolicy, Request, Secret, Ulimit,
 };
 use shiplap::image::media_type::Compression;
-use shiplap::platform::Platform;
 use shiplap::reference::Reference;
 
 use super::access::RegistryArgs;
 use super::error::Usage;
 use super::output_spec::{self, OutputSpec};
+use super::source::SourceArgs;
 use super::{ProgressArgs, values};
 
 const EXAMPLES: &str = "\
@@ -42,38 +42,14 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct BuildArgs {
-    /// Directory with the files that COPY and ADD read; - is a tar archive or
-    /// a Dockerfile on standard input; a URL of a tar archive or a git
-    /// repository
-    #[arg(default_value = ".")]
-    context: String,
-    /// Dockerfile, - for standard input, or a URL [default: Dockerfile in the
-    /// context]
-    #[arg(short, long, alias = "dockerfile", value_name = "FILE")]
-    file: Option<String>,
+    #[command(flatten)]
+    source: SourceArgs,
     /// Name of the image; may be given several times
     #[arg(short, long, alias = "destination", value_name = "NAME[:TAG]", value_parser = tag)]
     tag: Vec<Reference>,
-    /// Value of an ARG; without a value it is taken from the environment
-    #[arg(long, value_name = "NAME[=VALUE]")]
-    build_arg: Vec<String>,
-    /// Stage to build [default: the last one]
-    #[arg(long, value_name = "STAGE")]
-    target: Option<String>,
     /// Label of the image
     #[arg(long, value_name = "KEY[=VALUE]", value_parser = values::key_or_value)]
     label: Vec<(String, String)>,
-    /// Platforms to build for, separated by commas [default: this machine's]
-    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',', value_parser = Platform::parse)]
-    platform: Vec<Platform>,
-    /// Another context that FROM and --from may name: a directory,
-    /// docker-image://REF, oci-layout://DIR, or a URL
-    #[arg(long, value_name = "NAME=VALUE", value_parser = values::key_value)]
-    build_context: Vec<(String, String)>,
-    /// Ignore file to use instead of the context's .dockerignore
-    #[arg(long, value_name = "FILE")]
-    ignorefile: Option<PathBuf>,
-
     /// Run every step, whatever is cached
     #[arg(long)]
     no_cache: bool,
@@ -234,13 +210,8 @@ impl BuildArgs {
         &self,
         variable: &dyn Fn(&str) -> Option<OsString>,
     ) -> anyhow::Result<Request> {
-        if self.context == "-" && self.file.as_deref() == Some("-") {
-            return Err(Usage::error(
-                "context and Dockerfile can't both come from standard input",
-            ));
-        }
-        let build_args = self.build_args(variable)?;
-        let source_date_epoch = self.source_date_epoch(&build_args, variable)?;
+        let base = self.source.request(variable)?;
+        let source_date_epoch = self.source_date_epoch(&base.build_args, variable)?;
         let secrets = self.secrets(variable)?;
         let agent = variable("SSH_AUTH_SOCK").filter(|a| !a.is_empty());
         let ssh = self
@@ -252,15 +223,8 @@ impl BuildArgs {
             })
             .collect::<anyhow::Result<_>>()?;
         let request = Request {
-            context: self.context.clone(),
-            file: self.file.clone(),
-            ignore_file: self.ignorefile.clone(),
-            build_contexts: self.build_context.clone(),
             tags: self.tag.clone(),
-            build_args,
-            target: self.target.clone(),
             labels: self.label.clone(),
-            platforms: self.platform.clone(),
             no_cache: self.no_cache,
             pull: self.pull,
             network: match self.network {
@@ -285,32 +249,12 @@ impl BuildArgs {
             secrets,
             ssh,
             ulimits: self.ulimit.clone(),
+            ..base
         };
         if let Some(tag) = nameless_push(&request) {
             return Err(Usage::error(tag));
         }
         Ok(request)
-    }
-
-    /// The arguments with values; one that the environment lacks is left out.
-    fn build_args(
-        &self,
-        variable: &dyn Fn(&str) -> Option<OsString>,
-    ) -> anyhow::Result<Vec<(String, String)>> {
-        let mut args = Vec::new();
-        for text in &self.build_arg {
-            let (name, value) = match text.split_once('=') {
-                Some((name, value)) => (name, Some(value.to_owned())),
-                None => (text.as_str(), variable(text).map(text_of)),
-            };
-            if name.is_empty() {
-                return Err(Usage::error(format!(
-                    "--build-arg {text}: the name is missing"
-                )));
-            }
-            args.extend(value.map(|value| (name.to_owned(), value)));
-        }
-        Ok(args)
     }
 
     fn source_date_epoch(
@@ -392,10 +336,6 @@ fn nameless_push(request: &Request) -> Option<&'static str> {
     let pushes = request.push && request.tags.is_empty() && !request.outputs.iter().any(named);
     (pushes || request.outputs.iter().any(|o| o.push && !named(o)))
         .then_some("a name to push to is missing; give --tag NAME")
-}
-
-fn text_of(value: OsString) -> String {
-    value.to_string_lossy().into_owned()
 }
 
 fn tag(text: &str) -> Result<Reference, String> {
