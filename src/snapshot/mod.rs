@@ -26,7 +26,11 @@
 //! ("whiteouts and opaque directories").
 
 mod attr;
+pub mod copy;
+pub mod diff;
 mod merged;
+pub mod overlay;
 pub mod users;
+mod walk;
 
 pub use merged::Merged;

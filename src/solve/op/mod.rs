@@ -2,3 +2,8 @@
 
 pub mod chmod;
 pub mod copy;
+pub(super) mod files;
+pub(super) mod mounts;
+pub mod run;
+pub mod sources;
+pub(super) mod workdir;
