@@ -3,20 +3,24 @@
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
 use shiplap::build::request::{
     Destination, NetworkMode, Output, OutputKind, PullPolicy, Request, Secret, Ulimit,
 };
+use shiplap::build::{self, BuildError, Built};
 use shiplap::image::media_type::Compression;
 use shiplap::reference::Reference;
 
-use super::access::RegistryArgs;
-use super::error::Usage;
+use super::access::{RegistryArgs, Scope};
+use super::error::{Hinted, Located, Usage};
 use super::output_spec::{self, OutputSpec};
-use super::source::SourceArgs;
-use super::{ProgressArgs, values};
+use super::source::{SourceArgs, environment};
+use super::{Format, ProgressArgs, Session, check, values};
+use crate::ui::output;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -180,10 +184,6 @@ pub(super) enum Call {
     Build,
     /// Check it as `shiplap check` does.
     Check,
-    /// List its arguments, secrets and agents.
-    Outline,
-    /// List its stages.
-    Targets,
 }
 
 /// `--network`.
@@ -197,6 +197,42 @@ enum Network {
 }
 
 impl BuildArgs {
+    pub(super) fn run(self, session: &Session) -> anyhow::Result<()> {
+        match self.call() {
+            Call::Build => self.build(session),
+            Call::Check => check::check(&self.source, Format::Text),
+        }
+    }
+
+    fn build(&self, session: &Session) -> anyhow::Result<()> {
+        let request = self.request(&environment)?;
+        let names = request.outputs.iter().flat_map(|o| &o.names);
+        let registries: Vec<&str> = names
+            .chain(&request.tags)
+            .map(Reference::registry)
+            .collect();
+        let cancel = session.interrupts.cancel();
+        let client = self
+            .registry
+            .client(Scope::Build(&registries), cancel.clone())?;
+        let tools = session.tools(client)?;
+        let ui = session.ui(&self.progress)?;
+        let built = build::build(&request, &tools, &ui.events(), &cancel).map_err(located)?;
+        drop(ui);
+        if let Some(file) = &self.iidfile {
+            write(file, built.config.as_str())?;
+        }
+        if let Some(file) = &self.metadata_file {
+            write(file, &format!("{:#}\n", metadata(&built)))?;
+        }
+        let to_stdout = |o: &Output| o.dest == Some(Destination::Stdout);
+        if request.outputs.iter().any(to_stdout) {
+            // An archive went there; the digest would spoil it.
+            return Ok(());
+        }
+        output::result(&format!("{}\n", built.descriptor.digest))
+    }
+
     /// What to do.
     pub(super) fn call(&self) -> Call {
         if self.check { Call::Check } else { self.call }
@@ -328,6 +364,60 @@ impl BuildArgs {
     fn switch(&self, flag: bool, of: impl Fn(&OutputSpec) -> Option<bool>) -> bool {
         flag || self.output.iter().any(|o| of(o) == Some(true))
     }
+}
+
+/// The keys that `docker buildx build` writes too.
+fn metadata(built: &Built) -> Value {
+    let names: Vec<String> = built.names.iter().map(ToString::to_string).collect();
+    json!({
+        "containerimage.digest": built.descriptor.digest,
+        "containerimage.config.digest": built.config,
+        "containerimage.descriptor": built.descriptor,
+        "image.name": names.join(","),
+    })
+}
+
+fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(file, text).with_context(|| format!("can't write {}", file.display()))
+}
+
+/// The error with its place in the Dockerfile, where it has one.
+pub(super) fn located(error: BuildError) -> anyhow::Error {
+    let message = error.to_string();
+    let (place, hint, source): (_, _, Option<Box<dyn std::error::Error + Send + Sync>>) =
+        match error {
+            BuildError::Dockerfile {
+                place: Some(place),
+                hint,
+                ..
+            } => (place, hint, None),
+            BuildError::Base {
+                place: Some(place),
+                source,
+                ..
+            } => (place, None, Some(source)),
+            BuildError::Step {
+                place: Some(place),
+                source,
+                ..
+            } => (place, None, Some(source)),
+            BuildError::Dockerfile {
+                hint: Some(hint), ..
+            } => {
+                let error = anyhow::anyhow!(message);
+                return Hinted { hint, error }.into();
+            }
+            other => return other.into(),
+        };
+    Located {
+        message,
+        file: place.file,
+        text: place.text.to_string(),
+        span: place.span.start..place.span.end,
+        hints: hint.into_iter().collect(),
+        source,
+    }
+    .into()
 }
 
 /// What is wrong when something is to be pushed that has no name.
@@ -497,7 +587,7 @@ mod tests {
             &["--sbom=true"],
             &["--secret", "id=x,env=NONE"],
             &["--pull=often"],
-            &["--check", "--call=targets"],
+            &["--check", "--call=check"],
         ] {
             assert!(request(args).is_err(), "{args:?}");
         }

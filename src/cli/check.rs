@@ -169,9 +169,8 @@ fn explain(name: &str) -> anyhow::Result<()> {
         )));
     };
     let info = rule.info();
-    let indent = |text: &str| -> String {
-        text.lines().map(|line| format!("    {line}\n")).collect()
-    };
+    let indent =
+        |text: &str| -> String { text.lines().map(|line| format!("    {line}\n")).collect() };
     let experimental = if info.experimental {
         "\nIt runs only where `# check=experimental=` names it.\n"
     } else {

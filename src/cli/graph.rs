@@ -47,9 +47,8 @@ impl GraphArgs {
         let request = self.source.request(&environment)?;
         let cancel = session.interrupts.cancel();
         let client = self.registry.client(Scope::Build(&[]), cancel.clone())?;
-        let tools = build::tools(session.store()?, client)?;
-        let graphs =
-            shiplap::build::plans(&request, &tools).map_err(|e| build::located(e))?;
+        let tools = session.tools(client)?;
+        let graphs = shiplap::build::plans(&request, &tools).map_err(build::located)?;
         let joined = |text: fn(&Graph) -> String| {
             let texts: Vec<String> = graphs.iter().map(text).collect();
             output::result(&texts.join("\n"))
@@ -60,9 +59,7 @@ impl GraphArgs {
             GraphFormat::Mermaid => joined(print::mermaid),
             GraphFormat::Json => match graphs.as_slice() {
                 [one] => output::json(&print::json(one)),
-                several => {
-                    output::json(&several.iter().map(print::json).collect::<Vec<_>>())
-                }
+                several => output::json(&several.iter().map(print::json).collect::<Vec<_>>()),
             },
         }
     }

@@ -9,6 +9,7 @@ mod build;
 mod check;
 mod debug;
 mod error;
+mod graph;
 mod images;
 mod import;
 mod inspect;
@@ -83,7 +84,9 @@ enum LogLevel {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Build(Box<build::BuildArgs>),
     Check(check::CheckArgs),
+    Graph(graph::GraphArgs),
     Pull(pull::PullArgs),
     Push(push::PushArgs),
     Images(images::ImagesArgs),
@@ -102,7 +105,9 @@ enum Command {
 impl Command {
     fn run(self, session: &Session) -> anyhow::Result<()> {
         match self {
+            Self::Build(args) => args.run(session),
             Self::Check(args) => args.run(),
+            Self::Graph(args) => args.run(session),
             Self::Pull(args) => args.run(session),
             Self::Push(args) => args.run(session),
             Self::Images(args) => args.run(session),

@@ -97,7 +97,10 @@ impl SourceArgs {
                 Some((name, value)) => (name, Some(value.to_owned())),
                 None => {
                     let value = variable(text);
-                    (text.as_str(), value.map(|v| v.to_string_lossy().into_owned()))
+                    (
+                        text.as_str(),
+                        value.map(|v| v.to_string_lossy().into_owned()),
+                    )
                 }
             };
             if name.is_empty() {
