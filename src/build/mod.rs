@@ -82,23 +82,12 @@ pub fn build(
     events: &Events,
     cancel: &Cancel,
 ) -> Result<Built, BuildError> {
-    let input = input::open(request, tools)?;
-    let source = error::SourceText {
-        file: input.file.clone(),
-        text: Arc::clone(&input.text),
-    };
-    let file = dockerfile::parse(&input.text).map_err(|e| source.parse(e))?;
-    let platforms = match request.platforms.as_slice() {
-        [] => vec![Platform::host()],
-        some => some.to_vec(),
-    };
-    let mut found = bases::Found::new();
-    let mut graphs = Vec::new();
-    for platform in platforms {
-        let options = plan_options(request, platform);
-        graphs.push(plan(&file, &options, &mut found, request, tools, &source)?);
-    }
-
+    let Prepared {
+        input,
+        source,
+        found,
+        graphs,
+    } = prepare(request, tools)?;
     let (seconds, nanos) = now();
     let epoch = graphs
         .iter()
@@ -171,6 +160,49 @@ pub fn build(
         config: exported.config.digest,
         names: exported.names,
         ran,
+    })
+}
+
+/// What a build of `request` would do, for each platform, without doing it.
+/// Base images are looked up, their layers are not fetched.
+///
+/// # Errors
+/// As [`build`] up to there.
+pub fn plans(request: &Request, tools: &Tools) -> Result<Vec<Graph>, BuildError> {
+    Ok(prepare(request, tools)?.graphs)
+}
+
+/// What is known when all is planned.
+struct Prepared {
+    input: input::Input,
+    source: error::SourceText,
+    found: bases::Found,
+    graphs: Vec<Graph>,
+}
+
+/// Reads the input and plans all platforms.
+fn prepare(request: &Request, tools: &Tools) -> Result<Prepared, BuildError> {
+    let input = input::open(request, tools)?;
+    let source = error::SourceText {
+        file: input.file.clone(),
+        text: Arc::clone(&input.text),
+    };
+    let file = dockerfile::parse(&input.text).map_err(|e| source.parse(e))?;
+    let platforms = match request.platforms.as_slice() {
+        [] => vec![Platform::host()],
+        some => some.to_vec(),
+    };
+    let mut found = bases::Found::new();
+    let mut graphs = Vec::new();
+    for platform in platforms {
+        let options = plan_options(request, platform);
+        graphs.push(plan(&file, &options, &mut found, request, tools, &source)?);
+    }
+    Ok(Prepared {
+        input,
+        source,
+        found,
+        graphs,
     })
 }
 

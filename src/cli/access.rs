@@ -3,16 +3,22 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
 use clap::Args;
+use shiplap::build::Tools;
+use shiplap::context::git::GitOptions;
 use shiplap::event::Cancel;
+use shiplap::image::Descriptor;
+use shiplap::reference::Reference;
 use shiplap::registry::credentials::{Chain, Explicit};
 use shiplap::registry::{
     AuthFile, AuthFiles, Client, ClientOptions, Credential, CredentialSource, Proxies,
 };
-use shiplap::store::Store;
+use shiplap::solve::Remote;
+use shiplap::store::{Store, StoreError};
+use shiplap::transport::local::{LocalDestination, Names};
 
 use super::Session;
 use super::error::Usage;
@@ -21,6 +27,41 @@ impl Session {
     /// Opens the store.
     pub(super) fn store(&self) -> anyhow::Result<Store> {
         Ok(Store::open(&self.root()?)?)
+    }
+
+    /// What a build works with.
+    pub(super) fn tools(&self, client: Client) -> anyhow::Result<Tools> {
+        let program = std::env::current_exe().context("can't find this program's own file")?;
+        // A machine without network has none; then steps have none either.
+        let resolv_conf = std::fs::read("/etc/resolv.conf").unwrap_or_default();
+        let proxies = proxies(&variable);
+        let proxy = proxies.https.as_deref().or(proxies.http.as_deref());
+        Ok(Tools {
+            store: self.store()?,
+            client,
+            program,
+            resolv_conf: String::from_utf8_lossy(&resolv_conf).into_owned(),
+            remote: Remote {
+                agent: shiplap::context::http::agent(proxy, None)?,
+                git: git(),
+            },
+            stdin: Mutex::new(Some(Box::new(std::io::stdin()))),
+        })
+    }
+
+    /// The store as a place to copy an image to, under `names`.
+    pub(super) fn destination(store: &Store, names: Vec<Reference>) -> LocalDestination {
+        let given = Arc::new(StoreNames(store.clone()));
+        LocalDestination::new(Arc::new(store.clone()), given, names)
+    }
+}
+
+/// Gives names in the store.
+struct StoreNames(Store);
+
+impl Names for StoreNames {
+    fn set(&self, names: &[(Reference, Descriptor)]) -> std::io::Result<()> {
+        self.0.set_refs(names).map_err(StoreError::into_io)
     }
 }
 
@@ -128,6 +169,36 @@ impl RegistryArgs {
         Ok(Arc::new(Chain(sources)))
     }
 }
+
+/// The git program, for sources that are repositories.
+fn git() -> Option<GitOptions> {
+    let path = variable("PATH")?;
+    let program = std::env::split_paths(&path)
+        .filter(|dir| dir.is_absolute())
+        .map(|dir| dir.join("git"))
+        .find(|program| program.is_file())?;
+    let passed = ["SSH_AUTH_SOCK", "HOME"].into_iter().chain(PROXIES);
+    let env = passed.filter_map(|name| Some((name.into(), variable(name)?)));
+    Some(GitOptions {
+        program,
+        env: env.collect(),
+        path,
+        authorization: None,
+        keep_git_dir: false,
+        checksum: None,
+    })
+}
+
+/// Variables that name proxies.
+const PROXIES: [&str; 7] = [
+    "http_proxy",
+    "HTTP_PROXY",
+    "https_proxy",
+    "HTTPS_PROXY",
+    "all_proxy",
+    "no_proxy",
+    "NO_PROXY",
+];
 
 fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())

@@ -25,7 +25,13 @@ use crate::ui::output;
 #[derive(Debug, Args)]
 pub(super) struct LoadArgs {
     /// The archive [default: standard input]
-    #[arg(short, long, value_name = "FILE", default_value = "-", hide_default_value = true)]
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        default_value = "-",
+        hide_default_value = true
+    )]
     input: PathBuf,
     /// Name to give instead of the archive's; it must have one image then
     #[arg(short, long, value_name = "NAME[:TAG]")]
@@ -87,7 +93,13 @@ pub(super) struct SaveArgs {
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
     /// The archive [default: standard output]
-    #[arg(short, long, value_name = "FILE", default_value = "-", hide_default_value = true)]
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        default_value = "-",
+        hide_default_value = true
+    )]
     output: PathBuf,
     /// Form of the archive
     #[arg(long, value_enum, default_value = "docker-archive")]

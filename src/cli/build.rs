@@ -3,20 +3,24 @@
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
 use shiplap::build::request::{
     Destination, NetworkMode, Output, OutputKind, PullPolicy, Request, Secret, Ulimit,
 };
+use shiplap::build::{self, BuildError, Built};
 use shiplap::image::media_type::Compression;
-use shiplap::platform::Platform;
 use shiplap::reference::Reference;
 
-use super::access::RegistryArgs;
-use super::error::Usage;
+use super::access::{RegistryArgs, Scope};
+use super::error::{Hinted, Located, Usage};
 use super::output_spec::{self, OutputSpec};
-use super::{ProgressArgs, values};
+use super::source::{SourceArgs, environment};
+use super::{Format, ProgressArgs, Session, check, values};
+use crate::ui::output;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -42,38 +46,14 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct BuildArgs {
-    /// Directory with the files that COPY and ADD read; - is a tar archive or
-    /// a Dockerfile on standard input; a URL of a tar archive or a git
-    /// repository
-    #[arg(default_value = ".")]
-    context: String,
-    /// Dockerfile, - for standard input, or a URL [default: Dockerfile in the
-    /// context]
-    #[arg(short, long, alias = "dockerfile", value_name = "FILE")]
-    file: Option<String>,
+    #[command(flatten)]
+    source: SourceArgs,
     /// Name of the image; may be given several times
     #[arg(short, long, alias = "destination", value_name = "NAME[:TAG]", value_parser = tag)]
     tag: Vec<Reference>,
-    /// Value of an ARG; without a value it is taken from the environment
-    #[arg(long, value_name = "NAME[=VALUE]")]
-    build_arg: Vec<String>,
-    /// Stage to build [default: the last one]
-    #[arg(long, value_name = "STAGE")]
-    target: Option<String>,
     /// Label of the image
     #[arg(long, value_name = "KEY[=VALUE]", value_parser = values::key_or_value)]
     label: Vec<(String, String)>,
-    /// Platforms to build for, separated by commas [default: this machine's]
-    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',', value_parser = Platform::parse)]
-    platform: Vec<Platform>,
-    /// Another context that FROM and --from may name: a directory,
-    /// docker-image://REF, oci-layout://DIR, or a URL
-    #[arg(long, value_name = "NAME=VALUE", value_parser = values::key_value)]
-    build_context: Vec<(String, String)>,
-    /// Ignore file to use instead of the context's .dockerignore
-    #[arg(long, value_name = "FILE")]
-    ignorefile: Option<PathBuf>,
-
     /// Run every step, whatever is cached
     #[arg(long)]
     no_cache: bool,
@@ -204,10 +184,6 @@ pub(super) enum Call {
     Build,
     /// Check it as `shiplap check` does.
     Check,
-    /// List its arguments, secrets and agents.
-    Outline,
-    /// List its stages.
-    Targets,
 }
 
 /// `--network`.
@@ -221,6 +197,42 @@ enum Network {
 }
 
 impl BuildArgs {
+    pub(super) fn run(self, session: &Session) -> anyhow::Result<()> {
+        match self.call() {
+            Call::Build => self.build(session),
+            Call::Check => check::check(&self.source, Format::Text),
+        }
+    }
+
+    fn build(&self, session: &Session) -> anyhow::Result<()> {
+        let request = self.request(&environment)?;
+        let names = request.outputs.iter().flat_map(|o| &o.names);
+        let registries: Vec<&str> = names
+            .chain(&request.tags)
+            .map(Reference::registry)
+            .collect();
+        let cancel = session.interrupts.cancel();
+        let client = self
+            .registry
+            .client(Scope::Build(&registries), cancel.clone())?;
+        let tools = session.tools(client)?;
+        let ui = session.ui(&self.progress)?;
+        let built = build::build(&request, &tools, &ui.events(), &cancel).map_err(located)?;
+        drop(ui);
+        if let Some(file) = &self.iidfile {
+            write(file, built.config.as_str())?;
+        }
+        if let Some(file) = &self.metadata_file {
+            write(file, &format!("{:#}\n", metadata(&built)))?;
+        }
+        let to_stdout = |o: &Output| o.dest == Some(Destination::Stdout);
+        if request.outputs.iter().any(to_stdout) {
+            // An archive went there; the digest would spoil it.
+            return Ok(());
+        }
+        output::result(&format!("{}\n", built.descriptor.digest))
+    }
+
     /// What to do.
     pub(super) fn call(&self) -> Call {
         if self.check { Call::Check } else { self.call }
@@ -234,13 +246,8 @@ impl BuildArgs {
         &self,
         variable: &dyn Fn(&str) -> Option<OsString>,
     ) -> anyhow::Result<Request> {
-        if self.context == "-" && self.file.as_deref() == Some("-") {
-            return Err(Usage::error(
-                "context and Dockerfile can't both come from standard input",
-            ));
-        }
-        let build_args = self.build_args(variable)?;
-        let source_date_epoch = self.source_date_epoch(&build_args, variable)?;
+        let base = self.source.request(variable)?;
+        let source_date_epoch = self.source_date_epoch(&base.build_args, variable)?;
         let secrets = self.secrets(variable)?;
         let agent = variable("SSH_AUTH_SOCK").filter(|a| !a.is_empty());
         let ssh = self
@@ -252,15 +259,8 @@ impl BuildArgs {
             })
             .collect::<anyhow::Result<_>>()?;
         let request = Request {
-            context: self.context.clone(),
-            file: self.file.clone(),
-            ignore_file: self.ignorefile.clone(),
-            build_contexts: self.build_context.clone(),
             tags: self.tag.clone(),
-            build_args,
-            target: self.target.clone(),
             labels: self.label.clone(),
-            platforms: self.platform.clone(),
             no_cache: self.no_cache,
             pull: self.pull,
             network: match self.network {
@@ -285,32 +285,12 @@ impl BuildArgs {
             secrets,
             ssh,
             ulimits: self.ulimit.clone(),
+            ..base
         };
         if let Some(tag) = nameless_push(&request) {
             return Err(Usage::error(tag));
         }
         Ok(request)
-    }
-
-    /// The arguments with values; one that the environment lacks is left out.
-    fn build_args(
-        &self,
-        variable: &dyn Fn(&str) -> Option<OsString>,
-    ) -> anyhow::Result<Vec<(String, String)>> {
-        let mut args = Vec::new();
-        for text in &self.build_arg {
-            let (name, value) = match text.split_once('=') {
-                Some((name, value)) => (name, Some(value.to_owned())),
-                None => (text.as_str(), variable(text).map(text_of)),
-            };
-            if name.is_empty() {
-                return Err(Usage::error(format!(
-                    "--build-arg {text}: the name is missing"
-                )));
-            }
-            args.extend(value.map(|value| (name.to_owned(), value)));
-        }
-        Ok(args)
     }
 
     fn source_date_epoch(
@@ -386,16 +366,66 @@ impl BuildArgs {
     }
 }
 
+/// The keys that `docker buildx build` writes too.
+fn metadata(built: &Built) -> Value {
+    let names: Vec<String> = built.names.iter().map(ToString::to_string).collect();
+    json!({
+        "containerimage.digest": built.descriptor.digest,
+        "containerimage.config.digest": built.config,
+        "containerimage.descriptor": built.descriptor,
+        "image.name": names.join(","),
+    })
+}
+
+fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(file, text).with_context(|| format!("can't write {}", file.display()))
+}
+
+/// The error with its place in the Dockerfile, where it has one.
+pub(super) fn located(error: BuildError) -> anyhow::Error {
+    let message = error.to_string();
+    let (place, hint, source): (_, _, Option<Box<dyn std::error::Error + Send + Sync>>) =
+        match error {
+            BuildError::Dockerfile {
+                place: Some(place),
+                hint,
+                ..
+            } => (place, hint, None),
+            BuildError::Base {
+                place: Some(place),
+                source,
+                ..
+            } => (place, None, Some(source)),
+            BuildError::Step {
+                place: Some(place),
+                source,
+                ..
+            } => (place, None, Some(source)),
+            BuildError::Dockerfile {
+                hint: Some(hint), ..
+            } => {
+                let error = anyhow::anyhow!(message);
+                return Hinted { hint, error }.into();
+            }
+            other => return other.into(),
+        };
+    Located {
+        message,
+        file: place.file,
+        text: place.text.to_string(),
+        span: place.span.start..place.span.end,
+        hints: hint.into_iter().collect(),
+        source,
+    }
+    .into()
+}
+
 /// What is wrong when something is to be pushed that has no name.
 fn nameless_push(request: &Request) -> Option<&'static str> {
     let named = |o: &Output| !o.names.is_empty() || !request.tags.is_empty();
     let pushes = request.push && request.tags.is_empty() && !request.outputs.iter().any(named);
     (pushes || request.outputs.iter().any(|o| o.push && !named(o)))
         .then_some("a name to push to is missing; give --tag NAME")
-}
-
-fn text_of(value: OsString) -> String {
-    value.to_string_lossy().into_owned()
 }
 
 fn tag(text: &str) -> Result<Reference, String> {
@@ -557,7 +587,7 @@ mod tests {
             &["--sbom=true"],
             &["--secret", "id=x,env=NONE"],
             &["--pull=often"],
-            &["--check", "--call=targets"],
+            &["--check", "--call=check"],
         ] {
             assert!(request(args).is_err(), "{args:?}");
         }

@@ -157,7 +157,7 @@ fn as_text(error: &Error, colors: bool) -> String {
     };
     let (message, causes) = messages(error);
     let mut text = match find::<Located>(error) {
-        Some(located) => located.excerpt().render(width(), colors),
+        Some(located) => located.excerpt().render(ui::width(), colors),
         None => prefixed(&paint("error:", "1;31"), "error:".len(), &message),
     };
     for cause in causes {
@@ -254,15 +254,6 @@ fn hints(error: &Error) -> Vec<String> {
         }
     }
     hints
-}
-
-/// Columns of the terminal, 100 where there is none.
-fn width() -> usize {
-    rustix::termios::tcgetwinsize(io::stderr())
-        .ok()
-        .map(|size| usize::from(size.ws_col))
-        .filter(|columns| *columns > 0)
-        .unwrap_or(100)
 }
 
 #[cfg(test)]

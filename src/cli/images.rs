@@ -141,7 +141,7 @@ fn row(store: &Store, name: String, descriptor: Descriptor) -> Row {
         Ok(image) => Some(image),
         Err(error) => {
             let text = format!("{name}: {error}");
-            ui::output::message(&format!("warning: {}\n", ui::escape::text(&text)));
+            output::message(&format!("warning: {}\n", ui::escape::text(&text)));
             None
         }
     };

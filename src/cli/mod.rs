@@ -4,14 +4,20 @@
 //! The only place where the environment is read.
 
 mod access;
+mod archives;
 mod build;
+mod check;
 mod debug;
 mod error;
+mod graph;
 mod images;
 mod import;
 mod inspect;
 mod output_spec;
+mod pull;
+mod push;
 pub(crate) mod signals;
+mod source;
 mod values;
 mod version;
 
@@ -78,12 +84,19 @@ enum LogLevel {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Build(Box<build::BuildArgs>),
+    Check(check::CheckArgs),
+    Graph(graph::GraphArgs),
+    Pull(pull::PullArgs),
+    Push(push::PushArgs),
     Images(images::ImagesArgs),
     Tag(images::TagArgs),
     Rmi(images::RmiArgs),
     Inspect(inspect::InspectArgs),
     History(inspect::HistoryArgs),
     Import(import::ImportArgs),
+    Load(archives::LoadArgs),
+    Save(archives::SaveArgs),
     #[command(hide = true)]
     Debug(debug::DebugArgs),
     Version(version::VersionArgs),
@@ -92,11 +105,18 @@ enum Command {
 impl Command {
     fn run(self, session: &Session) -> anyhow::Result<()> {
         match self {
+            Self::Build(args) => args.run(session),
+            Self::Check(args) => args.run(),
+            Self::Graph(args) => args.run(session),
+            Self::Pull(args) => args.run(session),
+            Self::Push(args) => args.run(session),
             Self::Images(args) => args.run(session),
             Self::Tag(args) => args.run(session),
             Self::Rmi(args) => args.run(session),
             Self::Inspect(args) => args.run(session),
             Self::History(args) => args.run(session),
+            Self::Load(args) => args.run(session),
+            Self::Save(args) => args.run(session),
             Self::Import(args) => args.run(session),
             Self::Debug(args) => args.run(session),
             Self::Version(args) => args.run(),

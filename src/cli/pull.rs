@@ -65,6 +65,10 @@ impl PullArgs {
         let destination = Session::destination(&store, vec![reference.clone()]);
         let pulled = transport::copy(&source, &destination, &options, &ui.events(), &cancel)?;
         drop(ui);
-        output::result(&format!("{}@{}\n", reference.familiar_name(), pulled.digest))
+        output::result(&format!(
+            "{}@{}\n",
+            reference.familiar_name(),
+            pulled.digest
+        ))
     }
 }

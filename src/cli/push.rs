@@ -62,6 +62,10 @@ impl PushArgs {
         let destination = RegistryDestination::new(&client, &reference);
         let pushed = transport::copy(&source, &destination, &options, &ui.events(), &cancel)?;
         drop(ui);
-        output::result(&format!("{}@{}\n", reference.familiar_name(), pushed.digest))
+        output::result(&format!(
+            "{}@{}\n",
+            reference.familiar_name(),
+            pushed.digest
+        ))
     }
 }

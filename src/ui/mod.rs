@@ -144,6 +144,15 @@ pub(crate) fn colors() -> bool {
         && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
+/// Columns of the terminal, 100 where there is none.
+pub(crate) fn width() -> usize {
+    rustix::termios::tcgetwinsize(io::stderr())
+        .ok()
+        .map(|size| usize::from(size.ws_col))
+        .filter(|columns| *columns > 0)
+        .unwrap_or(100)
+}
+
 fn consume(mut renderer: Box<dyn Renderer>, receiver: &Receiver<Message>) {
     let began = Instant::now();
     loop {
