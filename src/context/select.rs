@@ -358,7 +358,7 @@ fn not_found(tree: &dyn Tree, source: &str, path: &Path) -> SelectError {
 
 /// A path that exists and differs little from `path`, in its first component
 /// that does not.
-fn similar(tree: &dyn Tree, path: &Path) -> Option<String> {
+pub(crate) fn similar(tree: &dyn Tree, path: &Path) -> Option<String> {
     let mut here = PathBuf::new();
     let mut parts = path.iter();
     for part in parts.by_ref() {
