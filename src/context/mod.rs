@@ -12,6 +12,8 @@ pub mod ignore;
 pub mod local;
 pub mod pattern;
 pub mod select;
+pub mod source;
+pub mod tar;
 
 use std::ffi::OsString;
 use std::fs::File;

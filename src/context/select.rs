@@ -321,7 +321,7 @@ fn add(
 ) -> Result<(), SelectError> {
     if !matches!(node.kind, Kind::Symlink { .. }) {
         let mut xattrs = tree.xattrs(&path).map_err(|e| read(&path, e))?;
-        xattrs.retain(|name, _| !is_host_label(name));
+        xattrs.retain(|name, _| is_portable_xattr(name));
         node.meta.xattrs = xattrs;
     }
     out.push(Found {
@@ -333,17 +333,12 @@ fn add(
     Ok(())
 }
 
-/// Labels that the security modules of this machine gave the file, which say
-/// nothing about it elsewhere.
-fn is_host_label(name: &[u8]) -> bool {
-    let labels: [&[u8]; 5] = [
-        b"security.selinux",
-        b"security.ima",
-        b"security.evm",
-        b"security.apparmor",
-        b"security.SMACK64",
-    ];
-    labels.iter().any(|label| name.starts_with(label))
+/// Whether an extended attribute says something about the file that is true
+/// on other machines: the user's own ones and file capabilities. Labels of
+/// this machine's security modules and those of overlayfs stay behind.
+pub fn is_portable_xattr(name: &[u8]) -> bool {
+    name == b"security.capability"
+        || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
 }
 
 fn read(path: &Path, source: io::Error) -> SelectError {
@@ -363,7 +358,7 @@ fn not_found(tree: &dyn Tree, source: &str, path: &Path) -> SelectError {
 
 /// A path that exists and differs little from `path`, in its first component
 /// that does not.
-fn similar(tree: &dyn Tree, path: &Path) -> Option<String> {
+pub(crate) fn similar(tree: &dyn Tree, path: &Path) -> Option<String> {
     let mut here = PathBuf::new();
     let mut parts = path.iter();
     for part in parts.by_ref() {

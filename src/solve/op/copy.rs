@@ -21,6 +21,7 @@
 //! | existing directories on the way to something written | part of the layer, as they are |
 //! | `--link` | the destination's tree counts as empty; no effect together with `--chmod` |
 //! | two names of one file in one match | stay two names of one file |
+//! | entry of an archive | replaces what is there, but for a directory on a directory; links on the way to it are followed inside the root |
 //!
 //! # Specification
 //! Dockerfile reference, COPY and ADD.
@@ -145,6 +146,9 @@ pub struct CopyOptions {
     pub chmod: Option<Chmod>,
     /// `--link`
     pub link: bool,
+    /// Whether the instruction names more than one source, so that the
+    /// destination has to be a directory.
+    pub several: bool,
     /// The time of directories that have to be made.
     pub created: Mtime,
 }
@@ -173,7 +177,7 @@ pub fn plan(
         bodies: Vec::new(),
     };
     let target = Target::parse(dest, workdir);
-    if sources.len() > 1 && !target.is_dir {
+    if options.several && !target.is_dir {
         let path = planner.resolve(&target.path)?;
         if !matches!(planner.at(&path)?, At::Dir) {
             return Err(CopyError::NeedsDirectory(dest.to_owned()));
@@ -474,15 +478,14 @@ impl Planner<'_> {
         for (entry, body) in entries {
             // Links on the way are followed inside the root, as an archive may
             // rely on the ones that the image has.
-            let wanted = base.join(&entry.path);
-            let name = entry.path.file_name();
-            let path = match (wanted.parent(), name) {
+            let path = match (entry.path.parent(), entry.path.file_name()) {
                 (Some(above), Some(name)) => {
-                    let above = self.resolve(above)?;
+                    let above = self.resolve(&base.join(above))?;
                     self.ensure_dir(&above)?;
                     above.join(name)
                 }
-                _ => wanted,
+                // The archive's own root has attributes for the destination.
+                _ => base.clone(),
             };
             let is_dir = entry.kind == Kind::Dir;
             let mut meta = entry.meta;
@@ -493,13 +496,12 @@ impl Planner<'_> {
                 continue;
             }
             if is_dir {
-                let state = self.at(&path)?;
-                let fresh = match state {
-                    At::Nothing | At::Other => true,
-                    // An archive's directory goes through a link to one.
-                    At::Link(_) if matches!(self.at(&self.resolve(&path)?)?, At::Dir) => continue,
-                    At::Link(_) => true,
-                    At::Dir => self.entries.get(&path).is_some_and(|p| p.fresh),
+                let fresh = match self.at(&path)? {
+                    At::Nothing | At::Link(_) | At::Other => true,
+                    At::Dir => match self.entries.get(&path) {
+                        Some(planned) => planned.fresh,
+                        None => self.is_fresh(&path),
+                    },
                 };
                 self.insert(path, What::Dir, meta, fresh);
                 continue;

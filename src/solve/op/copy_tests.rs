@@ -48,6 +48,7 @@ fn case(src: &[&str], root: &[&str]) -> Case {
             chown: None,
             chmod: None,
             link: false,
+            several: false,
             created: Mtime { secs: 7, nanos: 0 },
         },
         parents: false,
@@ -69,7 +70,12 @@ impl Case {
         });
         let root = LocalTree::open(self.root.path(), None).unwrap();
         let workdir = Path::new(self.workdir);
-        plan(sources.collect(), dest, workdir, &root, &self.options)
+        let sources: Vec<Source> = sources.collect();
+        let options = CopyOptions {
+            several: sources.len() > 1,
+            ..self.options.clone()
+        };
+        plan(sources, dest, workdir, &root, &options)
     }
 
     fn run(&self, sources: &[&str], dest: &str) -> String {
@@ -455,7 +461,15 @@ fn archives() {
     assert_eq!(run(vec![file("x")], "/n"), "n/ n/x");
     assert_eq!(
         run(vec![entry("lib", Kind::Dir, 0o700), file("lib/so")], "/"),
+        "lib/(700) lib/so<lib/so>"
+    );
+    assert_eq!(
+        run(vec![file("lib/so")], "/"),
         "usr/ usr/lib/ usr/lib/so<lib/so>"
+    );
+    assert_eq!(
+        run(vec![entry("", Kind::Dir, 0o711), file("x")], "/etc"),
+        "etc/(711) etc/x"
     );
     assert_eq!(run(vec![file("old")], "/"), "old");
     assert_eq!(

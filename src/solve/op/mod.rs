@@ -1,5 +1,6 @@
 //! What each kind of step does.
 
+pub mod add;
 pub mod chmod;
 pub mod copy;
 pub(super) mod files;

@@ -1,0 +1,404 @@
+//! Where a build context comes from: a directory, a stream, the web, git.
+//!
+//! [`classify`] reads what was typed, [`open`] gets it. Whatever does not lie
+//! in a directory already is put into one of our own, private to this user,
+//! that goes when the result is dropped.
+//!
+//! # Specification
+//! Docker's build reference, "Build context": local directories, tarballs,
+//! remote tarballs, git repositories, Dockerfiles without a context.
+
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::git::{self, GitError, GitOptions, GitUrl};
+use super::http::{self, Fetched, HttpError};
+use super::ignore::{Ignore, IgnoreError};
+use super::tar::{self, MAX_TEXT, Stream, StreamError};
+use super::{Tree, select};
+use crate::digest::Digest;
+use crate::event::Cancel;
+use crate::layer::Kind;
+
+/// What names a build context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    /// `-`: a tar or a Dockerfile on standard input.
+    Stdin,
+    /// A directory.
+    Directory(PathBuf),
+    /// A tar or a Dockerfile behind a URL.
+    Http(String),
+    /// A git repository.
+    Git(GitUrl),
+}
+
+/// Reads what was typed. A directory that exists is one, even if its name
+/// could be a repository's.
+pub fn classify(text: &str) -> Result<Location, GitError> {
+    if text == "-" {
+        return Ok(Location::Stdin);
+    }
+    if !text.contains("://") && Path::new(text).exists() {
+        return Ok(Location::Directory(text.into()));
+    }
+    if let Some(url) = GitUrl::parse(text)? {
+        return Ok(Location::Git(url));
+    }
+    if http::is_url(text) {
+        return Ok(Location::Http(text.to_owned()));
+    }
+    Ok(Location::Directory(text.into()))
+}
+
+/// Why a context can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is no such directory.
+    #[error("the build context {path:?} can't be opened")]
+    Directory {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The stream is no good.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// The download failed.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// The checkout failed.
+    #[error(transparent)]
+    Git(#[from] GitError),
+    /// There is no place to put it.
+    #[error("making a temporary directory in {path:?}")]
+    Temp {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Standard input was asked for twice, or not handed over.
+    #[error("standard input is not available for the build context")]
+    NoStdin,
+}
+
+/// What it takes to open a context.
+pub struct OpenOptions<'a> {
+    /// Where directories of our own are made.
+    pub temp: &'a Path,
+    /// For downloads.
+    pub agent: &'a ureq::Agent,
+    /// For repositories.
+    pub git: &'a GitOptions,
+    /// Standard input, if it may be read.
+    pub stdin: Option<Box<dyn Read + Send>>,
+    /// Bytes that a download or an unpacked tar may have.
+    pub max_bytes: u64,
+    /// Asks to stop.
+    pub cancel: &'a Cancel,
+}
+
+impl std::fmt::Debug for OpenOptions<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenOptions")
+            .field("temp", &self.temp)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A context that is at hand.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its directory; empty where the context is a Dockerfile alone.
+    pub dir: PathBuf,
+    /// The Dockerfile, where the context is that alone.
+    pub dockerfile: Option<Vec<u8>>,
+    /// The commit, for a repository.
+    pub commit: Option<String>,
+    /// The digest of what was downloaded.
+    pub digest: Option<Digest>,
+    /// Our own directory, which goes with this value.
+    pub keep: Option<tempfile::TempDir>,
+}
+
+/// Gets a context.
+pub fn open(location: &Location, options: OpenOptions<'_>) -> Result<Opened, OpenError> {
+    if let Location::Directory(path) = location {
+        let fail = |source| OpenError::Directory {
+            path: path.clone(),
+            source,
+        };
+        let meta = std::fs::metadata(path).map_err(fail)?;
+        if !meta.is_dir() {
+            return Err(fail(io::ErrorKind::NotADirectory.into()));
+        }
+        return Ok(Opened {
+            dir: path.clone(),
+            dockerfile: None,
+            commit: None,
+            digest: None,
+            keep: None,
+        });
+    }
+    let keep = private_dir(options.temp)?;
+    let dir = keep.path().join("context");
+    make_dir(&dir)?;
+    let mut opened = Opened {
+        dir,
+        dockerfile: None,
+        commit: None,
+        digest: None,
+        keep: None,
+    };
+    let stream = match location {
+        Location::Directory(_) => Stream::Unpacked,
+        Location::Stdin => {
+            let stdin = options.stdin.ok_or(OpenError::NoStdin)?;
+            tar::receive(stdin, &opened.dir, options.max_bytes)?
+        }
+        Location::Http(url) => {
+            let request = http::Request {
+                url,
+                checksum: None,
+                known: None,
+                authorization: None,
+                limit: options.max_bytes,
+            };
+            match http::fetch(options.agent, &request, keep.path(), options.cancel)? {
+                Fetched::File(download) => {
+                    opened.digest = Some(download.digest);
+                    let file = download.file.reopen().map_err(StreamError::Read)?;
+                    tar::receive(file, &opened.dir, options.max_bytes)?
+                }
+                // Nothing was said to be known.
+                Fetched::Unchanged => Stream::Unpacked,
+            }
+        }
+        Location::Git(url) => {
+            let work = keep.path().join("git");
+            make_dir(&work)?;
+            let done = git::checkout(url, options.git, &work, options.cancel)?;
+            opened.dir = done.tree;
+            opened.commit = Some(done.commit);
+            Stream::Unpacked
+        }
+    };
+    if let Stream::Dockerfile(text) = stream {
+        opened.dockerfile = Some(text);
+    }
+    opened.keep = Some(keep);
+    Ok(opened)
+}
+
+fn private_dir(temp: &Path) -> Result<tempfile::TempDir, OpenError> {
+    tempfile::Builder::new()
+        .prefix("context-")
+        .permissions(std::fs::Permissions::from_mode(0o700))
+        .tempdir_in(temp)
+        .map_err(|source| OpenError::Temp {
+            path: temp.to_owned(),
+            source,
+        })
+}
+
+fn make_dir(path: &Path) -> Result<(), OpenError> {
+    std::fs::create_dir(path).map_err(|source| OpenError::Temp {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Why a Dockerfile or an ignore file can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum TextError {
+    /// It can't be read.
+    #[error("reading {path:?}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is a directory, a device, a pipe.
+    #[error("{0:?} is not a regular file")]
+    NotAFile(PathBuf),
+    /// It is too long.
+    #[error("{0:?} is longer than {MAX_TEXT} bytes")]
+    TooLong(PathBuf),
+    /// The ignore file is malformed.
+    #[error("{path:?}: {source}")]
+    Ignore {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: IgnoreError,
+    },
+}
+
+/// The text file at `path` in a context; `None` where there is none. Links are
+/// followed inside the context, and nothing but a regular file is opened.
+pub fn read_text(tree: &dyn Tree, path: &Path) -> Result<Option<Vec<u8>>, TextError> {
+    let fail = |source| TextError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    match tree.lookup(path, true).map_err(fail)? {
+        None => return Ok(None),
+        Some(node) if !matches!(node.kind, Kind::File { .. }) => {
+            return Err(TextError::NotAFile(path.to_owned()));
+        }
+        Some(_) => {}
+    }
+    let file = tree.open(path).map_err(fail)?;
+    let mut text = Vec::new();
+    file.take(MAX_TEXT + 1)
+        .read_to_end(&mut text)
+        .map_err(fail)?;
+    if text.len() as u64 > MAX_TEXT {
+        return Err(TextError::TooLong(path.to_owned()));
+    }
+    Ok(Some(text))
+}
+
+/// The ignore file that counts for a Dockerfile: the one named after it and
+/// beside it, else `.dockerignore`. `dockerfile` is its path in the context,
+/// `None` where it lies elsewhere.
+pub fn find_ignore(
+    tree: &dyn Tree,
+    dockerfile: Option<&Path>,
+) -> Result<Option<(PathBuf, Ignore)>, TextError> {
+    let own = dockerfile.map(|path| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".dockerignore");
+        PathBuf::from(name)
+    });
+    for path in own.into_iter().chain([PathBuf::from(".dockerignore")]) {
+        if let Some(text) = read_text(tree, &path)? {
+            let ignore = Ignore::parse(&text).map_err(|source| TextError::Ignore {
+                path: path.clone(),
+                source,
+            })?;
+            return Ok(Some((path, ignore)));
+        }
+    }
+    Ok(None)
+}
+
+/// A name in the context's root that looks like `path`, for a message about a
+/// Dockerfile that is not there.
+pub fn similar(tree: &dyn Tree, path: &Path) -> Option<String> {
+    select::similar(tree, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::local::LocalTree;
+
+    fn options<'a>(
+        temp: &'a Path,
+        agent: &'a ureq::Agent,
+        git: &'a GitOptions,
+        cancel: &'a Cancel,
+    ) -> OpenOptions<'a> {
+        OpenOptions {
+            temp,
+            agent,
+            git,
+            stdin: None,
+            max_bytes: 1 << 20,
+            cancel,
+        }
+    }
+
+    #[test]
+    fn kinds() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = dir.path().to_str().unwrap();
+        assert_eq!(classify(text).unwrap(), Location::Directory(text.into()));
+        assert_eq!(classify("-").unwrap(), Location::Stdin);
+        assert!(matches!(
+            classify("https://h/x.tar.gz").unwrap(),
+            Location::Http(_)
+        ));
+        assert!(matches!(
+            classify("https://h/x.git#main").unwrap(),
+            Location::Git(_)
+        ));
+        assert!(matches!(classify("git@h:x").unwrap(), Location::Git(_)));
+        assert!(matches!(
+            classify("no/such/dir").unwrap(),
+            Location::Directory(_)
+        ));
+        assert!(classify("https://h/x.git#-c").is_err());
+    }
+
+    #[test]
+    fn opening() {
+        let temp = tempfile::tempdir().unwrap();
+        let agent = http::agent(None, None).unwrap();
+        let git = GitOptions {
+            program: "/nonexistent/git".into(),
+            path: "/bin".into(),
+            env: Vec::new(),
+            authorization: None,
+            keep_git_dir: false,
+            checksum: None,
+        };
+        let cancel = Cancel::new();
+        let options = || options(temp.path(), &agent, &git, &cancel);
+        let here = Location::Directory(temp.path().into());
+        assert_eq!(open(&here, options()).unwrap().dir, temp.path());
+        let file = temp.path().join("f");
+        std::fs::write(&file, "").unwrap();
+        assert!(open(&Location::Directory(file), options()).is_err());
+        assert!(matches!(
+            open(&Location::Stdin, options()),
+            Err(OpenError::NoStdin)
+        ));
+        let mut with_stdin = options();
+        with_stdin.stdin = Some(Box::new(io::Cursor::new(b"FROM scratch")));
+        let opened = open(&Location::Stdin, with_stdin).unwrap();
+        assert_eq!(opened.dockerfile.as_deref(), Some(&b"FROM scratch"[..]));
+        let own = opened.keep.as_ref().unwrap().path().to_owned();
+        let mode = own.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o700);
+        assert_eq!(std::fs::read_dir(&opened.dir).unwrap().count(), 0);
+        drop(opened);
+        assert!(!own.exists());
+        let url = classify("https://h/x.git").unwrap();
+        assert!(matches!(open(&url, options()), Err(OpenError::Git(_))));
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn texts() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("Dockerfile.web"), "FROM scratch").unwrap();
+        std::os::unix::fs::symlink("Dockerfile.web", dir.path().join("Dockerfile")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", dir.path().join("zero")).unwrap();
+        std::fs::create_dir(dir.path().join("d")).unwrap();
+        let tree = LocalTree::open(dir.path(), None).unwrap();
+        let text = read_text(&tree, Path::new("Dockerfile")).unwrap();
+        assert_eq!(text.as_deref(), Some(&b"FROM scratch"[..]));
+        assert_eq!(read_text(&tree, Path::new("zero")).unwrap(), None);
+        assert!(matches!(
+            read_text(&tree, Path::new("d")),
+            Err(TextError::NotAFile(_))
+        ));
+        assert!(find_ignore(&tree, None).unwrap().is_none());
+        std::fs::write(dir.path().join(".dockerignore"), "a").unwrap();
+        let (path, _) = find_ignore(&tree, Some(Path::new("d/D"))).unwrap().unwrap();
+        assert_eq!(path, Path::new(".dockerignore"));
+        std::fs::write(dir.path().join("d/D.dockerignore"), "!").unwrap();
+        let error = find_ignore(&tree, Some(Path::new("d/D"))).unwrap_err();
+        assert!(error.to_string().contains("line 1"));
+        assert_eq!(
+            similar(&tree, Path::new("dockerfile")).as_deref(),
+            Some("Dockerfile")
+        );
+    }
+}

@@ -1,0 +1,150 @@
+use super::*;
+use crate::context::Empty;
+use crate::context::ignore::Ignore;
+use crate::context::local::LocalTree;
+use crate::context::select::select;
+use crate::layer::{Change, Content, Mtime};
+use crate::solve::op::copy::{CopyOptions, SharedTree, Single, plan};
+use std::process::Command;
+
+/// A context with archives that the system's tar made.
+fn context() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let inside = dir.path().join("inside");
+    std::fs::create_dir_all(inside.join("d")).unwrap();
+    std::fs::write(inside.join("d/small"), "small").unwrap();
+    std::fs::write(inside.join("large"), vec![b'x'; 200_000]).unwrap();
+    std::fs::hard_link(inside.join("d/small"), inside.join("again")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", inside.join("link")).unwrap();
+    let sparse = File::create(inside.join("sparse")).unwrap();
+    sparse.set_len(3_000_000).unwrap();
+    for (name, flag) in [
+        ("a.tar", "-c"),
+        ("b.txt", "-cz"),
+        ("c", "-cJ"),
+        ("d.bz2", "-cj"),
+    ] {
+        let done = Command::new("tar")
+            .args([flag, "--sparse", "--owner=1:1", "--group=2:2", "-f"])
+            .arg(dir.path().join(name))
+            .args(["-C", inside.to_str().unwrap(), "."])
+            .status();
+        if !done.is_ok_and(|s| s.success()) {
+            let _ = std::fs::remove_file(dir.path().join(name));
+        }
+    }
+    std::fs::remove_dir_all(inside).unwrap();
+    std::fs::write(dir.path().join("e.tar.gz"), "not an archive").unwrap();
+    dir
+}
+
+fn options() -> CopyOptions {
+    CopyOptions {
+        chown: None,
+        chmod: None,
+        link: false,
+        several: false,
+        created: Mtime::default(),
+    }
+}
+
+fn sources(dir: &Path, pattern: &str) -> Vec<Source> {
+    let tree: Arc<dyn Tree> = Arc::new(LocalTree::open(dir, None).unwrap());
+    vec![Source::Tree {
+        matches: select(&*tree, pattern, false, &Ignore::default()).unwrap(),
+        tree: SharedTree(tree),
+    }]
+}
+
+fn unpack(sources: Vec<Source>, max_bytes: u64) -> Result<Vec<Source>, AddError> {
+    let temp = std::env::temp_dir();
+    unpack_archives(
+        sources,
+        &UnpackOptions {
+            temp: &temp,
+            max_bytes,
+            max_entries: 100,
+            cancel: &Cancel::new(),
+        },
+    )
+}
+
+fn show(sources: Vec<Source>, dest: &str) -> String {
+    let changes = plan(sources, dest, Path::new("/"), &Empty, &options()).unwrap();
+    let mut out = Vec::new();
+    for change in changes {
+        let Change::Put(entry, content) = change else {
+            panic!("only additions")
+        };
+        let mut bytes = Vec::new();
+        match content {
+            Content::None => {}
+            Content::Bytes(b) => bytes.extend_from_slice(&b),
+            Content::Open(open) => {
+                open().unwrap().read_to_end(&mut bytes).unwrap();
+            }
+        }
+        let kind = match entry.kind {
+            Kind::File { size } => {
+                assert_eq!(size, bytes.len() as u64);
+                format!(":{size}")
+            }
+            Kind::Dir => "/".into(),
+            Kind::Hardlink { target } => format!("={}", target.display()),
+            Kind::Symlink { target } => format!("->{}", target.display()),
+            other => format!("{other:?}"),
+        };
+        out.push(format!("{}{kind}", entry.path.display()));
+    }
+    out.join(" ")
+}
+
+#[test]
+fn archives_become_entries() {
+    let dir = context();
+    let expected =
+        "n/ n/again:5 n/d/ n/d/small=n/again n/large:200000 n/link->/etc/passwd n/sparse:3000000";
+    for name in ["a.tar", "b.txt", "c", "d.bz2"] {
+        if !dir.path().join(name).exists() {
+            continue;
+        }
+        let sources = unpack(sources(dir.path(), name), 1 << 30).unwrap();
+        assert!(matches!(sources[..], [Source::Archive(_)]), "{name}");
+        // Without a slash at its end too, the destination is a directory.
+        assert_eq!(show(sources, "/n"), expected, "{name}");
+    }
+    let other = unpack(sources(dir.path(), "e.tar.gz"), 1 << 30).unwrap();
+    assert_eq!(show(other, "/n"), "n:14");
+    let all = unpack(sources(dir.path(), "[ae]*"), 1 << 30).unwrap();
+    assert_eq!(
+        show(all, "/n/"),
+        expected.replacen("n/large", "n/e.tar.gz:14 n/large", 1)
+    );
+}
+
+#[test]
+fn downloads_can_be_unpacked() {
+    let dir = context();
+    let bytes = std::fs::read(dir.path().join("a.tar")).unwrap();
+    let single = Source::File(Single {
+        name: "x".into(),
+        size: bytes.len() as u64,
+        body: Body::Bytes(bytes.into()),
+        mode: 0o600,
+        mtime: Mtime::default(),
+    });
+    let out = unpack(vec![single], 1 << 30).unwrap();
+    assert!(matches!(out[..], [Source::Archive(_)]));
+}
+
+#[test]
+fn limits_and_damage() {
+    let dir = context();
+    let error = unpack(sources(dir.path(), "a.tar"), 1_000).unwrap_err();
+    assert!(matches!(error, AddError::TooLarge { .. }), "{error}");
+    let mut bytes = std::fs::read(dir.path().join("a.tar")).unwrap();
+    bytes.truncate(100_000);
+    std::fs::write(dir.path().join("a.tar"), bytes).unwrap();
+    let error = unpack(sources(dir.path(), "a.tar"), 1 << 30).unwrap_err();
+    assert!(matches!(error, AddError::Archive { .. }), "{error}");
+}
