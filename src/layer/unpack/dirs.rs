@@ -328,11 +328,10 @@ impl<'a> Dirs<'a> {
             mode: 0o755,
             ..Meta::default()
         };
-        if let Some(below) = self.lower_entry(&path)? {
-            if below.kind == Kind::Dir {
-                meta = below.meta;
-                adopt(dir, &path, &meta)?;
-            }
+        let below = self.lower_entry(&path)?;
+        if let Some(below) = below.filter(|below| below.kind == Kind::Dir) {
+            meta = below.meta;
+            adopt(dir, &path, &meta)?;
         }
         let last = Final {
             path: path.clone(),

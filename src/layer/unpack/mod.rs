@@ -510,5 +510,7 @@ impl Unpacker<'_> {
     }
 }
 
+// The tests are tables.
 #[cfg(test)]
+#[allow(clippy::too_many_lines, clippy::type_complexity)]
 mod tests;
