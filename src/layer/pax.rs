@@ -29,11 +29,14 @@ fn digits(n: usize) -> usize {
     n.checked_ilog10().unwrap_or(0) as usize + 1
 }
 
+/// A key and its value.
+pub(crate) type Record<'a> = (&'a [u8], &'a [u8]);
+
 /// Splits a header's body into its records.
 ///
 /// # Errors
 /// A reason, for anything but an exact sequence of records.
-pub(crate) fn parse(mut bytes: &[u8]) -> Result<Vec<(&[u8], &[u8])>, &'static str> {
+pub(crate) fn parse(mut bytes: &[u8]) -> Result<Vec<Record<'_>>, &'static str> {
     let mut records = Vec::new();
     while !bytes.is_empty() {
         let space = bytes

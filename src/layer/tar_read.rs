@@ -442,5 +442,7 @@ impl<R: Read> Read for Body<'_, R> {
 
 #[cfg(test)]
 pub(super) mod raw;
+// The tests are tables.
 #[cfg(test)]
+#[allow(clippy::too_many_lines, clippy::type_complexity)]
 mod tests;

@@ -352,8 +352,8 @@ fn put_name(block: &mut Block, name: &[u8]) -> bool {
             && name.len() - at - 1 <= ustar::NAME.len
             && at + 1 < name.len()
     };
-    let slashes = (0..name.len()).filter(|at| name[*at] == b'/');
-    match slashes.filter(fits).last() {
+    let mut slashes = (0..name.len()).rev().filter(|at| name[*at] == b'/');
+    match slashes.find(fits) {
         Some(at) => {
             ustar::PREFIX.put(block, &name[..at]);
             ustar::NAME.put(block, &name[at + 1..]);

@@ -107,7 +107,7 @@ pub(crate) fn number(bytes: &[u8]) -> Option<i64> {
     let start = bytes.iter().position(|b| !is_pad(b)).unwrap_or(bytes.len());
     let digits = &bytes[start..];
     let end = digits.iter().position(is_pad).unwrap_or(digits.len());
-    if !digits[end..].iter().all(|b| is_pad(b)) {
+    if !digits[end..].iter().all(is_pad) {
         return None;
     }
     let mut value: i64 = 0;

@@ -58,7 +58,7 @@ fn file(path: &str, content: Vec<u8>) -> Change {
         ..Meta::default()
     };
     meta.mtime.secs = 1_000_000_000;
-    let content = if content.len() % 2 == 0 {
+    let content = if content.len().is_multiple_of(2) {
         Content::Bytes(content.into())
     } else {
         Content::Open(Box::new(move || {

@@ -145,7 +145,7 @@ fn read_leading<F: FnMut(&mut Block) -> io::Result<()>>(
 
 /// Pairs up the offsets and lengths of formats 0.0 and 0.1.
 pub(super) fn pairs(numbers: &[u64]) -> Result<Vec<Region>, &'static str> {
-    if numbers.len() % 2 != 0 {
+    if !numbers.len().is_multiple_of(2) {
         return Err("the map of a sparse file has an offset without a length");
     }
     Ok(numbers.chunks_exact(2).map(|p| (p[0], p[1])).collect())

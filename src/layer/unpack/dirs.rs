@@ -78,6 +78,16 @@ fn mtime(stat: &Stat) -> Mtime {
     }
 }
 
+/// What a walk may change on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Make {
+    Nothing,
+    /// Directories where there is nothing.
+    Missing,
+    /// These, and directories in the place of what is none.
+    Anything,
+}
+
 /// What stands on the way from the root to a directory.
 struct Entered {
     dir: Rc<Dir>,
@@ -128,7 +138,7 @@ impl<'a> Dirs<'a> {
             Err(e) => match Errno::from_io_error(&e) {
                 Some(Errno::NOENT | Errno::NOTDIR) => Ok(None),
                 // Longer than one call takes, but not for a walk.
-                Some(Errno::NAMETOOLONG) => Ok(self.walk(path, false)?.map(|(dir, _)| dir)),
+                Some(Errno::NAMETOOLONG) => Ok(self.walk(path, Make::Nothing)?.map(|(dir, _)| dir)),
                 _ => Err(e).step("open", path),
             },
         }
@@ -136,24 +146,31 @@ impl<'a> Dirs<'a> {
 
     /// Opens a directory, making it and what leads to it.
     pub(super) fn make(&mut self, path: &Path) -> Result<Rc<Dir>, UnpackError> {
-        match self.find(path)? {
-            Some(dir) => Ok(dir),
-            None => Ok(self.make_real(path)?.0),
+        if let Some(dir) = self.find(path)? {
+            return Ok(dir);
+        }
+        match self.walk(path, Make::Anything)? {
+            Some((dir, _)) => {
+                self.remember(path, &dir);
+                Ok(dir)
+            }
+            None => Err(Errno::NOENT).step("open", path),
         }
     }
 
-    /// [`make`](Self::make), and the path without links.
-    pub(super) fn make_real(&mut self, path: &Path) -> Result<(Rc<Dir>, PathBuf), UnpackError> {
-        let (dir, real) = self
-            .walk(path, true)?
-            .map_or_else(|| Err(io::Error::from(Errno::NOENT)).step("open", path), Ok)?;
-        self.remember(path, &dir);
-        Ok((dir, real))
+    /// Makes those of the directories on the way to `path` that only lower
+    /// layers have; says what the path is without links. `None` when something
+    /// of this layer is in the way.
+    pub(super) fn copy_up(
+        &mut self,
+        path: &Path,
+    ) -> Result<Option<(Rc<Dir>, PathBuf)>, UnpackError> {
+        self.walk(path, Make::Missing)
     }
 
     /// Goes to a directory one component at a time. `None` when it does not
     /// exist and is not to be made.
-    fn walk(&mut self, path: &Path, make: bool) -> Result<Option<(Rc<Dir>, PathBuf)>, UnpackError> {
+    fn walk(&mut self, path: &Path, make: Make) -> Result<Option<(Rc<Dir>, PathBuf)>, UnpackError> {
         let mut todo = components(path);
         let top = self.root.open_dir(Path::new("")).step("open", path)?;
         let top = self.take(top, Path::new("")).step("open", path)?;
@@ -200,7 +217,8 @@ impl<'a> Dirs<'a> {
             }
             let dir = match found {
                 Ok(dir) => dir,
-                Err(_) if !make => return Ok(None),
+                Err(_) if make == Make::Nothing => return Ok(None),
+                Err(Errno::NOTDIR) if make == Make::Missing => return Ok(None),
                 Err(Errno::NOTDIR) if links > 0 && !self.is_whiteout_at(&here, &name) => {
                     return Err(Errno::NOTDIR).step("open", path);
                 }
@@ -310,11 +328,10 @@ impl<'a> Dirs<'a> {
             mode: 0o755,
             ..Meta::default()
         };
-        if let Some(below) = self.lower_entry(&path)? {
-            if below.kind == Kind::Dir {
-                meta = below.meta;
-                adopt(dir, &path, &meta)?;
-            }
+        let below = self.lower_entry(&path)?;
+        if let Some(below) = below.filter(|below| below.kind == Kind::Dir) {
+            meta = below.meta;
+            adopt(dir, &path, &meta)?;
         }
         let last = Final {
             path: path.clone(),
@@ -489,7 +506,7 @@ impl<'a> Dirs<'a> {
 
     /// Opens a directory whose path is too long for one call.
     fn walk_only(&mut self, path: &Path) -> Result<Option<OwnedFd>, UnpackError> {
-        match self.walk(path, false)? {
+        match self.walk(path, Make::Nothing)? {
             Some((dir, _)) => Ok(Rc::try_unwrap(dir).ok().map(|dir| dir.fd)),
             None => Ok(None),
         }

@@ -449,7 +449,9 @@ impl Unpacker<'_> {
         let (Some(name), Some(parent)) = (target.file_name(), target.parent()) else {
             return gone();
         };
-        let (dir, real) = self.dirs.make_real(parent)?;
+        let Some((dir, real)) = self.dirs.copy_up(parent)? else {
+            return gone();
+        };
         let Some(entry) = self.dirs.lower_entry(&real.join(name))? else {
             return gone();
         };
@@ -477,13 +479,12 @@ impl Unpacker<'_> {
         let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else {
             return refuse(path, "the root can't be removed");
         };
-        if self.options.form == Form::Flat {
-            return match self.dirs.find(parent)? {
-                Some(dir) => self.dirs.prune(&dir, name, path),
-                None => Ok(()),
-            };
-        }
+        // Also where nothing can be there to remove: the result shall not
+        // depend on the form.
         let dir = self.dirs.make(parent)?;
+        if self.options.form == Form::Flat {
+            return self.dirs.prune(&dir, name, path);
+        }
         let kind = FileType::CharacterDevice;
         match rustix::fs::mknodat(&dir.fd, name, kind, Mode::empty(), 0) {
             Ok(()) => Ok(()),
@@ -509,5 +510,7 @@ impl Unpacker<'_> {
     }
 }
 
+// The tests are tables.
 #[cfg(test)]
+#[allow(clippy::too_many_lines, clippy::type_complexity)]
 mod tests;
