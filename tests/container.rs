@@ -216,6 +216,8 @@ fn a_probe_inside_finds_what_it_may_have_and_no_more() {
         ("CapAmb:", "0000000000000000"),
         ("Groups:", ""),
         ("NoNewPrivs:", "0"),
+        ("Seccomp:", "2"),
+        ("Seccomp_filters:", "1"),
         ("SigBlk:", "0000000000000000"),
         ("SigIgn:", "0000000000000000"),
         ("Uid:", "0\t0\t0\t0"),
@@ -287,6 +289,9 @@ fn the_host_is_out_of_reach() {
         "busybox mknod /dev/shm/disk b 254 0 && busybox head -c 1 /dev/shm/disk",
         "busybox hwclock -w",
         "busybox hostname x",
+        "busybox unshare -r true",
+        "busybox unshare -m true",
+        "busybox dmesg",
         "echo x > /proc/self/exe",
     ] {
         let (exit, out) = bed.run(&bed.spec(script)).unwrap();

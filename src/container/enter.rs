@@ -183,6 +183,10 @@ fn set_privileges(spec: &RunSpec) -> Result<(), Failure> {
     if spec.no_new_privileges {
         rustix::thread::set_no_new_privs(true).tried("setting no_new_privs")?;
     }
+    if !spec.insecure {
+        let filter = super::seccomp::filter(keep);
+        crate::sys::seccomp::install(&filter).tried("filtering system calls (seccomp)")?;
+    }
     let user = &spec.user;
     process::become_user(user.uid, user.gid, Some(&user.groups))
         .tried(format!("becoming user {}:{}", user.uid, user.gid))?;

@@ -32,6 +32,7 @@ mod namespace;
 mod output;
 mod protocol;
 mod rootfs;
+mod seccomp;
 mod spec;
 mod stub;
 
