@@ -35,6 +35,7 @@ mod rootfs;
 mod seccomp;
 mod spec;
 mod stub;
+mod userns;
 
 use std::path::PathBuf;
 
@@ -44,6 +45,7 @@ pub use spec::{
     Capabilities, Mount, MountKind, Network, Resource, RootSpec, RunSpec, SpecError, Ulimit,
     UserIds,
 };
+pub use userns::{Mapped, UserNamespaceError, can_mount, enter_user_namespace};
 
 use crate::event::{Cancel, Stream};
 
