@@ -9,6 +9,17 @@
 //! # Specification
 //! image-spec `layer.md`.
 
+pub mod archive;
+pub mod compress;
+mod ordered;
+mod pax;
+pub mod pipeline;
+pub mod tar_read;
+pub mod tar_write;
+pub mod unpack;
+mod ustar;
+pub mod whiteout;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;

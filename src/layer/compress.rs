@@ -1,0 +1,486 @@
+//! Compression on all cores, and reading what others compressed.
+//!
+//! Input is cut into blocks of a fixed size that are compressed on their own
+//! and written in order, so the output depends on the input and the level,
+//! never on the number of threads. gzip blocks are members (or, in the
+//! single-member form, parts of one deflate stream that know the 32 KiB before
+//! them); zstd blocks are frames. Memory is a few blocks per thread.
+//!
+//! # Specification
+//! RFC 1951, RFC 1952, RFC 8878.
+
+use std::io::{self, BufReader, Read, Write};
+use std::sync::mpsc;
+
+use flate2::{Compress, Compression as FlateLevel, FlushCompress};
+use libdeflater::CompressionLvl;
+
+use super::ordered::Ordered;
+pub use crate::image::media_type::Compression;
+
+/// Size of the blocks that gzip works on.
+const GZIP_BLOCK: usize = 1 << 20;
+/// Size of zstd's; larger, as a frame knows nothing of the one before it.
+const ZSTD_BLOCK: usize = 2 << 20;
+/// What deflate looks back on.
+const WINDOW: usize = 32 << 10;
+/// The largest zstd window that is read, as a power of two: 128 MiB, what the
+/// `zstd` program takes without being asked.
+const MAX_WINDOW_LOG: u32 = 27;
+/// Fixed header of the single-member form: no name, no time, unknown system.
+const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+
+/// How to compress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// The format.
+    pub compression: Compression,
+    /// gzip: 0 to 9, 6 unless given; zstd: 1 to 22, 3 unless given.
+    pub level: Option<i32>,
+    /// Threads that compress; 1 at least.
+    pub threads: usize,
+    /// gzip: one member instead of one per block, for readers that stop after
+    /// the first.
+    pub single_member: bool,
+}
+
+impl Settings {
+    fn level(&self) -> io::Result<i32> {
+        let (name, default, range) = match self.compression {
+            Compression::Uncompressed => return Ok(0),
+            Compression::Gzip => ("gzip", 6, 0..=9),
+            Compression::Zstd => ("zstd", 3, 1..=22),
+        };
+        let level = self.level.unwrap_or(default);
+        if range.contains(&level) {
+            return Ok(level);
+        }
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "{name} has no compression level {level}, only {} to {}",
+                range.start(),
+                range.end()
+            ),
+        ))
+    }
+}
+
+struct Job {
+    data: Vec<u8>,
+    /// What comes before `data`; for the single-member form.
+    dictionary: Vec<u8>,
+    last: bool,
+}
+
+struct Done {
+    /// The job's buffer, to be used again.
+    buffer: Vec<u8>,
+    packed: io::Result<Vec<u8>>,
+}
+
+/// Compresses what is written to it into `inner`.
+///
+/// Without [`finish`](Self::finish) the output has no end.
+#[derive(Debug)]
+pub struct Compressor<W: Write> {
+    inner: W,
+    blocks: Option<Blocks>,
+}
+
+#[derive(Debug)]
+struct Blocks {
+    pool: Ordered<Job, Done>,
+    /// Results that may be outstanding.
+    limit: usize,
+    size: usize,
+    block: Vec<u8>,
+    spare: Vec<Vec<u8>>,
+    started: bool,
+    single: Option<Single>,
+}
+
+/// State of the single-member form.
+#[derive(Default)]
+struct Single {
+    dictionary: Vec<u8>,
+    crc: libdeflater::Crc,
+    bytes: u32,
+}
+
+impl std::fmt::Debug for Single {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Single")
+    }
+}
+
+impl<W: Write> Compressor<W> {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a level that the format does not have.
+    pub fn new(inner: W, settings: &Settings) -> io::Result<Self> {
+        let level = settings.level()?;
+        let threads = settings.threads.max(1);
+        let single = settings.single_member && settings.compression == Compression::Gzip;
+        let (pool, size) = match settings.compression {
+            Compression::Uncompressed => {
+                return Ok(Self {
+                    inner,
+                    blocks: None,
+                });
+            }
+            Compression::Gzip if single => (
+                Ordered::new(threads, || Ok(part_worker(level)))?,
+                GZIP_BLOCK,
+            ),
+            Compression::Gzip => (Ordered::new(threads, || member_worker(level))?, GZIP_BLOCK),
+            Compression::Zstd => (Ordered::new(threads, || frame_worker(level))?, ZSTD_BLOCK),
+        };
+        Ok(Self {
+            inner,
+            blocks: Some(Blocks {
+                pool,
+                limit: threads + 2,
+                size,
+                block: Vec::new(),
+                spare: Vec::new(),
+                started: false,
+                single: single.then(Single::default),
+            }),
+        })
+    }
+
+    /// Writes the rest and hands back the writer.
+    pub fn finish(mut self) -> io::Result<W> {
+        let Some(blocks) = &mut self.blocks else {
+            return Ok(self.inner);
+        };
+        if !blocks.block.is_empty() || !blocks.started || blocks.single.is_some() {
+            blocks.submit(&mut self.inner, true)?;
+        }
+        while blocks.pool.pending() > 0 {
+            blocks.take(&mut self.inner)?;
+        }
+        if let Some(single) = &blocks.single {
+            self.inner.write_all(&single.crc.sum().to_le_bytes())?;
+            self.inner.write_all(&single.bytes.to_le_bytes())?;
+        }
+        Ok(self.inner)
+    }
+}
+
+impl<W: Write> Write for Compressor<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(blocks) = &mut self.blocks else {
+            return self.inner.write(bytes);
+        };
+        let n = bytes.len().min(blocks.size - blocks.block.len());
+        blocks.block.extend_from_slice(&bytes[..n]);
+        if blocks.block.len() == blocks.size {
+            blocks.submit(&mut self.inner, false)?;
+        }
+        Ok(n)
+    }
+
+    /// Flushes the inner writer; a block that is not full waits for more.
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl Blocks {
+    fn submit(&mut self, inner: &mut impl Write, last: bool) -> io::Result<()> {
+        let next = self
+            .spare
+            .pop()
+            .unwrap_or_else(|| Vec::with_capacity(self.size));
+        let data = std::mem::replace(&mut self.block, next);
+        let mut dictionary = Vec::new();
+        if let Some(single) = &mut self.single {
+            if !self.started {
+                inner.write_all(&GZIP_HEADER)?;
+            }
+            single.crc.update(&data);
+            // The trailer has the length modulo 2^32.
+            single.bytes = single.bytes.wrapping_add(data.len() as u32);
+            let tail = data[data.len().saturating_sub(WINDOW)..].to_vec();
+            dictionary = std::mem::replace(&mut single.dictionary, tail);
+        }
+        self.started = true;
+        self.pool.submit(Job {
+            data,
+            dictionary,
+            last,
+        });
+        while self.pool.pending() >= self.limit {
+            self.take(inner)?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, inner: &mut impl Write) -> io::Result<()> {
+        let Some(done) = self.pool.next() else {
+            return Ok(());
+        };
+        let mut done = done?;
+        inner.write_all(&done.packed?)?;
+        done.buffer.clear();
+        self.spare.push(done.buffer);
+        Ok(())
+    }
+}
+
+fn member_worker(level: i32) -> io::Result<impl FnMut(Job) -> Done + Send> {
+    let level = CompressionLvl::new(level)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "no such gzip level"))?;
+    let mut packer = libdeflater::Compressor::new(level);
+    let mut stored = libdeflater::Compressor::new(CompressionLvl::fastest());
+    let mut out = Vec::new();
+    Ok(move |job: Job| {
+        let packer = if is_incompressible(&job.data) {
+            &mut stored
+        } else {
+            &mut packer
+        };
+        let bound = packer.gzip_compress_bound(job.data.len());
+        if out.len() < bound {
+            out.resize(bound, 0);
+        }
+        let packed = packer
+            .gzip_compress(&job.data, &mut out)
+            .map(|n| out[..n].to_vec())
+            .map_err(|e| io::Error::other(e.to_string()));
+        Done {
+            buffer: job.data,
+            packed,
+        }
+    })
+}
+
+/// Whether `block` is random to deflate, so that storing it costs nothing.
+///
+/// A few samples decide: their bytes must be near evenly spread (cheap, and
+/// enough to tell text and programs), and then two stretches longer than
+/// deflate's window must not shrink. Only `block` itself is looked at.
+fn is_incompressible(block: &[u8]) -> bool {
+    const SAMPLES: usize = 16;
+    const SAMPLE: usize = 1024;
+    const STRETCH: usize = 2 * WINDOW;
+    if block.len() < SAMPLES * SAMPLE {
+        return false;
+    }
+    let stride = block.len() / SAMPLES;
+    let mut counts = [0u32; 256];
+    for chunk in block.chunks(stride).take(SAMPLES) {
+        for byte in &chunk[..SAMPLE.min(chunk.len())] {
+            counts[usize::from(*byte)] += 1;
+        }
+    }
+    let total: u32 = counts.iter().sum();
+    let entropy: f64 = counts
+        .iter()
+        .filter(|n| **n > 0)
+        .map(|n| {
+            let p = f64::from(*n) / f64::from(total);
+            -p * p.log2()
+        })
+        .sum();
+    if entropy < 7.8 {
+        return false;
+    }
+    let mut probe = libdeflater::Compressor::new(CompressionLvl::new(1).unwrap_or_default());
+    let mut out = vec![0; probe.deflate_compress_bound(STRETCH)];
+    let half = block.len() / 2;
+    [&block[..half], &block[half..]].iter().all(|part| {
+        let part = &part[..part.len().min(STRETCH)];
+        let packed = probe.deflate_compress(part, &mut out).unwrap_or(0);
+        packed >= part.len() - part.len() / 64
+    })
+}
+
+fn part_worker(level: i32) -> impl FnMut(Job) -> Done + Send {
+    let level = FlateLevel::new(level.unsigned_abs());
+    move |job: Job| Done {
+        packed: part(level, &job),
+        buffer: job.data,
+    }
+}
+
+/// One part of a deflate stream, ended on a byte.
+fn part(level: FlateLevel, job: &Job) -> io::Result<Vec<u8>> {
+    // A new state for each part: after a reset zlib-rs still knows something
+    // of the part before, and the output would depend on who did that one.
+    let mut packer = Compress::new(level, false);
+    if !job.dictionary.is_empty() {
+        packer.set_dictionary(&job.dictionary)?;
+    }
+    let flush = if job.last {
+        FlushCompress::Finish
+    } else {
+        FlushCompress::Sync
+    };
+    let mut out = Vec::with_capacity(job.data.len() / 2 + 1024);
+    loop {
+        let read = usize::try_from(packer.total_in()).unwrap_or(usize::MAX);
+        let rest = job.data.get(read..).unwrap_or_default();
+        let status = packer.compress_vec(rest, &mut out, flush)?;
+        // Room left over means that nothing waits to be written.
+        let done = match status {
+            flate2::Status::StreamEnd => true,
+            _ => !job.last && out.len() < out.capacity(),
+        };
+        if done {
+            return Ok(out);
+        }
+        out.reserve(64 << 10);
+    }
+}
+
+fn frame_worker(level: i32) -> io::Result<impl FnMut(Job) -> Done + Send> {
+    let mut packer = zstd::bulk::Compressor::new(level)?;
+    Ok(move |job: Job| Done {
+        packed: packer.compress(&job.data),
+        buffer: job.data,
+    })
+}
+
+/// Reads a blob of the given compression.
+///
+/// All gzip members and zstd frames are read. What follows the last one and
+/// is none is an error, and so is an end in the middle. zstd frames that want
+/// a window over 128 MiB or a dictionary are refused. Memory is bounded, the
+/// number of bytes that come out is not.
+pub fn decompress(
+    reader: impl Read + Send + 'static,
+    compression: Compression,
+) -> io::Result<Box<dyn Read + Send>> {
+    Ok(match compression {
+        Compression::Uncompressed => Box::new(reader),
+        Compression::Gzip => Box::new(gunzip(reader)),
+        Compression::Zstd => Box::new(unzstd(reader)?),
+    })
+}
+
+/// Reads all members of a gzip stream.
+pub(super) fn gunzip<R: Read>(reader: R) -> impl Read + use<R> {
+    flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(128 << 10, reader))
+}
+
+/// Reads all frames of a zstd stream.
+pub(super) fn unzstd<R: Read>(
+    reader: R,
+) -> io::Result<zstd::stream::read::Decoder<'static, BufReader<R>>> {
+    let reader = BufReader::with_capacity(128 << 10, reader);
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(reader)?;
+    decoder.window_log_max(MAX_WINDOW_LOG)?;
+    Ok(decoder)
+}
+
+/// Reads `reader` on a thread of its own, a little ahead: lets decompression
+/// run beside whatever is done with its output.
+///
+/// Dropping it ends the thread after its current read.
+pub fn read_ahead(mut reader: impl Read + Send + 'static) -> io::Result<impl Read + Send> {
+    const CHUNK: usize = 256 << 10;
+    let (full, chunks) = mpsc::sync_channel::<io::Result<Vec<u8>>>(4);
+    let (empty, spare) = mpsc::channel::<Vec<u8>>();
+    std::thread::Builder::new()
+        .name("read-ahead".into())
+        .spawn(move || {
+            loop {
+                let mut buffer = spare.try_recv().unwrap_or_default();
+                buffer.resize(CHUNK, 0);
+                let mut len = 0;
+                let mut failure = None;
+                while len < CHUNK {
+                    match reader.read(&mut buffer[len..]) {
+                        Ok(0) => break,
+                        Ok(n) => len += n,
+                        Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                        Err(e) => {
+                            failure = Some(e);
+                            break;
+                        }
+                    }
+                }
+                let end = len < CHUNK;
+                buffer.truncate(len);
+                if full.send(Ok(buffer)).is_err() {
+                    return;
+                }
+                if let Some(e) = failure {
+                    let _ = full.send(Err(e));
+                    return;
+                }
+                if end {
+                    let _ = full.send(Ok(Vec::new()));
+                    return;
+                }
+            }
+        })?;
+    Ok(ReadAhead {
+        chunks,
+        empty,
+        chunk: Vec::new(),
+        at: 0,
+        state: State::Reading,
+    })
+}
+
+enum State {
+    Reading,
+    End,
+    /// An error was handed out; there is nothing behind it.
+    Failed,
+}
+
+struct ReadAhead {
+    chunks: mpsc::Receiver<io::Result<Vec<u8>>>,
+    empty: mpsc::Sender<Vec<u8>>,
+    chunk: Vec<u8>,
+    at: usize,
+    state: State,
+}
+
+impl Read for ReadAhead {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        while self.at == self.chunk.len() {
+            match self.state {
+                State::Reading => {}
+                State::End => return Ok(0),
+                State::Failed => return Err(io::Error::other("the stream has failed before")),
+            }
+            match self.chunks.recv() {
+                Ok(Ok(chunk)) => {
+                    if chunk.is_empty() {
+                        self.state = State::End;
+                    }
+                    let old = std::mem::replace(&mut self.chunk, chunk);
+                    self.at = 0;
+                    // The thread may be done already.
+                    let _ = self.empty.send(old);
+                }
+                Ok(Err(e)) => {
+                    self.state = State::Failed;
+                    return Err(e);
+                }
+                Err(_) => {
+                    self.state = State::Failed;
+                    return Err(io::Error::other("the reading thread has died"));
+                }
+            }
+        }
+        let rest = &self.chunk[self.at..];
+        let n = rest.len().min(buf.len());
+        buf[..n].copy_from_slice(&rest[..n]);
+        self.at += n;
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests;

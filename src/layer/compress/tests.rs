@@ -1,0 +1,201 @@
+use super::*;
+
+fn settings(compression: Compression, threads: usize, single_member: bool) -> Settings {
+    Settings {
+        compression,
+        level: None,
+        threads,
+        single_member,
+    }
+}
+
+fn compress(data: &[u8], settings: &Settings) -> Vec<u8> {
+    let mut out = Compressor::new(Vec::new(), settings).unwrap();
+    // Odd pieces: blocks must not depend on how the input comes.
+    for piece in data.chunks(77_777) {
+        out.write_all(piece).unwrap();
+    }
+    out.finish().unwrap()
+}
+
+fn expand(bytes: Vec<u8>, compression: Compression) -> io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    decompress(io::Cursor::new(bytes), compression)?.read_to_end(&mut out)?;
+    Ok(out)
+}
+
+/// Bytes without a pattern, the same in every run.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn samples() -> Vec<Vec<u8>> {
+    let text: Vec<u8> = (0..700_000)
+        .flat_map(|n: u32| n.to_string().into_bytes())
+        .collect();
+    let mut mixed = text.clone();
+    mixed.extend(noise(2_500_000));
+    vec![
+        Vec::new(),
+        b"x".to_vec(),
+        vec![7; GZIP_BLOCK],
+        vec![7; ZSTD_BLOCK],
+        text,
+        mixed,
+    ]
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bytes() {
+    for (compression, single) in [
+        (Compression::Uncompressed, false),
+        (Compression::Gzip, false),
+        (Compression::Gzip, true),
+        (Compression::Zstd, false),
+    ] {
+        for data in samples() {
+            let one = compress(&data, &settings(compression, 1, single));
+            for threads in [2, 5] {
+                let many = compress(&data, &settings(compression, threads, single));
+                assert!(
+                    one == many,
+                    "{compression:?} {single} {threads} {} bytes",
+                    data.len()
+                );
+            }
+            assert!(expand(one, compression).unwrap() == data, "{compression:?}");
+        }
+    }
+}
+
+#[test]
+fn single_member_is_one() {
+    let data = samples().pop().unwrap();
+    let packed = compress(&data, &settings(Compression::Gzip, 2, true));
+    let mut out = Vec::new();
+    let mut one = flate2::bufread::GzDecoder::new(&packed[..]);
+    one.read_to_end(&mut out).unwrap();
+    assert!(out == data);
+    assert!(one.into_inner().is_empty());
+}
+
+#[test]
+fn headers_are_fixed() {
+    for single in [true, false] {
+        let packed = compress(b"x", &settings(Compression::Gzip, 1, single));
+        assert_eq!(packed[..8], GZIP_HEADER[..8]);
+        assert_eq!(packed[9], 255);
+    }
+}
+
+#[test]
+fn noise_is_stored_and_text_is_not() {
+    let noise = noise(GZIP_BLOCK);
+    assert!(is_incompressible(&noise));
+    let packed = compress(&noise, &settings(Compression::Gzip, 1, false));
+    assert!(packed.len() < GZIP_BLOCK + 200);
+    let text: Vec<u8> = (0..GZIP_BLOCK)
+        .map(|n| b"0123456789abcdef"[n * n % 16])
+        .collect();
+    assert!(!is_incompressible(&text));
+    assert!(!is_incompressible(&vec![0; GZIP_BLOCK]));
+    // Random, but seen before: deflate finds it.
+    let repeated = noise[..20_000].repeat(50);
+    assert!(!is_incompressible(&repeated));
+    assert!(!is_incompressible(b""));
+}
+
+#[test]
+fn unknown_levels_are_refused() {
+    for (compression, level) in [
+        (Compression::Gzip, 10),
+        (Compression::Gzip, -1),
+        (Compression::Zstd, 0),
+        (Compression::Zstd, 23),
+    ] {
+        let mut settings = settings(compression, 1, false);
+        settings.level = Some(level);
+        let e = Compressor::new(Vec::new(), &settings).unwrap_err();
+        assert_eq!(e.kind(), io::ErrorKind::InvalidInput);
+    }
+}
+
+#[test]
+fn cut_or_followed_by_garbage_is_an_error() {
+    let data = samples().swap_remove(4);
+    for (compression, single) in [
+        (Compression::Gzip, false),
+        (Compression::Gzip, true),
+        (Compression::Zstd, false),
+    ] {
+        let packed = compress(&data[..5000], &settings(compression, 1, single));
+        for cut in 1..packed.len() {
+            let cut = packed[..cut].to_vec();
+            assert!(expand(cut, compression).is_err());
+        }
+        let garbage = [&packed[..], b"garbage garbage"].concat();
+        assert!(expand(garbage, compression).is_err(), "{compression:?}");
+        let twice = packed.repeat(2);
+        assert_eq!(expand(twice, compression).unwrap(), data[..5000].repeat(2));
+    }
+}
+
+#[test]
+fn bombs_take_no_memory() {
+    // A million empty members.
+    let empty = compress(b"", &settings(Compression::Gzip, 1, false));
+    assert_eq!(
+        expand(empty.repeat(100_000), Compression::Gzip).unwrap(),
+        b""
+    );
+    let empty = compress(b"", &settings(Compression::Zstd, 1, false));
+    assert_eq!(
+        expand(empty.repeat(100_000), Compression::Zstd).unwrap(),
+        b""
+    );
+    // A gzip name without an end.
+    let mut named = vec![0x1f, 0x8b, 8, 8, 0, 0, 0, 0, 0, 255];
+    named.extend(vec![b'n'; 1 << 20]);
+    assert!(expand(named, Compression::Gzip).is_err());
+    // A zstd frame that wants a window of 2 GiB: descriptor 0 (a window
+    // follows), exponent 21.
+    let window = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 21 << 3, 1, 0, 0];
+    assert!(expand(window, Compression::Zstd).is_err());
+}
+
+#[test]
+fn reading_ahead_changes_nothing() {
+    let data = samples().pop().unwrap();
+    let mut out = Vec::new();
+    read_ahead(io::Cursor::new(data.clone()))
+        .unwrap()
+        .read_to_end(&mut out)
+        .unwrap();
+    assert!(out == data);
+
+    struct Broken(u32);
+    impl Read for Broken {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            self.0 += 1;
+            if self.0 > 3 {
+                return Err(io::Error::other("broken"));
+            }
+            buf.fill(1);
+            Ok(buf.len().min(10))
+        }
+    }
+    let mut out = Vec::new();
+    let e = read_ahead(Broken(0))
+        .unwrap()
+        .read_to_end(&mut out)
+        .unwrap_err();
+    assert_eq!((e.to_string().as_str(), out.len()), ("broken", 30));
+    drop(read_ahead(io::repeat(1)).unwrap());
+}

@@ -1,0 +1,286 @@
+//! Changes in, layer blob out, in one pass.
+//!
+//! ```text
+//!  changes ─ batches ─▶ readers (open, read, tar) ─▶ in order: sha256 = diffID
+//!                                                       │ blocks
+//!          BlobWriter ◀─ sha256 = digest ◀─ in order ◀─ compressors
+//! ```
+//! The calling thread runs the iterator and both hashes; files are read and
+//! blocks are compressed on other threads. Small files share a batch; a large
+//! file is streamed. Memory is a few batches and blocks, whatever the layer's
+//! size, and the blob's bytes do not depend on the number of threads.
+
+use std::io::{self, Read as _, Write};
+
+use super::compress::{self, Compressor};
+use super::ordered::Ordered;
+use super::tar_write::{TarWriter, WriteError};
+use super::{Change, Content, Kind};
+use crate::digest::{DiffId, HashingWriter, VerifyingReader};
+use crate::image::media_type::{self, Compression, Format};
+use crate::image::{BlobSink, BlobSource, Descriptor};
+
+/// A batch is handed to a reader when its files have this many bytes…
+const BATCH_BYTES: u64 = 1 << 20;
+/// …or when it has this many changes.
+const BATCH_CHANGES: usize = 256;
+/// Files above this size are not batched.
+const LARGE: u64 = 512 << 10;
+/// Threads that read files. More than cores: they wait for the disk.
+const READERS: usize = 4;
+
+/// How to make a layer.
+#[derive(Debug, Clone)]
+pub struct SealOptions {
+    /// Which family's media type the descriptor gets.
+    pub format: Format,
+    /// How to compress.
+    pub compression: Compression,
+    /// gzip: 0 to 9, 6 unless given; zstd: 1 to 22, 3 unless given.
+    pub level: Option<i32>,
+    /// gzip: one member instead of one per MiB.
+    pub single_member: bool,
+    /// Threads that compress; 1 at least.
+    pub threads: usize,
+    /// No entry gets a time after this second since 1970.
+    pub clamp_mtime: Option<i64>,
+}
+
+impl Default for SealOptions {
+    /// OCI, gzip, as many threads as there are cores.
+    fn default() -> Self {
+        Self {
+            format: Format::Oci,
+            compression: Compression::Gzip,
+            level: None,
+            single_member: false,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            clamp_mtime: None,
+        }
+    }
+}
+
+/// A layer that is in its sink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    /// Names the blob.
+    pub descriptor: Descriptor,
+    /// Names the tar inside.
+    pub diff_id: DiffId,
+    /// Size of the tar in bytes.
+    pub uncompressed: u64,
+    /// Number of entries, whiteouts among them.
+    pub entries: u64,
+}
+
+/// Why no layer was made. Nothing is left in the sink.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// The list of changes broke off.
+    #[error("can't list what the layer holds")]
+    Changes(#[source] io::Error),
+    /// An entry can't be written.
+    #[error(transparent)]
+    Entry(WriteError),
+    /// The blob can't be written.
+    #[error("can't store the layer")]
+    Store(#[source] io::Error),
+}
+
+impl From<WriteError> for SealError {
+    fn from(e: WriteError) -> Self {
+        match e {
+            WriteError::Write(e) => Self::Store(e),
+            e => Self::Entry(e),
+        }
+    }
+}
+
+/// Writes `changes` as one layer into `sink`.
+///
+/// The order of the entries is that of `changes`. Files are opened shortly
+/// before their turn, on other threads.
+///
+/// # Errors
+/// When a change can't be had, a file is not as long as its entry says, or the
+/// sink fails; nothing is committed then.
+pub fn seal(
+    changes: impl IntoIterator<Item = io::Result<Change>>,
+    sink: &dyn BlobSink,
+    options: &SealOptions,
+) -> Result<Sealed, SealError> {
+    let settings = settings(options);
+    let blob = HashingWriter::new(sink.create().map_err(SealError::Store)?);
+    let packed = Compressor::new(blob, &settings).map_err(SealError::Store)?;
+    let tar = HashingWriter::new(packed);
+    let (tar, entries) = write_tar(changes, tar, options)?;
+    let (packed, diff_id, uncompressed) = tar.finish();
+    let blob = packed.finish().map_err(SealError::Store)?;
+    let (writer, digest, size) = blob.finish();
+    writer.commit(&digest).map_err(SealError::Store)?;
+    let media_type = media_type::layer(options.format, options.compression);
+    Ok(Sealed {
+        descriptor: Descriptor::new(media_type, digest, size),
+        diff_id: DiffId::new(diff_id),
+        uncompressed,
+        entries,
+    })
+}
+
+type Batch = (Vec<Change>, Option<i64>);
+type Read = Result<(Vec<u8>, u64), WriteError>;
+
+/// Turns a batch into its piece of the tar.
+fn read_batch((changes, clamp): Batch) -> Read {
+    let mut tar = TarWriter::new(Vec::new(), clamp);
+    for change in changes {
+        tar.change(change)?;
+    }
+    let entries = tar.entries();
+    Ok((tar.into_inner(), entries))
+}
+
+/// What waits for its place in the tar.
+enum Piece {
+    /// The oldest batch that is with the readers.
+    Batch,
+    /// A large file, streamed when its turn comes.
+    Large(Box<Change>),
+}
+
+/// Compresses a layer anew; its content, and so its diffID, stays the same.
+///
+/// # Errors
+/// When the blob is not what `blob` and `diff_id` promise, or either side
+/// fails; nothing is committed then.
+pub fn recompress(
+    blob: &Descriptor,
+    diff_id: &DiffId,
+    source: &dyn BlobSource,
+    sink: &dyn BlobSink,
+    options: &SealOptions,
+) -> Result<Sealed, SealError> {
+    let kind = media_type::layer_compression(&blob.media_type).ok_or_else(|| {
+        let reason = format!("{} is no layer", blob.media_type);
+        SealError::Changes(io::Error::new(io::ErrorKind::InvalidData, reason))
+    })?;
+    let settings = settings(options);
+    let packed = source.open(blob).map_err(SealError::Changes)?;
+    let tar = compress::decompress(packed, kind).map_err(SealError::Changes)?;
+    let mut tar =
+        VerifyingReader::new(tar, diff_id.digest().clone(), None).map_err(SealError::Changes)?;
+    let out = HashingWriter::new(sink.create().map_err(SealError::Store)?);
+    let mut out = Compressor::new(out, &settings).map_err(SealError::Store)?;
+    let mut buffer = vec![0; 256 << 10];
+    let mut uncompressed = 0;
+    loop {
+        let n = tar.read(&mut buffer).map_err(SealError::Changes)?;
+        if n == 0 {
+            break;
+        }
+        out.write_all(&buffer[..n]).map_err(SealError::Store)?;
+        uncompressed += n as u64;
+    }
+    let (writer, digest, size) = out.finish().map_err(SealError::Store)?.finish();
+    writer.commit(&digest).map_err(SealError::Store)?;
+    let kind = media_type::layer(options.format, options.compression);
+    Ok(Sealed {
+        descriptor: Descriptor::new(kind, digest, size),
+        diff_id: diff_id.clone(),
+        uncompressed,
+        entries: 0,
+    })
+}
+
+fn settings(options: &SealOptions) -> compress::Settings {
+    compress::Settings {
+        compression: options.compression,
+        level: options.level,
+        threads: options.threads,
+        single_member: options.single_member,
+    }
+}
+
+fn write_tar<W: Write>(
+    changes: impl IntoIterator<Item = io::Result<Change>>,
+    out: W,
+    options: &SealOptions,
+) -> Result<(W, u64), SealError> {
+    let readers = Ordered::new(READERS, || Ok(read_batch)).map_err(SealError::Store)?;
+    let mut assembly = Assembly {
+        out: TarWriter::new(out, options.clamp_mtime),
+        readers,
+        queue: std::collections::VecDeque::new(),
+        entries: 0,
+    };
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    for change in changes {
+        let change = change.map_err(SealError::Changes)?;
+        let size = match &change {
+            Change::Put(entry, Content::Open(_) | Content::Bytes(_)) => match entry.kind {
+                Kind::File { size } => size,
+                _ => 0,
+            },
+            _ => 0,
+        };
+        if size > LARGE {
+            assembly.batch(&mut batch, options.clamp_mtime)?;
+            bytes = 0;
+            assembly.push(Piece::Large(Box::new(change)))?;
+            continue;
+        }
+        batch.push(change);
+        bytes += size;
+        if bytes >= BATCH_BYTES || batch.len() >= BATCH_CHANGES {
+            assembly.batch(&mut batch, options.clamp_mtime)?;
+            bytes = 0;
+        }
+    }
+    assembly.batch(&mut batch, options.clamp_mtime)?;
+    while assembly.place()? {}
+    let entries = assembly.entries + assembly.out.entries();
+    Ok((assembly.out.finish().map_err(SealError::Store)?, entries))
+}
+
+/// Puts the pieces together in their order.
+struct Assembly<W: Write> {
+    out: TarWriter<W>,
+    readers: Ordered<Batch, Read>,
+    queue: std::collections::VecDeque<Piece>,
+    entries: u64,
+}
+
+impl<W: Write> Assembly<W> {
+    fn batch(&mut self, changes: &mut Vec<Change>, clamp: Option<i64>) -> Result<(), SealError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.readers.submit((std::mem::take(changes), clamp));
+        self.push(Piece::Batch)
+    }
+
+    fn push(&mut self, piece: Piece) -> Result<(), SealError> {
+        self.queue.push_back(piece);
+        while self.queue.len() > READERS + 2 {
+            self.place()?;
+        }
+        Ok(())
+    }
+
+    fn place(&mut self) -> Result<bool, SealError> {
+        match self.queue.pop_front() {
+            None => return Ok(false),
+            Some(Piece::Large(change)) => self.out.change(*change)?,
+            Some(Piece::Batch) => {
+                let batch = self.readers.next().transpose().map_err(SealError::Store)?;
+                let (bytes, entries) = batch.transpose()?.unwrap_or_default();
+                self.out.append(&bytes).map_err(SealError::Store)?;
+                self.entries += entries;
+            }
+        }
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+//! A blob sink with names as a place of images: the local store.
+
+use std::io;
+use std::sync::Arc;
+
+use super::copy::{Counted, Destination, Progress};
+use super::plan::{self, Plan};
+use super::{Source, TransportError};
+use crate::image::{BlobSink, Descriptor};
+use crate::reference::Reference;
+
+/// Gives names to images.
+pub trait Names: Send + Sync {
+    /// Lets all of `names` stand for their images from now on, or (on an
+    /// error) none.
+    ///
+    /// # Errors
+    /// When the names can't be written.
+    fn set(&self, names: &[(Reference, Descriptor)]) -> io::Result<()>;
+}
+
+/// Writes to a sink and names the result.
+pub struct LocalDestination {
+    blobs: Arc<dyn BlobSink>,
+    names: Arc<dyn Names>,
+    references: Vec<Reference>,
+}
+
+impl std::fmt::Debug for LocalDestination {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LocalDestination({:?})", self.references)
+    }
+}
+
+impl LocalDestination {
+    /// Stores in `blobs` and gives the image all of `references`, in `names`.
+    pub fn new(
+        blobs: Arc<dyn BlobSink>,
+        names: Arc<dyn Names>,
+        references: Vec<Reference>,
+    ) -> Self {
+        Self {
+            blobs,
+            names,
+            references,
+        }
+    }
+
+    fn store(&self, descriptor: &Descriptor, reader: &mut dyn io::Read) -> io::Result<()> {
+        let mut writer = self.blobs.create()?;
+        io::copy(reader, &mut *writer)?;
+        writer.commit(&descriptor.digest)
+    }
+}
+
+impl Destination for LocalDestination {
+    fn name(&self) -> String {
+        match self.references.first() {
+            Some(reference) => reference.familiar(),
+            None => "the local store".into(),
+        }
+    }
+
+    fn has(&self, blob: &Descriptor) -> Result<bool, TransportError> {
+        Ok(self.blobs.has(&blob.digest))
+    }
+
+    fn put_blob(
+        &self,
+        blob: &Descriptor,
+        source: &Source,
+        progress: Progress<'_>,
+    ) -> Result<(), TransportError> {
+        let mut reader = Counted {
+            inner: plan::open(source, blob)?,
+            done: 0,
+            progress,
+        };
+        self.store(blob, &mut reader)
+            .map_err(TransportError::blob(blob))
+    }
+
+    fn put_manifest(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<(), TransportError> {
+        let mut reader = bytes;
+        self.store(descriptor, &mut reader)
+            .map_err(TransportError::blob(descriptor))
+    }
+
+    fn finish(&self, plan: &Plan) -> Result<Descriptor, TransportError> {
+        self.put_manifest(&plan.root, plan.root_bytes())?;
+        let names: Vec<_> = self
+            .references
+            .iter()
+            .map(|r| (r.clone(), plan.root.clone()))
+            .collect();
+        if !names.is_empty() {
+            self.names
+                .set(&names)
+                .map_err(TransportError::file("write", "the local store"))?;
+        }
+        Ok(plan.root.clone())
+    }
+}
