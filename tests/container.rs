@@ -244,8 +244,12 @@ fn a_probe_inside_finds_what_it_may_have_and_no_more() {
     ] {
         assert_eq!(field(&status, name), value, "{name}");
     }
+    // What the caller left open is not seen either.
+    let slash = std::fs::File::open("/").unwrap();
+    let leaked: Vec<_> = (0..50).map(|_| rustix::io::dup(&slash).unwrap()).collect();
     let fds = bed.sh("exec busybox ls /proc/self/fd");
     assert_eq!(fds.lines().collect::<Vec<_>>(), ["0", "1", "2", "3"]);
+    drop(leaked);
     assert_eq!(bed.sh("busybox readlink /proc/1/fd/0"), "/dev/null\n");
     assert_eq!(
         bed.sh("busybox tr '\\0' '\\n' < /proc/1/environ; :"),
@@ -370,6 +374,19 @@ fn daemons_end_with_the_command() {
     assert_eq!((exit.code, &*out), (Some(0), "done\n"));
     assert!(began.elapsed() < Duration::from_secs(1));
     assert!(!alive("98765"));
+}
+
+#[test]
+fn signals_to_everyone_stay_inside() {
+    let Some(bed) = Bed::new() else { return };
+    for script in [
+        "trap 'kill 0' EXIT; busybox sleep 60 & exit 3",
+        "busybox kill -9 -1; busybox kill -9 0; exit 3",
+        "busybox setsid busybox kill -9 0; exit 3",
+    ] {
+        let (exit, out) = bed.run(&bed.spec(script)).unwrap();
+        assert_eq!(exit.status(), 3, "{script}: {out}");
+    }
 }
 
 #[test]

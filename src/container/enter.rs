@@ -44,6 +44,8 @@ fn prepare(spec: &RunSpec, control: &UnixStream, lifeline: OwnedFd) -> Result<Co
         std::process::exit(125);
     }
     drop(lifeline);
+    // Without a process group of its own, `kill 0` would reach the keeper.
+    rustix::process::setsid().tried("starting a session")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     process::unshare(UnshareFlags::NEWNS).tried("making a mount namespace (unshare)")?;
     process::new_keyring().tried("making a session keyring")?;

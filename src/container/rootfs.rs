@@ -350,10 +350,12 @@ impl Layers {
             }
         }
         rustix::process::chdir("/").tried("entering /")?;
-        done.tried(format!(
-            "mounting an overlay of {} layers",
-            self.lower.len()
-        ))
+        let hint = match done {
+            Err(Errno::INVAL) => ", which the filesystem of the store may not support,",
+            _ => "",
+        };
+        let count = self.lower.len();
+        done.tried(format!("mounting an overlay{hint} of {count} layers"))
     }
 }
 
