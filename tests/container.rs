@@ -216,6 +216,8 @@ fn a_probe_inside_finds_what_it_may_have_and_no_more() {
         ("CapAmb:", "0000000000000000"),
         ("Groups:", ""),
         ("NoNewPrivs:", "0"),
+        ("Seccomp:", "2"),
+        ("Seccomp_filters:", "1"),
         ("SigBlk:", "0000000000000000"),
         ("SigIgn:", "0000000000000000"),
         ("Uid:", "0\t0\t0\t0"),
@@ -242,8 +244,12 @@ fn a_probe_inside_finds_what_it_may_have_and_no_more() {
     ] {
         assert_eq!(field(&status, name), value, "{name}");
     }
+    // What the caller left open is not seen either.
+    let slash = std::fs::File::open("/").unwrap();
+    let leaked: Vec<_> = (0..50).map(|_| rustix::io::dup(&slash).unwrap()).collect();
     let fds = bed.sh("exec busybox ls /proc/self/fd");
     assert_eq!(fds.lines().collect::<Vec<_>>(), ["0", "1", "2", "3"]);
+    drop(leaked);
     assert_eq!(bed.sh("busybox readlink /proc/1/fd/0"), "/dev/null\n");
     assert_eq!(
         bed.sh("busybox tr '\\0' '\\n' < /proc/1/environ; :"),
@@ -287,6 +293,9 @@ fn the_host_is_out_of_reach() {
         "busybox mknod /dev/shm/disk b 254 0 && busybox head -c 1 /dev/shm/disk",
         "busybox hwclock -w",
         "busybox hostname x",
+        "busybox unshare -r true",
+        "busybox unshare -m true",
+        "busybox dmesg",
         "echo x > /proc/self/exe",
     ] {
         let (exit, out) = bed.run(&bed.spec(script)).unwrap();
@@ -368,13 +377,26 @@ fn daemons_end_with_the_command() {
 }
 
 #[test]
+fn signals_to_everyone_stay_inside() {
+    let Some(bed) = Bed::new() else { return };
+    for script in [
+        "trap 'kill 0' EXIT; busybox sleep 60 & exit 3",
+        "busybox kill -9 -1; busybox kill -9 0; exit 3",
+        "busybox setsid busybox kill -9 0; exit 3",
+    ] {
+        let (exit, out) = bed.run(&bed.spec(script)).unwrap();
+        assert_eq!(exit.status(), 3, "{script}: {out}");
+    }
+}
+
+#[test]
 fn cancelling_kills_everything() {
     let Some(bed) = Bed::new() else { return };
     let cancel = Cancel::new();
     let script = "trap '' TERM INT; busybox setsid busybox sleep 87654 & busybox sleep 87654";
     let began = std::thread::scope(|s| {
         let run = s.spawn(|| bed.executor.run(&bed.spec(script), &|_, _| {}, &cancel));
-        while !alive("sleep\087654") && !run.is_finished() {
+        while !alive("87654") && !run.is_finished() {
             std::thread::sleep(Duration::from_millis(10));
         }
         let began = Instant::now();
@@ -387,7 +409,7 @@ fn cancelling_kills_everything() {
         "{:?}",
         began.elapsed()
     );
-    assert!(!alive("sleep\087654"));
+    assert!(!alive("87654"));
 }
 
 #[test]
@@ -673,13 +695,13 @@ fn nothing_survives_the_builder() {
             .spawn()
             .unwrap();
         let began = Instant::now();
-        while !alive("sleep\076543") && began.elapsed() < Duration::from_secs(10) {
+        while !alive("76543") && began.elapsed() < Duration::from_secs(10) {
             std::thread::sleep(Duration::from_millis(5));
         }
         builder.kill().unwrap();
         builder.wait().unwrap();
         let began = Instant::now();
-        while alive("sleep\076543") {
+        while alive("76543") {
             assert!(
                 began.elapsed() < Duration::from_secs(5),
                 "something survived"

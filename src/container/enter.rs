@@ -44,6 +44,8 @@ fn prepare(spec: &RunSpec, control: &UnixStream, lifeline: OwnedFd) -> Result<Co
         std::process::exit(125);
     }
     drop(lifeline);
+    // Without a process group of its own, `kill 0` would reach the keeper.
+    rustix::process::setsid().tried("starting a session")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     process::unshare(UnshareFlags::NEWNS).tried("making a mount namespace (unshare)")?;
     process::new_keyring().tried("making a session keyring")?;
@@ -99,8 +101,8 @@ fn standard_streams(spec: &RunSpec) -> Result<(), Failure> {
     for output in [rustix::stdio::stdout(), rustix::stdio::stderr()] {
         let stat = rustix::fs::fstat(output).tried("looking at the output")?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo {
-            rustix::fs::fchown(output, Some(owner.0), Some(owner.1))
-                .tried("giving the output away")?;
+            // In a user namespace the owner may be nobody it knows.
+            let _ = rustix::fs::fchown(output, Some(owner.0), Some(owner.1));
         }
     }
     Ok(())
@@ -183,11 +185,22 @@ fn set_privileges(spec: &RunSpec) -> Result<(), Failure> {
     if spec.no_new_privileges {
         rustix::thread::set_no_new_privs(true).tried("setting no_new_privs")?;
     }
+    if !spec.insecure {
+        let filter = super::seccomp::filter(keep);
+        crate::sys::seccomp::install(&filter).tried("filtering system calls (seccomp)")?;
+    }
     let user = &spec.user;
-    process::become_user(user.uid, user.gid, Some(&user.groups))
+    let groups = may_set_groups().then_some(&user.groups[..]);
+    process::become_user(user.uid, user.gid, groups)
         .tried(format!("becoming user {}:{}", user.uid, user.gid))?;
     let keep = if user.uid == 0 { keep } else { 0 };
     capability::set(keep).tried("setting capabilities")
+}
+
+/// Whether groups can be given up and taken: not where a user namespace has
+/// one id only.
+fn may_set_groups() -> bool {
+    !std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|s| s.trim() == "deny")
 }
 
 /// What to execute, in the form the kernel takes.

@@ -32,8 +32,10 @@ mod namespace;
 mod output;
 mod protocol;
 mod rootfs;
+mod seccomp;
 mod spec;
 mod stub;
+mod userns;
 
 use std::path::PathBuf;
 
@@ -43,6 +45,7 @@ pub use spec::{
     Capabilities, Mount, MountKind, Network, Resource, RootSpec, RunSpec, SpecError, Ulimit,
     UserIds,
 };
+pub use userns::{Mapped, UserNamespaceError, can_mount, enter_user_namespace};
 
 use crate::event::{Cancel, Stream};
 

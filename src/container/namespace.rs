@@ -223,6 +223,9 @@ impl Run {
                 break;
             }
         }
+        if self.exit.is_none() && self.failure.is_none() {
+            self.wait_for_silence(&mut buffer, output);
+        }
         // No writer is left, so what is still in the pipes is all there is.
         for pipe in &mut self.pipes {
             while pipe.read(&mut buffer, output) {}
@@ -235,6 +238,18 @@ impl Run {
         match self.failure.take() {
             Some(failure) => Err(failure.into()),
             None => Ok(()),
+        }
+    }
+
+    /// After a keeper that ended without a word: the kernel is still killing
+    /// what it kept, and the end of the pipes tells when that is done.
+    fn wait_for_silence(&mut self, buffer: &mut [u8], output: &dyn Fn(Stream, &[u8])) {
+        let began = Instant::now();
+        while self.pipes.iter().any(|p| p.reader.is_some()) && began.elapsed() < PATIENCE {
+            let read = self.pipes.iter_mut().map(|p| p.read(buffer, output));
+            if !read.fold(false, |any, read| any | read) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
     }
 

@@ -24,7 +24,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
@@ -33,8 +33,9 @@ use super::spec::{MountKind, RootSpec, RunSpec};
 use super::stub::{MountPoints, Stubs, Want};
 use crate::sys::fs::{Root, proc_fd};
 
-/// Where the stage may be: a directory that holds nothing we need.
-const STAGES: [&str; 3] = ["/sys", "/dev", "/mnt"];
+/// Where the stage may be: a directory that holds nothing we need, once
+/// everything on the host is open.
+const STAGES: [&str; 3] = ["/dev", "/mnt", "/tmp"];
 
 /// Name, major, minor.
 const DEVICES: [(&str, u32, u32); 6] = [
@@ -60,6 +61,16 @@ const MASKED_PROC: [&str; 10] = [
     "timer_stats",
 ];
 const MASKED_SYS: [&str; 2] = ["firmware", "devices/virtual/powercap"];
+/// Other filesystems that are mounted in the host's `/sys`.
+const MASKED_BOUND_SYS: [&str; 7] = [
+    "fs/bpf",
+    "fs/cgroup",
+    "fs/fuse/connections",
+    "fs/pstore",
+    "kernel/debug",
+    "kernel/security",
+    "kernel/tracing",
+];
 const READ_ONLY_PROC: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
 /// Parts of `work` that are ours.
@@ -137,17 +148,20 @@ pub(super) fn enter(spec: &RunSpec, stubs: &mut Stubs) -> Result<(), Failure> {
         }
         RootSpec::Dir(dir) => Layers::single(dir)?,
     };
+    let devices = HostDevices::open();
     let stage = Stage::new()?;
     let root_path = stage.dir("root")?;
     layers.mount(&root_path, spec.insecure)?;
     let root = Root::open(&root_path).tried("opening the root filesystem")?;
     let mut points = MountPoints::new(&root, layers.into_upper());
-    let done = populate(spec, &sources, &stage, &mut points);
+    let done = populate(spec, &sources, &stage, &devices, &mut points);
     *stubs = points.finish()?;
     done?;
     if spec.read_only {
         let flags = MountFlags::BIND | MountFlags::RDONLY | nodev(spec.insecure);
-        rustix::mount::mount_remount(&root_path, flags, c"").tried("making the root read-only")?;
+        let held = flags_of(&root_path).tried("looking at the root")?;
+        rustix::mount::mount_remount(&root_path, flags | held, c"")
+            .tried("making the root read-only")?;
     }
     drop(root);
     pivot(&root_path)
@@ -158,9 +172,10 @@ fn populate(
     spec: &RunSpec,
     sources: &[Source],
     stage: &Stage,
+    devices: &HostDevices,
     points: &mut MountPoints<'_>,
 ) -> Result<(), Failure> {
-    let devices = make_devices(stage)?;
+    let devices = make_devices(stage, devices)?;
     let mut order: Vec<usize> = (0..spec.mounts.len()).collect();
     order.sort_by_key(|i| spec.mounts.get(*i).map(|m| m.target.components().count()));
     // Those in /dev/shm have to wait for /dev.
@@ -221,13 +236,31 @@ fn nodev(insecure: bool) -> MountFlags {
     }
 }
 
-/// Binds `source` to `target` with `flags`, which a plain bind would ignore.
+/// Binds `source` to `target` with `flags`, which a plain bind would ignore,
+/// beside those the source has, which a user namespace may not take away.
 fn bind(source: &Path, target: &Path, flags: MountFlags) -> io::Result<()> {
     rustix::mount::mount_bind(source, target)?;
     if !flags.is_empty() {
-        rustix::mount::mount_remount(target, MountFlags::BIND | flags, c"")?;
+        let held = flags_of(target)?;
+        rustix::mount::mount_remount(target, MountFlags::BIND | flags | held, c"")?;
     }
     Ok(())
+}
+
+fn flags_of(path: &Path) -> io::Result<MountFlags> {
+    let held = rustix::fs::statvfs(path)?.f_flag;
+    Ok([
+        (StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
+        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
+        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+        (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
+        (StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
+        (StatVfsMountFlags::RELATIME, MountFlags::RELATIME),
+    ]
+    .into_iter()
+    .filter(|(shown, _)| held.contains(*shown))
+    .fold(MountFlags::empty(), |all, (_, flag)| all | flag))
 }
 
 /// Makes the root mount at `root` this process's root, and lets the old go.
@@ -300,8 +333,14 @@ impl Layers {
         rustix::process::chdir("/proc/self/fd").tried("entering /proc/self/fd")?;
         let mut done = Err(Errno::INVAL);
         // Nothing is kept of a run that a crash ends, so nothing is synced.
-        // Kernels before 5.10 do not know that option.
-        for more in [",volatile", ""] {
+        // Kernels before 5.10 do not know that option. In a user namespace
+        // overlayfs keeps its own attributes where users may write them.
+        let owner = if in_user_namespace() {
+            ",userxattr"
+        } else {
+            ""
+        };
+        for more in [format!("{owner},volatile"), owner.to_owned()] {
             let Ok(options) = std::ffi::CString::new(format!("{options}{more}")) else {
                 break;
             };
@@ -311,16 +350,28 @@ impl Layers {
             }
         }
         rustix::process::chdir("/").tried("entering /")?;
-        done.tried(format!(
-            "mounting an overlay of {} layers",
-            self.lower.len()
-        ))
+        let hint = match done {
+            Err(Errno::INVAL) => ", which the filesystem of the store may not support,",
+            _ => "",
+        };
+        let count = self.lower.len();
+        done.tried(format!("mounting an overlay{hint} of {count} layers"))
     }
+}
+
+/// Whether this process is root over some ids only.
+fn in_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let all = ["0", "0", "4294967295"];
+    !map.is_empty() && !map.split_whitespace().eq(all)
 }
 
 /// Removes from `work` what [`enter`] left there.
 pub(super) fn remove_work(work: &Path) {
-    // What cannot be removed is of no harm: the caller removes `work`.
+    // What cannot be removed is of no harm: the caller removes `work`. The
+    // kernel's own directory has no permissions, which stop all but root.
+    let inner = work.join(WORK_OVERLAY).join("work");
+    let _ = fs::set_permissions(inner, fs::Permissions::from_mode(0o700));
     let _ = fs::remove_dir_all(work.join(WORK_OVERLAY));
     let _ = fs::remove_dir_all(work.join(WORK_STUBS));
 }
@@ -482,17 +533,48 @@ fn tmpfs(path: &Path, flags: MountFlags, options: &str) -> io::Result<()> {
     )?)
 }
 
+/// The host's device nodes, for where none can be made.
+#[derive(Debug)]
+struct HostDevices(Vec<Option<OwnedFd>>);
+
+impl HostDevices {
+    /// Opens those that are what their names say.
+    fn open() -> Self {
+        let open = |(name, major, minor): (&str, u32, u32)| {
+            let path = Path::new("/dev").join(name);
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+            let stat = rustix::fs::fstat(&fd).ok()?;
+            let right = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+                && stat.st_rdev == rustix::fs::makedev(major, minor);
+            right.then_some(fd)
+        };
+        Self(DEVICES.into_iter().map(open).collect())
+    }
+}
+
 /// Device nodes of our own on the stage, so that changing their permissions
-/// inside changes nothing outside.
-fn make_devices(stage: &Stage) -> Result<PathBuf, Failure> {
+/// inside changes nothing outside. A user namespace cannot make nodes and gets
+/// the host's, on a read-only mount: that keeps their permissions, which its
+/// root may own, and does not hinder writing to the device.
+fn make_devices(stage: &Stage, host: &HostDevices) -> Result<PathBuf, Failure> {
     let dir = stage.dir("devices")?;
-    for (name, major, minor) in DEVICES {
+    for ((name, major, minor), host) in DEVICES.into_iter().zip(&host.0) {
         let device = rustix::fs::makedev(major, minor);
         let mode = Mode::from_raw_mode(0o666);
         let path = dir.join(name);
-        rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, mode, device)
-            .and_then(|()| rustix::fs::chmod(&path, mode))
-            .tried(format!("making the device {name}"))?;
+        let what = || format!("making the device {name}");
+        match rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, mode, device) {
+            Ok(()) => rustix::fs::chmod(&path, mode).tried(what())?,
+            Err(Errno::PERM) => {
+                let Some(host) = host else {
+                    return Err(Errno::PERM).tried(what());
+                };
+                fs::File::create(&path).tried(what())?;
+                bind(&proc_fd(host.as_fd()), &path, MountFlags::RDONLY).tried(what())?;
+            }
+            Err(e) => return Err(e).tried(what()),
+        }
     }
     Ok(dir)
 }
@@ -511,9 +593,13 @@ fn make_dev(stage: &Stage, devices: &Path, shm_size: u64) -> Result<PathBuf, Fai
     for name in ["pts", "shm", "mqueue"] {
         fs::create_dir(dev.join(name)).tried(what)?;
     }
-    let options = c"newinstance,ptmxmode=0666,mode=0620,gid=5";
-    let pts_flags = MountFlags::NOSUID | MountFlags::NOEXEC;
-    rustix::mount::mount("devpts", dev.join("pts"), "devpts", pts_flags, options)
+    let pts = |options| {
+        let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+        rustix::mount::mount("devpts", dev.join("pts"), "devpts", flags, options)
+    };
+    pts(c"newinstance,ptmxmode=0666,mode=0620,gid=5")
+        // The group tty may not be mapped in a user namespace.
+        .or_else(|_| pts(c"newinstance,ptmxmode=0666,mode=0620"))
         .tried("mounting /dev/pts")?;
     tmpfs(
         &dev.join("shm"),
@@ -541,7 +627,15 @@ fn make_dev(stage: &Stage, devices: &Path, shm_size: u64) -> Result<PathBuf, Fai
 fn make_proc(stage: &Stage, null: &Path, insecure: bool) -> Result<PathBuf, Failure> {
     let proc = stage.dir("proc")?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    rustix::mount::mount("proc", &proc, "proc", flags, None).tried("mounting /proc")?;
+    match rustix::mount::mount("proc", &proc, "proc", flags, None) {
+        Ok(()) => {}
+        // A container that hides parts of /proc lets nobody see them in
+        // another one: then there is only the existing one.
+        Err(Errno::PERM | Errno::ACCESS) => {
+            rustix::mount::mount_bind_recursive("/proc", &proc).tried("binding /proc")?;
+        }
+        Err(e) => return Err(e).tried("mounting /proc"),
+    }
     if !insecure {
         mask(stage, null, &proc, &MASKED_PROC)?;
         for name in READ_ONLY_PROC {
@@ -563,7 +657,20 @@ fn make_sys(stage: &Stage, null: &Path, insecure: bool) -> Result<PathBuf, Failu
     if !insecure {
         flags |= MountFlags::RDONLY;
     }
-    rustix::mount::mount("sysfs", &sys, "sysfs", flags, None).tried("mounting /sys")?;
+    match rustix::mount::mount("sysfs", &sys, "sysfs", flags, None) {
+        Ok(()) => {}
+        // It shows the network, which a user namespace does not own.
+        Err(Errno::PERM | Errno::ACCESS) => {
+            rustix::mount::mount_bind_recursive("/sys", &sys).tried("binding /sys")?;
+            let held = flags_of(&sys).tried("binding /sys")?;
+            rustix::mount::mount_remount(&sys, MountFlags::BIND | flags | held, c"")
+                .tried("making /sys read-only")?;
+            return mask(stage, null, &sys, &MASKED_SYS)
+                .and_then(|()| mask(stage, null, &sys, &MASKED_BOUND_SYS))
+                .map(|()| sys);
+        }
+        Err(e) => return Err(e).tried("mounting /sys"),
+    }
     if stage.unified {
         let path = sys.join("fs/cgroup");
         rustix::mount::mount("cgroup2", path, "cgroup2", flags, None)

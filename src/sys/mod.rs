@@ -4,3 +4,4 @@ pub mod capability;
 pub mod fs;
 pub mod network;
 pub mod process;
+pub mod seccomp;

@@ -43,6 +43,12 @@ impl Child {
         unsafe { libc::kill(self.0, libc::SIGKILL) };
     }
 
+    /// Sends it a signal.
+    pub fn signal(self, signal: i32) {
+        // SAFETY: as above.
+        unsafe { libc::kill(self.0, signal) };
+    }
+
     /// A descriptor that becomes readable when it ends; an error where the
     /// kernel has none.
     pub fn pidfd(self) -> io::Result<OwnedFd> {
@@ -137,6 +143,49 @@ pub fn reset_signals() -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// Signals taken as messages instead of interruptions; the end of a child is
+/// one of them.
+#[derive(Debug)]
+pub struct SignalFd(OwnedFd);
+
+impl SignalFd {
+    /// Takes these signals from now on, and `SIGCHLD`, for the whole process,
+    /// which must have one thread.
+    pub fn new(signals: &[i32]) -> io::Result<Self> {
+        // SAFETY: the set is initialised by sigemptyset before it is used, and
+        // the descriptor is new.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            for signal in signals.iter().chain([&libc::SIGCHLD]) {
+                libc::sigaddset(&raw mut set, *signal);
+            }
+            if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            match libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
+                -1 => Err(io::Error::last_os_error()),
+                fd => Ok(Self(OwnedFd::from_raw_fd(fd))),
+            }
+        }
+    }
+
+    /// The next signal that is not `SIGCHLD`; `None` after `SIGCHLD` or `patience`.
+    pub fn next(&self, patience: std::time::Duration) -> Option<i32> {
+        let mut polled = [rustix::event::PollFd::new(
+            &self.0,
+            rustix::event::PollFlags::IN,
+        )];
+        let timeout = rustix::event::Timespec::try_from(patience).ok()?;
+        rustix::event::poll(&mut polled, Some(&timeout)).ok()?;
+        let mut message = [0; size_of::<libc::signalfd_siginfo>()];
+        let length = rustix::io::read(&self.0, &mut message).ok()?;
+        let number = message.get(..length)?.first_chunk::<4>()?;
+        let signal = i32::from_ne_bytes(*number);
+        (signal != libc::SIGCHLD).then_some(signal)
+    }
 }
 
 /// Closes every descriptor from `first` on, except `keep`.
