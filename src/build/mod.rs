@@ -1,1 +1,273 @@
 //! The use case: a request in, an image out.
+//!
+//! ```text
+//! Request ─▶ context + Dockerfile ─▶ bases ─▶ Graph ─▶ Solved ─▶ documents ─▶ outputs
+//! ```
+//! Each arrow is a phase with its own module and its own failures; nothing
+//! behind it looks at what was before. Only the last phase gives a name to
+//! anything, so a build that fails leaves none.
+
+mod assemble;
+mod bases;
+mod error;
+mod export;
+mod input;
+pub mod request;
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub use bases::BaseError;
+pub use error::BuildError;
+pub use request::{Built, Destination, NetworkMode, Output, OutputKind, PullPolicy, Request};
+
+use crate::container::{self, Executor, Isolation, IsolationError};
+use crate::dockerfile;
+use crate::event::{Cancel, Events};
+use crate::graph::{self, Bases, Graph, NamedContext, PlanOptions, Planned, Resolved};
+use crate::image::Image;
+use crate::image::media_type::Format;
+use crate::layer::pipeline::SealOptions;
+use crate::platform::Platform;
+use crate::registry::Client;
+use crate::solve::{self, Env, Remote, Secret};
+use crate::store::Store;
+
+/// What a build works with.
+pub struct Tools {
+    /// Where everything is kept.
+    pub store: Store,
+    /// Talks to registries.
+    pub client: Client,
+    /// This program, to run again inside of build containers.
+    pub program: PathBuf,
+    /// The content of `/etc/resolv.conf` for build containers.
+    pub resolv_conf: String,
+    /// Reaches what ADD names by URL.
+    pub remote: Remote,
+    /// Standard input, for whoever is asked to read it.
+    pub stdin: Mutex<Option<Box<dyn Read + Send>>>,
+}
+
+impl std::fmt::Debug for Tools {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tools")
+            .field("store", &self.store.root())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tools {
+    /// Standard input, once.
+    fn stdin(&self) -> Result<Box<dyn Read + Send>, BuildError> {
+        let mut stdin = self.stdin.lock().unwrap_or_else(PoisonError::into_inner);
+        stdin
+            .take()
+            .ok_or_else(|| BuildError::Input("standard input can be read only once".into()))
+    }
+}
+
+/// Builds what `request` asks for.
+///
+/// # Errors
+/// See [`BuildError`]. Nothing has a new name then; layers that were finished
+/// stay known to the next build.
+pub fn build(
+    request: &Request,
+    tools: &Tools,
+    events: &Events,
+    cancel: &Cancel,
+) -> Result<Built, BuildError> {
+    let input = input::open(request, tools)?;
+    let source = error::SourceText {
+        file: input.file.clone(),
+        text: Arc::clone(&input.text),
+    };
+    let file = dockerfile::parse(&input.text).map_err(|e| source.parse(e))?;
+    let platforms = match request.platforms.as_slice() {
+        [] => vec![Platform::host()],
+        some => some.to_vec(),
+    };
+    let mut found = bases::Found::new();
+    let mut graphs = Vec::new();
+    for platform in platforms {
+        let options = plan_options(request, platform);
+        graphs.push(plan(&file, &options, &mut found, request, tools, &source)?);
+    }
+
+    let (seconds, nanos) = now();
+    let epoch = graphs
+        .iter()
+        .find_map(|g| g.source_date_epoch)
+        .or(request.source_date_epoch);
+    let seal = SealOptions {
+        format: Format::Oci,
+        compression: request.compression,
+        level: request.compression_level,
+        clamp_mtime: epoch.filter(|_| request.rewrite_timestamp),
+        ..SealOptions::default()
+    };
+    let images: BTreeMap<_, Image> = found
+        .iter()
+        .map(|(r, b)| (r.clone(), b.image.clone()))
+        .collect();
+    let executor: OnceLock<Arc<dyn Executor>> = OnceLock::new();
+    let isolation: Isolation = request.isolation.parse()?;
+    let get_executor = || -> Result<Arc<dyn Executor>, IsolationError> {
+        if let Some(executor) = executor.get() {
+            return Ok(Arc::clone(executor));
+        }
+        let made: Arc<dyn Executor> = Arc::from(container::executor(isolation, &tools.program)?);
+        Ok(Arc::clone(executor.get_or_init(|| made)))
+    };
+    let env = Env {
+        store: &tools.store,
+        context: input.context.clone(),
+        named: BTreeMap::new(),
+        bases: &images,
+        executor: &get_executor,
+        remote: &tools.remote,
+        options: solve_options(request, tools, seal.clone(), epoch.unwrap_or(seconds)),
+        events: events.clone(),
+        cancel: cancel.clone(),
+    };
+    let mut pieces = Vec::new();
+    let mut ran = Vec::new();
+    for graph in graphs {
+        let solved = solve::solve(&graph, &env).map_err(|e| source.step(e))?;
+        ran.extend(solved.ran);
+        pieces.push(export::Piece {
+            graph,
+            layers: solved.layers,
+        });
+    }
+    if cancel.is_cancelled() {
+        return Err(BuildError::Cancelled);
+    }
+    let created = match epoch {
+        Some(epoch) => assemble::rfc3339(epoch, 0),
+        None => assemble::rfc3339(seconds, nanos),
+    };
+    let exported = export::Exporter {
+        request,
+        tools,
+        events,
+        cancel,
+        bases: found.values().map(|b| Arc::clone(&b.image.blobs)).collect(),
+        repositories: found
+            .values()
+            .flat_map(|b| b.repositories.clone())
+            .collect(),
+        seal,
+        created,
+    }
+    .export(&pieces)?;
+    Ok(Built {
+        descriptor: exported.descriptor,
+        config: exported.config.digest,
+        names: exported.names,
+        ran,
+    })
+}
+
+/// Plans one platform, looking bases up until the plan is complete.
+fn plan(
+    file: &dockerfile::ast::Dockerfile,
+    options: &PlanOptions,
+    found: &mut bases::Found,
+    request: &Request,
+    tools: &Tools,
+    source: &error::SourceText,
+) -> Result<Graph, BuildError> {
+    let finder = bases::Finder {
+        store: &tools.store,
+        client: &tools.client,
+        pull: request.pull,
+    };
+    loop {
+        let known: Bases = found
+            .iter()
+            .map(|(request, base)| {
+                let resolved = Resolved {
+                    digest: base.image.descriptor.digest.clone(),
+                    config: base.image.config.clone(),
+                };
+                (request.clone(), resolved)
+            })
+            .collect();
+        match graph::plan(file, options, &known).map_err(|e| source.plan(e))? {
+            Planned::Graph(graph) => return Ok(*graph),
+            Planned::Need(requests) => {
+                let more = finder
+                    .find_all(&requests)
+                    .map_err(|(request, span, e)| source.base(&request, span, e))?;
+                if more.is_empty() {
+                    return Err(BuildError::Input(
+                        "the base images could not be looked up".into(),
+                    ));
+                }
+                found.extend(more);
+            }
+        }
+    }
+}
+
+fn plan_options(request: &Request, platform: Platform) -> PlanOptions {
+    let contexts = request.build_contexts.iter().map(|(name, value)| {
+        let is_image = value.starts_with("docker-image://") || value.starts_with("oci-layout://");
+        let context = if is_image {
+            NamedContext::Image(value.clone())
+        } else {
+            NamedContext::Tree
+        };
+        (name.clone(), context)
+    });
+    PlanOptions {
+        build_args: request.build_args.clone(),
+        target: request.target.clone(),
+        platform,
+        build_platform: Platform::host(),
+        labels: request.labels.clone(),
+        contexts: contexts.collect(),
+    }
+}
+
+fn solve_options(request: &Request, tools: &Tools, seal: SealOptions, now: i64) -> solve::Options {
+    let jobs = match request.jobs {
+        0 => std::thread::available_parallelism().map_or(2, |n| n.get().max(2)),
+        n => n,
+    };
+    let secrets = request.secrets.iter().map(|s| {
+        let source = match &s.source {
+            request::SecretSource::File(path) => Secret::File(path.clone()),
+            request::SecretSource::Value(value) => Secret::Value(value.clone()),
+        };
+        (s.id.clone(), source)
+    });
+    solve::Options {
+        jobs,
+        no_cache: request.no_cache,
+        seal,
+        now,
+        host_network: request.network == NetworkMode::Host,
+        add_hosts: request.add_hosts.clone(),
+        resolv_conf: tools.resolv_conf.clone(),
+        shm_size: request.shm_size.unwrap_or(64 << 20),
+        secrets: secrets.collect(),
+        ssh: request.ssh.iter().cloned().collect(),
+        allow_insecure: false,
+        ulimits: Vec::new(),
+    }
+}
+
+/// Seconds and nanoseconds since 1970.
+fn now() -> (i64, i32) {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+    (seconds, i32::try_from(since.subsec_nanos()).unwrap_or(0))
+}

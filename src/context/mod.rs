@@ -4,6 +4,15 @@
 //! context, a stage's root filesystem, an unpacked archive. Every path is
 //! resolved inside the tree, links included.
 
+pub mod checksum;
+pub mod git;
+pub mod glob;
+pub mod http;
+pub mod ignore;
+pub mod local;
+pub mod pattern;
+pub mod select;
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -43,4 +52,44 @@ pub trait Tree: Send + Sync {
     /// `path` with all links in it resolved, the last component included; what
     /// does not exist is kept as it is (with `..` applied).
     fn resolve(&self, path: &Path) -> io::Result<PathBuf>;
+    /// Whether there is something at `path` that the tree leaves out on
+    /// purpose; only for messages.
+    fn is_left_out(&self, path: &Path) -> bool {
+        let _ = path;
+        false
+    }
+}
+
+/// A tree with nothing in it: what `FROM scratch` starts from.
+#[derive(Debug, Clone, Copy)]
+pub struct Empty;
+
+impl Tree for Empty {
+    fn lookup(&self, path: &Path, _: bool) -> io::Result<Option<Node>> {
+        let is_name = |c| matches!(c, std::path::Component::Normal(_));
+        Ok((!path.components().any(is_name)).then(|| Node {
+            kind: Kind::Dir,
+            meta: Meta {
+                mode: 0o755,
+                ..Meta::default()
+            },
+            inode: (0, 0),
+            links: 1,
+        }))
+    }
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<(OsString, Node)>> {
+        match self.lookup(path, true)? {
+            Some(_) => Ok(Vec::new()),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+    fn open(&self, _: &Path) -> io::Result<File> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+    fn xattrs(&self, _: &Path) -> io::Result<std::collections::BTreeMap<Vec<u8>, Vec<u8>>> {
+        Ok(std::collections::BTreeMap::new())
+    }
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        Ok(ignore::tidy(path))
+    }
 }

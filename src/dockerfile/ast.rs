@@ -13,7 +13,8 @@ pub struct Dockerfile {
     pub global_args: Vec<Instruction>,
     /// The stages, in the file's order; at least one.
     pub stages: Vec<Stage>,
-    /// Where line continuations hold empty lines, for the linter.
+    /// The last lines of the instructions that have an empty line among their
+    /// continuations, for the linter.
     pub empty_continuations: Vec<Span>,
 }
 
@@ -53,8 +54,14 @@ pub struct Stage {
     pub as_keyword: Option<Text>,
     /// The name behind `AS`, as written.
     pub name: Option<Text>,
-    /// The comment right above that starts with the stage's name.
+    /// The comment above that starts with the stage's name, without that name.
     pub doc: Option<String>,
+    /// The comment lines above it, without `#`.
+    pub comments: Vec<String>,
+    /// Whether no blank line parts it from them.
+    pub comments_adjacent: bool,
+    /// The text after the keyword, continuation lines joined.
+    pub rest: String,
     /// What follows.
     pub instructions: Vec<Instruction>,
 }
@@ -71,8 +78,11 @@ pub struct Instruction {
     pub rest: String,
     /// What it means.
     pub kind: InstructionKind,
-    /// The comment lines right above it, without `#`.
+    /// The comment lines above it, without `#`; an empty comment line ends what
+    /// came before it.
     pub doc: Option<String>,
+    /// Whether no blank line parts it from them.
+    pub doc_adjacent: bool,
 }
 
 /// The instructions other than FROM.
@@ -166,8 +176,12 @@ pub struct Heredoc {
     pub strip_tabs: bool,
     /// The number before `<<`, 0 where there was none.
     pub fd: u32,
+    /// The body as in the file, tabs included.
+    pub raw: String,
     /// The body's place.
     pub span: Span,
+    /// The place of the delimiter that closes it.
+    pub end: Span,
 }
 
 /// RUN.

@@ -152,7 +152,7 @@ pub enum Document {
     /// One image.
     Manifest(Box<Manifest>),
     /// Several.
-    Index(Index),
+    Index(Box<Index>),
 }
 
 /// Why bytes are neither a manifest nor an index.
@@ -208,7 +208,7 @@ impl Document {
             if layers {
                 return Err(DocumentError::Ambiguous);
             }
-            Self::Index(serde_json::from_slice(bytes)?)
+            Self::Index(Box::new(serde_json::from_slice(bytes)?))
         } else if media_type::is_manifest(media_type) || (media_type.is_empty() && layers) {
             if manifests {
                 return Err(DocumentError::Ambiguous);

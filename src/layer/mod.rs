@@ -14,7 +14,9 @@ pub mod compress;
 mod ordered;
 mod pax;
 pub mod pipeline;
+pub mod tar_read;
 pub mod tar_write;
+pub mod unpack;
 mod ustar;
 pub mod whiteout;
 

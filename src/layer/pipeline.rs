@@ -10,15 +10,15 @@
 //! file is streamed. Memory is a few batches and blocks, whatever the layer's
 //! size, and the blob's bytes do not depend on the number of threads.
 
-use std::io::{self, Write};
+use std::io::{self, Read as _, Write};
 
 use super::compress::{self, Compressor};
 use super::ordered::Ordered;
 use super::tar_write::{TarWriter, WriteError};
 use super::{Change, Content, Kind};
-use crate::digest::{DiffId, HashingWriter};
+use crate::digest::{DiffId, HashingWriter, VerifyingReader};
 use crate::image::media_type::{self, Compression, Format};
-use crate::image::{BlobSink, Descriptor};
+use crate::image::{BlobSink, BlobSource, Descriptor};
 
 /// A batch is handed to a reader when its files have this many bytes…
 const BATCH_BYTES: u64 = 1 << 20;
@@ -109,12 +109,7 @@ pub fn seal(
     sink: &dyn BlobSink,
     options: &SealOptions,
 ) -> Result<Sealed, SealError> {
-    let settings = compress::Settings {
-        compression: options.compression,
-        level: options.level,
-        threads: options.threads,
-        single_member: options.single_member,
-    };
+    let settings = settings(options);
     let blob = HashingWriter::new(sink.create().map_err(SealError::Store)?);
     let packed = Compressor::new(blob, &settings).map_err(SealError::Store)?;
     let tar = HashingWriter::new(packed);
@@ -151,6 +146,59 @@ enum Piece {
     Batch,
     /// A large file, streamed when its turn comes.
     Large(Box<Change>),
+}
+
+/// Compresses a layer anew; its content, and so its diffID, stays the same.
+///
+/// # Errors
+/// When the blob is not what `blob` and `diff_id` promise, or either side
+/// fails; nothing is committed then.
+pub fn recompress(
+    blob: &Descriptor,
+    diff_id: &DiffId,
+    source: &dyn BlobSource,
+    sink: &dyn BlobSink,
+    options: &SealOptions,
+) -> Result<Sealed, SealError> {
+    let kind = media_type::layer_compression(&blob.media_type).ok_or_else(|| {
+        let reason = format!("{} is no layer", blob.media_type);
+        SealError::Changes(io::Error::new(io::ErrorKind::InvalidData, reason))
+    })?;
+    let settings = settings(options);
+    let packed = source.open(blob).map_err(SealError::Changes)?;
+    let tar = compress::decompress(packed, kind).map_err(SealError::Changes)?;
+    let mut tar =
+        VerifyingReader::new(tar, diff_id.digest().clone(), None).map_err(SealError::Changes)?;
+    let out = HashingWriter::new(sink.create().map_err(SealError::Store)?);
+    let mut out = Compressor::new(out, &settings).map_err(SealError::Store)?;
+    let mut buffer = vec![0; 256 << 10];
+    let mut uncompressed = 0;
+    loop {
+        let n = tar.read(&mut buffer).map_err(SealError::Changes)?;
+        if n == 0 {
+            break;
+        }
+        out.write_all(&buffer[..n]).map_err(SealError::Store)?;
+        uncompressed += n as u64;
+    }
+    let (writer, digest, size) = out.finish().map_err(SealError::Store)?.finish();
+    writer.commit(&digest).map_err(SealError::Store)?;
+    let kind = media_type::layer(options.format, options.compression);
+    Ok(Sealed {
+        descriptor: Descriptor::new(kind, digest, size),
+        diff_id: diff_id.clone(),
+        uncompressed,
+        entries: 0,
+    })
+}
+
+fn settings(options: &SealOptions) -> compress::Settings {
+    compress::Settings {
+        compression: options.compression,
+        level: options.level,
+        threads: options.threads,
+        single_member: options.single_member,
+    }
 }
 
 fn write_tar<W: Write>(

@@ -1,1 +1,626 @@
 //! Runs a graph: keys, cache, scheduling, the steps themselves.
+//!
+//! Each step, after its inputs: compute its [key](key), look it up, and only
+//! if it is unknown execute it. What a RUN leaves in its upper directory is a
+//! layer at once for the next step; turning it into a blob (sealing) happens
+//! beside the following steps, and only the end waits for it.
+//!
+//! Does not know where base images come from ([`Env::bases`] hands out images
+//! whose blobs are fetched when read) nor where the result goes.
+
+mod cache;
+pub mod key;
+pub mod layers;
+pub mod op;
+mod scheduler;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+
+use crate::container::{Executor, IsolationError};
+use crate::context::Tree;
+use crate::digest::{ChainId, Digest};
+use crate::event::{Cancel, Event, Events, Outcome, Task};
+use crate::graph::{BaseRequest, From, Graph, Op, Step, StepId};
+use crate::image::Image;
+use crate::layer::Change;
+use crate::layer::pipeline::{self, SealOptions};
+use crate::snapshot::Merged;
+use crate::store::{Store, TempDir};
+
+use key::KeyBuilder;
+pub use layers::{Layer, LayerBlob, LayerError};
+pub use op::run::Secret;
+pub use op::sources::Remote;
+
+/// All that executing steps needs.
+pub struct Env<'a> {
+    /// Where layers and records are kept.
+    pub store: &'a Store,
+    /// The build context; `None` where there is none.
+    pub context: Option<Arc<dyn Tree>>,
+    /// Named contexts that are files.
+    pub named: BTreeMap<String, Arc<dyn Tree>>,
+    /// The base images.
+    pub bases: &'a BTreeMap<BaseRequest, Image>,
+    /// Hands out what runs commands; asked only when there is one to run.
+    pub executor: &'a (dyn Fn() -> Result<Arc<dyn Executor>, IsolationError> + Sync),
+    /// Reaches what ADD names by URL.
+    pub remote: &'a op::sources::Remote,
+    /// What was asked for.
+    pub options: Options,
+    /// Who listens.
+    pub events: Events,
+    /// Asks to stop.
+    pub cancel: Cancel,
+}
+
+/// What the user asked for, as far as steps are concerned.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How many steps run at once.
+    pub jobs: usize,
+    /// Steps are executed even if their result is known.
+    pub no_cache: bool,
+    /// How layers are written.
+    pub seal: SealOptions,
+    /// The time for directories that steps imply, seconds since 1970.
+    pub now: i64,
+    /// Whether RUN may use the host's network.
+    pub host_network: bool,
+    /// `name`, `address` pairs for `/etc/hosts`.
+    pub add_hosts: Vec<(String, String)>,
+    /// The content of `/etc/resolv.conf` for RUN.
+    pub resolv_conf: String,
+    /// Bytes of `/dev/shm`.
+    pub shm_size: u64,
+    /// Secrets by id.
+    pub secrets: BTreeMap<String, Secret>,
+    /// Agents' sockets by id.
+    pub ssh: BTreeMap<String, PathBuf>,
+    /// RUN may ask for `--security=insecure`.
+    pub allow_insecure: bool,
+    /// Limits of RUN's processes.
+    pub ulimits: Vec<crate::container::Ulimit>,
+}
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// A RUN's command ended with something other than success.
+    #[error("{what}")]
+    Command {
+        /// What happened, for people.
+        what: String,
+        /// The command's exit code, where it had one.
+        code: Option<i32>,
+    },
+    /// The command could not be run.
+    #[error(transparent)]
+    Container(#[from] crate::container::RunError),
+    /// There is no isolation of the kind that was asked for.
+    #[error(transparent)]
+    Isolation(#[from] IsolationError),
+    /// Files could not be copied.
+    #[error(transparent)]
+    Copy(#[from] op::copy::CopyError),
+    /// A source could not be found.
+    #[error(transparent)]
+    Select(#[from] crate::context::select::SelectError),
+    /// A source could not be read.
+    #[error(transparent)]
+    Checksum(#[from] crate::context::checksum::ChecksumError),
+    /// A layer could not be fetched, unpacked or written.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+    /// A user or a group is not known.
+    #[error(transparent)]
+    User(#[from] crate::snapshot::users::UserError),
+    /// A file operation failed.
+    #[error("{what}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// How it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The instruction asks for something that can't be given.
+    #[error("{message}")]
+    Refused {
+        /// What and why.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// Everything is being stopped.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl StepError {
+    fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+}
+
+/// A build that failed, and where.
+#[derive(Debug, thiserror::Error)]
+#[error("{name}: {source}")]
+pub struct SolveError {
+    /// The step's name.
+    pub name: String,
+    /// Its instruction in the Dockerfile.
+    pub span: Option<crate::dockerfile::span::Span>,
+    /// What went wrong.
+    #[source]
+    pub source: StepError,
+}
+
+/// What a solved graph made.
+#[derive(Debug)]
+pub struct Solved {
+    /// The layers of the result, lowest first.
+    pub layers: Vec<Arc<Layer>>,
+    /// For each step of the graph, its own layer, if it makes one.
+    pub own: Vec<Option<Arc<Layer>>>,
+    /// Steps that were executed, with their seconds.
+    pub ran: Vec<(String, f64)>,
+}
+
+/// The result of one step: all layers, lowest first.
+#[derive(Debug, Clone)]
+struct Done {
+    key: Digest,
+    layers: Vec<Arc<Layer>>,
+}
+
+/// Executes what has to be executed.
+///
+/// # Errors
+/// The first step that failed. What other steps had finished stays known.
+pub fn solve(graph: &Graph, env: &Env<'_>) -> Result<Solved, SolveError> {
+    let inputs: Vec<Vec<usize>> = graph
+        .steps
+        .iter()
+        .map(|s| s.inputs().into_iter().map(|i| i.0).collect())
+        .collect();
+    let results: Vec<OnceLock<Done>> = graph.steps.iter().map(|_| OnceLock::new()).collect();
+    let ran = Mutex::new(Vec::new());
+    let flights = Flights::default();
+    let scratch = OnceLock::new();
+    let outcome = std::thread::scope(|scope| {
+        let solver = Solver {
+            env,
+            results: &results,
+            ran: &ran,
+            flights: &flights,
+            scratch: &scratch,
+            scope,
+        };
+        scheduler::run(&inputs, env.options.jobs, &env.cancel, &|n| {
+            let step = &graph.steps[n];
+            if env.cancel.is_cancelled() {
+                return Err(at(step)(StepError::Cancelled));
+            }
+            let done = solver.step(step).map_err(at(step))?;
+            let _ = results[n].set(done);
+            Ok(())
+        })
+        // The scope's end waits for every seal.
+    });
+    let own_layer = |n: usize| {
+        let step = &graph.steps[n];
+        step.parent()?;
+        results[n].get()?.layers.last().cloned()
+    };
+    let own: Vec<Option<Arc<Layer>>> = (0..graph.steps.len()).map(own_layer).collect();
+    for layer in own.iter().flatten() {
+        layer.publish();
+    }
+    outcome?;
+    for (n, layer) in own.iter().enumerate() {
+        if let Some(layer) = layer {
+            layer.blob().map_err(|e| at(&graph.steps[n])(e.into()))?;
+        }
+    }
+    let layers = results
+        .get(graph.result.0)
+        .and_then(|r| r.get())
+        .map(|d| d.layers.clone())
+        .unwrap_or_default();
+    Ok(Solved {
+        layers,
+        own,
+        ran: ran.into_inner().unwrap_or_else(PoisonError::into_inner),
+    })
+}
+
+fn at(step: &Step) -> impl FnOnce(StepError) -> SolveError + '_ {
+    |source| SolveError {
+        name: step.name.clone(),
+        span: step.span,
+        source,
+    }
+}
+
+/// Keys that are being worked on: a second step with the same key waits for
+/// the first and finds its result.
+#[derive(Default)]
+struct Flights {
+    busy: Mutex<std::collections::BTreeSet<Digest>>,
+    changed: Condvar,
+}
+
+struct Flight<'a> {
+    flights: &'a Flights,
+    key: Digest,
+}
+
+impl Flights {
+    fn enter(&self, key: &Digest) -> Flight<'_> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        while !busy.insert(key.clone()) {
+            busy = self
+                .changed
+                .wait(busy)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        Flight {
+            flights: self,
+            key: key.clone(),
+        }
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        let mut busy = self
+            .flights
+            .busy
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        busy.remove(&self.key);
+        self.flights.changed.notify_all();
+    }
+}
+
+/// What an executed step left.
+pub(crate) enum Made {
+    /// A directory in overlayfs' form, to be compared with what is below.
+    Dir(crate::store::NewLayer),
+    /// The changes themselves.
+    Changes(Vec<Change>),
+}
+
+struct Solver<'s, 'e: 's> {
+    env: &'s Env<'e>,
+    results: &'s [OnceLock<Done>],
+    ran: &'s Mutex<Vec<(String, f64)>>,
+    flights: &'s Flights,
+    scratch: &'s OnceLock<TempDir>,
+    scope: &'s std::thread::Scope<'s, 'e>,
+}
+
+impl<'s, 'e: 's> Solver<'s, 'e> {
+    fn done(&self, id: StepId) -> Result<&'s Done, StepError> {
+        self.results
+            .get(id.0)
+            .and_then(OnceLock::get)
+            .ok_or(StepError::Cancelled)
+    }
+
+    fn step(&self, step: &Step) -> Result<Done, StepError> {
+        match &step.op {
+            Op::Scratch => Ok(Done {
+                key: KeyBuilder::new("scratch").finish(),
+                layers: Vec::new(),
+            }),
+            Op::Image(image) => self.image(&image.request),
+            Op::Run(_) | Op::Copy(_) | Op::Workdir(_) => self.layer(step),
+        }
+    }
+
+    fn image(&self, request: &BaseRequest) -> Result<Done, StepError> {
+        let Some(image) = self.env.bases.get(request) else {
+            return Err(StepError::Refused {
+                message: format!("the image {} was not looked up", request.name),
+                hint: None,
+            });
+        };
+        let diff_ids = &image.config.rootfs.diff_ids;
+        let mut key = KeyBuilder::new("image");
+        key.optional("chain", ChainId::of(diff_ids).map(|c| c.to_string()));
+        let layers = image
+            .manifest
+            .layers
+            .iter()
+            .zip(diff_ids)
+            .map(|(descriptor, diff_id)| {
+                Arc::new(Layer::of_base(
+                    image,
+                    LayerBlob {
+                        descriptor: descriptor.clone(),
+                        diff_id: diff_id.clone(),
+                    },
+                ))
+            });
+        Ok(Done {
+            key: key.finish(),
+            layers: layers.collect(),
+        })
+    }
+
+    /// A step that adds a layer: from the cache, or executed.
+    fn layer(&self, step: &Step) -> Result<Done, StepError> {
+        let env = self.env;
+        let Some(parent) = step.parent() else {
+            return Err(StepError::Cancelled);
+        };
+        let parent = self.done(parent)?;
+        let task = env.events.start(step.name.clone());
+        let result = self.layer_inner(step, parent, &task);
+        match &result {
+            Ok((_, true)) => task.finish(Outcome::Cached),
+            Ok((_, false)) => task.finish(Outcome::Done),
+            Err(StepError::Cancelled) => task.finish(Outcome::Cancelled),
+            Err(e) => task.finish(Outcome::Failed(layers::chain(e))),
+        }
+        result.map(|(done, _)| done)
+    }
+
+    fn layer_inner(
+        &self,
+        step: &Step,
+        parent: &'s Done,
+        task: &Task,
+    ) -> Result<(Done, bool), StepError> {
+        let mut prepared = None;
+        let (quick, key, flight) = if let Op::Copy(copy) = &step.op {
+            // By the key of what is copied from, if that is a step: no file
+            // has to be read then.
+            let quick = match op::files::quick_key(self, copy)? {
+                Some(mut key) => {
+                    key.add("parent", parent.key.as_str());
+                    Some(self.finish_key(key)?)
+                }
+                None => None,
+            };
+            if let Some(done) = quick.as_ref().and_then(|q| self.known(q, parent)) {
+                return Ok((done, true));
+            }
+            // By content: known even if what is copied from was made anew.
+            let found = op::files::prepare(self, copy, parent)?;
+            let key = found.key.clone();
+            let flight = self.flights.enter(&key);
+            if let Some(done) = self.known(&key, parent) {
+                if let Some(quick) = &quick {
+                    let _ = cache::alias(self.env.store, quick, &key);
+                }
+                return Ok((done, true));
+            }
+            prepared = Some(found);
+            (quick, key, flight)
+        } else {
+            let key = self.run_key(step, parent)?;
+            let flight = self.flights.enter(&key);
+            if let Some(done) = self.known(&key, parent) {
+                return Ok((done, true));
+            }
+            (None, key, flight)
+        };
+        if self.env.cancel.is_cancelled() {
+            return Err(StepError::Cancelled);
+        }
+        let began = Instant::now();
+        let made = match (&step.op, prepared) {
+            (Op::Copy(_), Some(prepared)) => Made::Changes(prepared.changes),
+            (Op::Run(run), _) => Made::Dir(op::run::run(self, run, parent, task)?),
+            (Op::Workdir(w), _) => Made::Changes(op::workdir::workdir(self, w, parent)?),
+            (Op::Copy(_) | Op::Scratch | Op::Image(_), _) => return Err(StepError::Cancelled),
+        };
+        let seconds = began.elapsed().as_secs_f64();
+        self.ran
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((step.name.clone(), seconds));
+        let lower = parent.layers.clone();
+        let layer = match made {
+            Made::Dir(dir) => {
+                let layer_fs = dir.fs().to_path_buf();
+                let layer = Arc::new(Layer::made(dir));
+                let sealed = layer.clone();
+                let (env, quick, key) = (self.env, quick.clone(), key.clone());
+                self.scope.spawn(move || {
+                    let result = seal_dir(env, layer_fs, &lower);
+                    note(env, quick.as_ref(), &key, &result);
+                    sealed.seal(result);
+                    drop(flight);
+                });
+                layer
+            }
+            Made::Changes(changes) => {
+                let blob = seal(self.env, changes.into_iter().map(Ok));
+                note(self.env, quick.as_ref(), &key, &blob);
+                Arc::new(Layer::stored(blob?))
+            }
+        };
+        let mut layers = parent.layers.clone();
+        layers.push(layer);
+        Ok((Done { key, layers }, false))
+    }
+
+    fn run_key(&self, step: &Step, parent: &Done) -> Result<Digest, StepError> {
+        let mut key = match &step.op {
+            Op::Run(run) => op::run::key(self, run)?,
+            Op::Workdir(w) => op::workdir::key(w),
+            Op::Copy(_) | Op::Scratch | Op::Image(_) => KeyBuilder::new("none"),
+        };
+        key.add("parent", parent.key.as_str());
+        self.finish_key(key)
+    }
+
+    /// Adds what enters every key.
+    fn finish_key(&self, mut key: KeyBuilder) -> Result<Digest, StepError> {
+        let clamp = self.env.options.seal.clamp_mtime;
+        key.optional("clamp mtime", clamp.map(|c| c.to_string()));
+        Ok(key.finish())
+    }
+
+    /// The result that is recorded for `key`, in the wanted form.
+    fn known(&self, key: &Digest, parent: &Done) -> Option<Done> {
+        if self.env.options.no_cache {
+            return None;
+        }
+        let store = self.env.store;
+        let mut record = cache::get(store, key)?;
+        if record.diff_id.is_none() {
+            record = cache::get(store, &record.key)?;
+        }
+        let form = form(&self.env.options.seal);
+        let blob = match cache::blob(&record, &form) {
+            Some(blob) => blob,
+            None => {
+                let other = record.blobs.values().next()?.clone();
+                let diff_id = record.diff_id.clone()?;
+                let other = LayerBlob {
+                    descriptor: other,
+                    diff_id,
+                };
+                let blob = recompress(store, &other, &self.env.options.seal).ok()?;
+                let _ = cache::put(store, key, &record.key, &form, &blob);
+                blob
+            }
+        };
+        let mut layers = parent.layers.clone();
+        layers.push(Arc::new(Layer::stored(blob)));
+        Some(Done {
+            key: record.key,
+            layers,
+        })
+    }
+
+    /// A directory for what is needed only as long as the build goes on.
+    fn scratch(&self) -> Result<&'s Path, StepError> {
+        if self.scratch.get().is_none() {
+            let made = self.env.store.temp_dir()?;
+            let _ = self.scratch.set(made);
+        }
+        Ok(self.scratch.get().map_or(Path::new("/"), TempDir::path))
+    }
+
+    /// The files that COPY or a mount reads from.
+    fn source_tree(&self, from: &From) -> Result<Arc<dyn Tree>, StepError> {
+        let missing = |what: String| StepError::Refused {
+            message: what,
+            hint: None,
+        };
+        match from {
+            From::Step(id) => Ok(Arc::new(self.tree(&self.done(*id)?.layers)?)),
+            From::Context => self
+                .env
+                .context
+                .clone()
+                .ok_or_else(|| missing("there is no build context".into())),
+            From::Named(name) => (self.env.named.get(name).cloned())
+                .ok_or_else(|| missing(format!("there is no context named {name:?}"))),
+        }
+    }
+
+    /// The file system of a step's result, without a mount.
+    fn tree(&self, layers: &[Arc<Layer>]) -> Result<Merged, StepError> {
+        let dirs = layers::dirs(layers, self.env.store, &self.env.events)?;
+        Merged::new(dirs).map_err(StepError::io("can't open the layers"))
+    }
+
+    /// The directories of a step's result, lowest first.
+    fn dirs(&self, layers: &[Arc<Layer>]) -> Result<Vec<PathBuf>, StepError> {
+        Ok(layers::dirs(layers, self.env.store, &self.env.events)?)
+    }
+}
+
+/// The name of a way to compress in cache records.
+fn form(options: &SealOptions) -> String {
+    format!(
+        "{:?}/{:?}/{:?}",
+        options.format, options.compression, options.level
+    )
+}
+
+/// Turns what a step left in its upper directory into a blob.
+fn seal_dir(env: &Env<'_>, upper: PathBuf, lower: &[Arc<Layer>]) -> Result<LayerBlob, LayerError> {
+    let fail = |e: &dyn std::error::Error| LayerError::Seal(layers::chain(e));
+    let dirs = layers::dirs(lower, env.store, &env.events)?;
+    let lower = Merged::new(dirs).map_err(|e| fail(&e))?;
+    let changes = crate::snapshot::diff::overlay(&upper, &lower).map_err(|e| fail(&e))?;
+    seal(env, changes.into_iter().map(Ok))
+}
+
+fn seal(
+    env: &Env<'_>,
+    changes: impl IntoIterator<Item = std::io::Result<Change>>,
+) -> Result<LayerBlob, LayerError> {
+    let sealed = pipeline::seal(changes, env.store, &env.options.seal)
+        .map_err(|e| LayerError::Seal(layers::chain(&e)))?;
+    Ok(LayerBlob {
+        descriptor: sealed.descriptor,
+        diff_id: sealed.diff_id,
+    })
+}
+
+/// Writes the cache record of a layer that was made.
+fn note(env: &Env<'_>, quick: Option<&Digest>, key: &Digest, blob: &Result<LayerBlob, LayerError>) {
+    let Ok(blob) = blob else {
+        return;
+    };
+    let form = form(&env.options.seal);
+    let mut result = cache::put(env.store, key, key, &form, blob);
+    if let (Ok(()), Some(quick)) = (&result, quick) {
+        result = cache::alias(env.store, quick, key);
+    }
+    if let Err(e) = result {
+        // The build is right without it; the next one is slower.
+        env.events.emit(Event::Warning {
+            rule: None,
+            message: format!("can't write a cache record: {e}"),
+            line: None,
+        });
+    }
+}
+
+/// The same layer in the form that `options` ask for; its blob must be in the
+/// store.
+pub fn recompress(
+    store: &Store,
+    blob: &LayerBlob,
+    options: &SealOptions,
+) -> Result<LayerBlob, LayerError> {
+    let sealed = pipeline::recompress(&blob.descriptor, &blob.diff_id, store, store, options)
+        .map_err(|e| LayerError::Seal(layers::chain(&e)))?;
+    Ok(LayerBlob {
+        descriptor: sealed.descriptor,
+        diff_id: sealed.diff_id,
+    })
+}
+
+/// Everything in the file system that `layers` make, lowest first.
+pub fn files_of(
+    layers: &[Arc<Layer>],
+    store: &Store,
+    events: &Events,
+) -> Result<Vec<Change>, StepError> {
+    let dirs = layers::dirs(layers, store, events)?;
+    let tree = Merged::new(dirs).map_err(StepError::io("can't open the layers"))?;
+    op::files::changes_below(&(Arc::new(tree) as Arc<dyn Tree>), "/")
+}
+
+/// Writes `changes` into the directory `dest`, on top of what is there.
+pub fn apply(changes: Vec<Change>, dest: &Path) -> Result<(), StepError> {
+    op::files::apply(changes, dest)
+}

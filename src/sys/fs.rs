@@ -46,6 +46,12 @@ impl Root {
         }
     }
 
+    /// Resolves paths by hand from now on, as where `openat2` is refused.
+    pub fn walking(self) -> Self {
+        self.no_openat2.store(true, Ordering::Relaxed);
+        self
+    }
+
     /// The directory itself.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()

@@ -1,3 +1,6 @@
 //! System calls behind safe functions; the only place for `unsafe`.
 
+pub mod capability;
 pub mod fs;
+pub mod network;
+pub mod process;

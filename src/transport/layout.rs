@@ -285,7 +285,7 @@ impl LayoutDestination {
         let invalid = |m: String| io::Error::new(io::ErrorKind::InvalidData, m);
         let mut index = match read_small(&Root::open(&self.path)?, Path::new("index.json")) {
             Ok(bytes) => match Document::parse(&bytes).map_err(|e| invalid(e.to_string()))? {
-                Document::Index(index) => index,
+                Document::Index(index) => *index,
                 Document::Manifest(_) => return Err(invalid("index.json is no index".into())),
             },
             Err(e) if e.kind() == io::ErrorKind::NotFound => Index::new(Vec::new()),

@@ -155,7 +155,7 @@ impl Walk<'_> {
         }
         let index = Index {
             manifests: kept,
-            ..index
+            ..*index
         };
         let bytes = index.to_bytes();
         Ok((Descriptor::of(&root.0.media_type, &bytes), bytes))
@@ -192,7 +192,7 @@ impl Walk<'_> {
         }
         let (media_type, rewritten) = match self.parse(descriptor, &bytes)? {
             Document::Manifest(manifest) => self.visit_manifest(descriptor, *manifest)?,
-            Document::Index(index) => self.visit_index(descriptor, index, depth)?,
+            Document::Index(index) => self.visit_index(descriptor, *index, depth)?,
         };
         let mut here = descriptor.clone();
         here.media_type = media_type;

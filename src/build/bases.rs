@@ -1,0 +1,193 @@
+//! FROM and `--from` references → pinned images.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::request::PullPolicy;
+use crate::dockerfile::span::Span;
+use crate::graph::BaseRequest;
+use crate::image::{BlobSource, Document, Image, ImageError};
+use crate::platform::Platform;
+use crate::reference::{Reference, ReferenceError};
+use crate::registry::{Client, Repository};
+use crate::store::{Store, StoreError};
+use crate::transport::{self, Source, TransportError};
+
+/// A base image that was found.
+#[derive(Debug, Clone)]
+pub(super) struct Base {
+    /// The image for the platform that was asked for.
+    pub(super) image: Image,
+    /// Where on registries its blobs are.
+    pub(super) repositories: Vec<Repository>,
+}
+
+/// Why there is no such base.
+#[derive(Debug, thiserror::Error)]
+pub enum BaseError {
+    /// The name is no reference.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// It could not be read.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its documents do not belong together.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// It is for another platform.
+    #[error("{name} is an image for {has}, not for {wanted}")]
+    Platform {
+        /// The image.
+        name: String,
+        /// What it is for.
+        has: String,
+        /// What was asked for.
+        wanted: Platform,
+    },
+    /// It is not in the store, and nothing else may be asked.
+    #[error("{0} is not in the store, and pulling is switched off")]
+    NotPulled(String),
+}
+
+/// Where bases are looked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Finder<'a> {
+    pub(super) store: &'a Store,
+    pub(super) client: &'a Client,
+    pub(super) pull: PullPolicy,
+}
+
+/// Bases by what was asked for, or which of them failed and where.
+pub(super) type Found = BTreeMap<BaseRequest, Base>;
+
+impl Finder<'_> {
+    /// Looks all of them up, side by side.
+    ///
+    /// # Errors
+    /// The first that can't be found, with its place in the Dockerfile.
+    pub(super) fn find_all(
+        &self,
+        requests: &[(BaseRequest, Option<Span>)],
+    ) -> Result<Found, (BaseRequest, Option<Span>, BaseError)> {
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let work: Vec<_> = requests
+                .iter()
+                .map(|(request, _)| scope.spawn(|| self.find(request)))
+                .collect();
+            work.into_iter().map(|w| w.join()).collect()
+        });
+        let mut found = Found::new();
+        for ((request, span), result) in requests.iter().zip(results) {
+            let Ok(result) = result else {
+                continue;
+            };
+            match result {
+                Ok(base) => {
+                    found.insert(request.clone(), base);
+                }
+                Err(e) => return Err((request.clone(), *span, e)),
+            }
+        }
+        Ok(found)
+    }
+
+    fn find(&self, request: &BaseRequest) -> Result<Base, BaseError> {
+        if let Some(path) = request.name.strip_prefix("oci-layout://") {
+            return self.in_layout(path, request);
+        }
+        let name = request
+            .name
+            .strip_prefix("docker-image://")
+            .unwrap_or(&request.name);
+        let reference = Reference::parse(name)?;
+        let mut mismatch = None;
+        if self.pull != PullPolicy::Always
+            && let Some(descriptor) = self.store.get_ref(&reference)?
+        {
+            let source = Source::load(name, descriptor, Arc::new(self.store.clone()))?;
+            match select(source, request) {
+                Ok(base) => return Ok(base),
+                Err(
+                    e @ (BaseError::Platform { .. }
+                    | BaseError::Transport(TransportError::Platform { .. })),
+                ) => {
+                    mismatch = Some(e);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        if self.pull == PullPolicy::Never {
+            return Err(mismatch.unwrap_or_else(|| BaseError::NotPulled(reference.familiar())));
+        }
+        match transport::registry::open(self.client, &reference) {
+            Ok(source) => select(source, request),
+            // The store has it, only for another platform: that says more.
+            Err(e) => Err(mismatch.unwrap_or(e.into())),
+        }
+    }
+
+    /// `DIR`, `DIR:name` or `DIR@digest`.
+    fn in_layout(&self, text: &str, request: &BaseRequest) -> Result<Base, BaseError> {
+        if let Some((dir, digest)) = text.split_once('@') {
+            let digest = crate::digest::Digest::parse(digest).map_err(|e| ReferenceError {
+                text: text.to_owned(),
+                reason: e.to_string(),
+            })?;
+            let source = transport::layout::open(Path::new(dir), Some(digest.as_str()))?;
+            return select(source, request);
+        }
+        let path = Path::new(text);
+        let source = match text.rsplit_once(':') {
+            Some((dir, name)) if !path.exists() => {
+                transport::layout::open(Path::new(dir), Some(name))
+            }
+            _ => transport::layout::open(path, None),
+        };
+        select(source?, request)
+    }
+}
+
+/// The image of `source` for the platform that is asked for.
+fn select(source: Source, request: &BaseRequest) -> Result<Base, BaseError> {
+    let repositories = source.repositories.clone();
+    let blobs: Arc<dyn BlobSource> = Arc::clone(&source.blobs);
+    let document = Document::parse(&source.bytes).map_err(|e| ImageError::Malformed {
+        what: "manifest",
+        digest: source.descriptor.digest.clone(),
+        reason: e.to_string(),
+    })?;
+    let (descriptor, bytes) = match document {
+        Document::Manifest(_) => (source.descriptor, source.bytes),
+        Document::Index(index) => {
+            let Some(chosen) = index.select(&request.platform) else {
+                let has = index.manifests.iter().filter_map(|d| d.platform.as_ref());
+                let has = has.filter(|p| p.os != "unknown").map(Platform::to_string);
+                return Err(BaseError::Platform {
+                    name: request.name.clone(),
+                    has: has.collect::<Vec<_>>().join(", "),
+                    wanted: request.platform.clone(),
+                });
+            };
+            let chosen = Source::load(&request.name, chosen.clone(), Arc::clone(&blobs))?;
+            (chosen.descriptor, chosen.bytes)
+        }
+    };
+    let image = Image::load(descriptor, bytes, blobs)?;
+    let has = image.config.platform();
+    let known = !has.os.is_empty() && !has.architecture.is_empty();
+    if known && has.serves(&request.platform).is_none() {
+        return Err(BaseError::Platform {
+            name: request.name.clone(),
+            has: has.to_string(),
+            wanted: request.platform.clone(),
+        });
+    }
+    Ok(Base {
+        image,
+        repositories,
+    })
+}

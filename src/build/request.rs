@@ -1,0 +1,178 @@
+//! What a build is asked for, before anything is looked up.
+
+use std::path::PathBuf;
+
+use crate::digest::Digest;
+use crate::image::Descriptor;
+use crate::image::media_type::Compression;
+use crate::platform::Platform;
+use crate::reference::Reference;
+
+/// A build, as asked for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The build context: a directory, `-` for standard input, or a URL.
+    pub context: String,
+    /// The Dockerfile: a path (relative to the working directory), `-` for
+    /// standard input, or a URL. `None` is `Dockerfile` in the context.
+    pub file: Option<String>,
+    /// An ignore file to use instead of the context's own.
+    pub ignore_file: Option<PathBuf>,
+    /// Named contexts, name and value.
+    pub build_contexts: Vec<(String, String)>,
+    /// Names for the image.
+    pub tags: Vec<Reference>,
+    /// Values for ARGs.
+    pub build_args: Vec<(String, String)>,
+    /// The stage to build; `None` is the last one.
+    pub target: Option<String>,
+    /// Labels to add to the image.
+    pub labels: Vec<(String, String)>,
+    /// Platforms to build for; empty is the host's.
+    pub platforms: Vec<Platform>,
+    /// Runs every step, whatever is cached.
+    pub no_cache: bool,
+    /// When base images are looked up in their registry.
+    pub pull: PullPolicy,
+    /// The network of RUN steps that do not ask for one.
+    pub network: NetworkMode,
+    /// `name:address` pairs for `/etc/hosts` of RUN steps.
+    pub add_hosts: Vec<(String, String)>,
+    /// Size of `/dev/shm` in bytes.
+    pub shm_size: Option<u64>,
+    /// How many steps run at once; 0 is as many as there are cores, at least 2.
+    pub jobs: usize,
+    /// Where the result goes; empty is the local store.
+    pub outputs: Vec<Output>,
+    /// Pushes all tags when done.
+    pub push: bool,
+    /// Layers that the build makes are compressed so.
+    pub compression: Compression,
+    /// The codec's level; `None` is its default.
+    pub compression_level: Option<i32>,
+    /// Base layers are compressed anew too.
+    pub force_compression: bool,
+    /// No mtime later than `source_date_epoch` stays in new layers.
+    pub rewrite_timestamp: bool,
+    /// Seconds since 1970 for `created` and the history.
+    pub source_date_epoch: Option<i64>,
+    /// Name of the rung of isolation, or `auto`.
+    pub isolation: String,
+    /// `--secret`s.
+    pub secrets: Vec<Secret>,
+    /// Sockets of agents that `RUN --mount=type=ssh,id=` asks for, by id.
+    pub ssh: Vec<(String, PathBuf)>,
+    /// Resource limits of RUN steps.
+    pub ulimits: Vec<Ulimit>,
+}
+
+/// A resource limit as `setrlimit` knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ulimit {
+    /// The resource in lower case, without `RLIMIT_`.
+    pub name: String,
+    /// The limit; `None` is unlimited.
+    pub soft: Option<u64>,
+    /// What the limit can be raised to; `None` is unlimited.
+    pub hard: Option<u64>,
+}
+
+/// When base images are looked up in their registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// Only when the store has no image of that name.
+    Missing,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The network a step sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetworkMode {
+    /// The host's.
+    Host,
+    /// Only a loopback device.
+    None,
+}
+
+/// Where a secret's value comes from. The value itself is read when a step
+/// asks for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Secret {
+    /// The name that `RUN --mount=type=secret,id=` uses.
+    pub id: String,
+    /// Its source.
+    pub source: SecretSource,
+}
+
+/// Source of a secret.
+#[derive(Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// A file.
+    File(PathBuf),
+    /// A value that the caller took from its environment.
+    Value(Vec<u8>),
+}
+
+impl std::fmt::Debug for SecretSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "File({})", path.display()),
+            Self::Value(_) => f.write_str("Value(***)"),
+        }
+    }
+}
+
+/// One place the result goes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Its form.
+    pub kind: OutputKind,
+    /// Where; not used by [`OutputKind::Image`].
+    pub dest: Option<Destination>,
+    /// Names beside the request's tags.
+    pub names: Vec<Reference>,
+    /// For [`OutputKind::Oci`]: one tar file, or a directory.
+    pub tar: bool,
+    /// Pushes these names (and the request's tags) to their registries.
+    pub push: bool,
+}
+
+/// The forms of output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputKind {
+    /// An image in the store.
+    Image,
+    /// An OCI layout, as a tar file or a directory.
+    Oci,
+    /// An archive that `docker load` reads.
+    Docker,
+    /// The root filesystem as a tar file.
+    Tar,
+    /// The root filesystem as a directory.
+    Local,
+}
+
+/// A file, a directory or standard output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// A path.
+    Path(PathBuf),
+    /// Standard output.
+    Stdout,
+}
+
+/// What came out.
+#[derive(Debug, Clone)]
+pub struct Built {
+    /// The manifest or index.
+    pub descriptor: Descriptor,
+    /// Digest of the config (of the first platform).
+    pub config: Digest,
+    /// All names it was given.
+    pub names: Vec<Reference>,
+    /// For each step that ran: its name and seconds; cached ones are left out.
+    pub ran: Vec<(String, f64)>,
+}

@@ -1,0 +1,573 @@
+//! `shiplap build`: what was typed, and the [`Request`] it means.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use shiplap::build::request::{
+    Destination, NetworkMode, Output, OutputKind, PullPolicy, Request, Secret, Ulimit,
+};
+use shiplap::image::media_type::Compression;
+use shiplap::platform::Platform;
+use shiplap::reference::Reference;
+
+use super::error::Usage;
+use super::output_spec::{self, OutputSpec};
+use super::{ProgressArgs, values};
+
+const EXAMPLES: &str = "\
+Examples:
+  Build ./Dockerfile with the context . and name the image
+    shiplap build -t app:1 .
+
+  Build one stage of another file, with an argument
+    shiplap build -f docker/Dockerfile --target test --build-arg GO=1.23 .
+
+  Build and push under two names
+    shiplap build -t reg.example/app:1 -t reg.example/app:latest --push .
+
+  Write an archive that docker load reads, and an OCI layout beside it
+    shiplap build -o type=docker,dest=app.tar -o type=oci,tar=false,dest=app-oci .
+
+  The same bytes on every machine
+    SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) shiplap build --rewrite-timestamp -t app .";
+
+/// Build an image from a Dockerfile
+///
+/// Prints the image's digest on standard output and everything else on
+/// standard error. Without --output the image goes to the store.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct BuildArgs {
+    /// Directory with the files that COPY and ADD read; - is a tar archive or
+    /// a Dockerfile on standard input; a URL of a tar archive or a git
+    /// repository
+    #[arg(default_value = ".")]
+    context: String,
+    /// Dockerfile, - for standard input, or a URL [default: Dockerfile in the
+    /// context]
+    #[arg(short, long, alias = "dockerfile", value_name = "FILE")]
+    file: Option<String>,
+    /// Name of the image; may be given several times
+    #[arg(short, long, alias = "destination", value_name = "NAME[:TAG]", value_parser = tag)]
+    tag: Vec<Reference>,
+    /// Value of an ARG; without a value it is taken from the environment
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    build_arg: Vec<String>,
+    /// Stage to build [default: the last one]
+    #[arg(long, value_name = "STAGE")]
+    target: Option<String>,
+    /// Label of the image
+    #[arg(long, value_name = "KEY[=VALUE]", value_parser = values::key_or_value)]
+    label: Vec<(String, String)>,
+    /// Platforms to build for, separated by commas [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',', value_parser = Platform::parse)]
+    platform: Vec<Platform>,
+    /// Another context that FROM and --from may name: a directory,
+    /// docker-image://REF, oci-layout://DIR, or a URL
+    #[arg(long, value_name = "NAME=VALUE", value_parser = values::key_value)]
+    build_context: Vec<(String, String)>,
+    /// Ignore file to use instead of the context's .dockerignore
+    #[arg(long, value_name = "FILE")]
+    ignorefile: Option<PathBuf>,
+
+    /// Run every step, whatever is cached
+    #[arg(long)]
+    no_cache: bool,
+    /// Look base images up in their registry: always, missing or never
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true)]
+    #[arg(default_value = "missing", default_missing_value = "always", value_parser = pull_policy)]
+    pull: PullPolicy,
+    /// How many steps run at once [default: one per core]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    jobs: usize,
+
+    /// Network of RUN steps
+    #[arg(long, alias = "net", value_name = "MODE", default_value = "host")]
+    #[arg(value_enum, help_heading = "Steps")]
+    network: Network,
+    /// How RUN steps are kept apart from this machine
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value = "auto",
+        help_heading = "Steps"
+    )]
+    #[arg(value_parser = ["auto", "namespaces", "chroot", "proot", "oci"])]
+    isolation: String,
+    /// Line of /etc/hosts in RUN steps
+    #[arg(long, value_name = "HOST:ADDRESS", value_parser = values::host, help_heading = "Steps")]
+    add_host: Vec<(String, String)>,
+    /// Size of /dev/shm in RUN steps, as in 64m
+    #[arg(long, value_name = "SIZE", value_parser = values::bytes, help_heading = "Steps")]
+    shm_size: Option<u64>,
+    /// Resource limit of RUN steps
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = values::ulimit, help_heading = "Steps")]
+    ulimit: Vec<Ulimit>,
+    /// Secret for RUN --mount=type=secret: id=NAME[,src=FILE|,env=VARIABLE]
+    #[arg(long, value_name = "SPEC", help_heading = "Steps")]
+    secret: Vec<String>,
+    /// Agent for RUN --mount=type=ssh: default, or ID=SOCKET
+    #[arg(long, value_name = "ID[=SOCKET]", help_heading = "Steps")]
+    ssh: Vec<String>,
+
+    /// Where the result goes: type=image|registry|oci|docker|tar|local with
+    /// dest=FILE, dest=DIR or dest=-, or only DIR; may be given several times
+    #[arg(short, long, value_name = "SPEC", value_parser = output_spec::parse, help_heading = "Results")]
+    output: Vec<OutputSpec>,
+    /// Push the image under all its names when it is built
+    #[arg(long, help_heading = "Results")]
+    push: bool,
+    /// Keep the image in the store beside other outputs
+    #[arg(long, help_heading = "Results")]
+    load: bool,
+    /// Write the image's id (the digest of its config) to a file
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    pub(super) iidfile: Option<PathBuf>,
+    /// Write digests and names as JSON to a file
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    pub(super) metadata_file: Option<PathBuf>,
+    /// Compression of new layers: gzip, zstd or uncompressed [default: gzip]
+    #[arg(
+        long,
+        alias = "compression-format",
+        value_name = "NAME",
+        help_heading = "Results"
+    )]
+    #[arg(value_parser = output_spec::compression)]
+    compression: Option<Compression>,
+    /// Level of the compression
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = "Results"
+    )]
+    compression_level: Option<i32>,
+    /// Compress layers of the base anew too
+    #[arg(long, help_heading = "Results")]
+    force_compression: bool,
+    /// Leave no mtime later than SOURCE_DATE_EPOCH in new layers
+    #[arg(long, help_heading = "Results")]
+    rewrite_timestamp: bool,
+    /// Seconds since 1970 for all times that are recorded [default: the
+    /// variable SOURCE_DATE_EPOCH, else now]
+    #[arg(
+        long,
+        alias = "timestamp",
+        value_name = "SECONDS",
+        help_heading = "Results"
+    )]
+    source_date_epoch: Option<i64>,
+
+    /// Only check the Dockerfile
+    #[arg(long, conflicts_with = "call", help_heading = "Inspection")]
+    check: bool,
+    /// Do something else than build
+    #[arg(
+        long,
+        value_enum,
+        default_value = "build",
+        value_name = "WHAT",
+        help_heading = "Inspection"
+    )]
+    call: Call,
+
+    /// Accepted as steps leave nothing to remove
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    rm: Option<bool>,
+    /// Accepted as steps leave nothing to remove
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    force_rm: Option<bool>,
+    /// Only false: no attestations are made
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(value_parser = no_attestation)]
+    provenance: Option<()>,
+    /// Only false: no attestations are made
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(value_parser = no_attestation)]
+    sbom: Option<()>,
+
+    #[command(flatten)]
+    pub(super) progress: ProgressArgs,
+}
+
+/// What to do with the Dockerfile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Call {
+    /// Build it.
+    Build,
+    /// Check it as `shiplap check` does.
+    Check,
+    /// List its arguments, secrets and agents.
+    Outline,
+    /// List its stages.
+    Targets,
+}
+
+/// `--network`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Network {
+    /// This machine's.
+    #[value(alias = "default")]
+    Host,
+    /// A loopback device only.
+    None,
+}
+
+impl BuildArgs {
+    /// What to do.
+    pub(super) fn call(&self) -> Call {
+        if self.check { Call::Check } else { self.call }
+    }
+
+    /// What is asked for. `variable` reads the environment.
+    ///
+    /// # Errors
+    /// [`Usage`] when flags don't go together.
+    pub(super) fn request(
+        &self,
+        variable: &dyn Fn(&str) -> Option<OsString>,
+    ) -> anyhow::Result<Request> {
+        if self.context == "-" && self.file.as_deref() == Some("-") {
+            return Err(Usage::error(
+                "context and Dockerfile can't both come from standard input",
+            ));
+        }
+        let build_args = self.build_args(variable)?;
+        let source_date_epoch = self.source_date_epoch(&build_args, variable)?;
+        let secrets = self.secrets(variable)?;
+        let agent = variable("SSH_AUTH_SOCK").filter(|a| !a.is_empty());
+        let ssh = self
+            .ssh
+            .iter()
+            .map(|text| {
+                values::ssh(text, agent.clone().map(PathBuf::from))
+                    .map_err(|e| Usage::error(format!("--ssh {text}: {e}")))
+            })
+            .collect::<anyhow::Result<_>>()?;
+        let request = Request {
+            context: self.context.clone(),
+            file: self.file.clone(),
+            ignore_file: self.ignorefile.clone(),
+            build_contexts: self.build_context.clone(),
+            tags: self.tag.clone(),
+            build_args,
+            target: self.target.clone(),
+            labels: self.label.clone(),
+            platforms: self.platform.clone(),
+            no_cache: self.no_cache,
+            pull: self.pull,
+            network: match self.network {
+                Network::Host => NetworkMode::Host,
+                Network::None => NetworkMode::None,
+            },
+            add_hosts: self.add_host.clone(),
+            shm_size: self.shm_size,
+            jobs: self.jobs,
+            outputs: self.outputs()?,
+            push: self.push,
+            compression: self
+                .agreed(self.compression, "compression", |o| o.compression)?
+                .unwrap_or(Compression::Gzip),
+            compression_level: self.agreed(self.compression_level, "compression-level", |o| {
+                o.compression_level
+            })?,
+            force_compression: self.switch(self.force_compression, |o| o.force_compression),
+            rewrite_timestamp: self.switch(self.rewrite_timestamp, |o| o.rewrite_timestamp),
+            source_date_epoch,
+            isolation: self.isolation.clone(),
+            secrets,
+            ssh,
+            ulimits: self.ulimit.clone(),
+        };
+        if let Some(tag) = nameless_push(&request) {
+            return Err(Usage::error(tag));
+        }
+        Ok(request)
+    }
+
+    /// The arguments with values; one that the environment lacks is left out.
+    fn build_args(
+        &self,
+        variable: &dyn Fn(&str) -> Option<OsString>,
+    ) -> anyhow::Result<Vec<(String, String)>> {
+        let mut args = Vec::new();
+        for text in &self.build_arg {
+            let (name, value) = match text.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => (text.as_str(), variable(text).map(text_of)),
+            };
+            if name.is_empty() {
+                return Err(Usage::error(format!(
+                    "--build-arg {text}: the name is missing"
+                )));
+            }
+            args.extend(value.map(|value| (name.to_owned(), value)));
+        }
+        Ok(args)
+    }
+
+    fn source_date_epoch(
+        &self,
+        build_args: &[(String, String)],
+        variable: &dyn Fn(&str) -> Option<OsString>,
+    ) -> anyhow::Result<Option<i64>> {
+        const NAME: &str = "SOURCE_DATE_EPOCH";
+        if self.source_date_epoch.is_some() {
+            return Ok(self.source_date_epoch);
+        }
+        let argument = build_args.iter().rev().find(|(name, _)| name == NAME);
+        let text = match argument {
+            Some((_, value)) => value.clone(),
+            None => variable(NAME).map(text_of).unwrap_or_default(),
+        };
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let seconds = text.parse().ok().filter(|seconds: &i64| *seconds >= 0);
+        match seconds {
+            Some(seconds) => Ok(Some(seconds)),
+            None => Err(Usage::error(format!(
+                "{NAME} must be seconds since 1970, not {text:?}"
+            ))),
+        }
+    }
+
+    fn secrets(&self, variable: &dyn Fn(&str) -> Option<OsString>) -> anyhow::Result<Vec<Secret>> {
+        let bytes = |name: &str| variable(name).map(OsStringExt::into_vec);
+        self.secret
+            .iter()
+            .map(|text| {
+                values::secret(text, &bytes)
+                    .map_err(|e| Usage::error(format!("--secret {text}: {e}")))
+            })
+            .collect()
+    }
+
+    fn outputs(&self) -> anyhow::Result<Vec<Output>> {
+        let mut outputs: Vec<Output> = self.output.iter().map(|o| o.output.clone()).collect();
+        let to_stdout = |o: &&Output| o.dest == Some(Destination::Stdout);
+        if outputs.iter().filter(to_stdout).count() > 1 {
+            return Err(Usage::error("only one output can go to standard output"));
+        }
+        if outputs.iter().any(|o| to_stdout(&o)) && std::io::stdout().is_terminal() {
+            return Err(Usage::error(
+                "the output is an archive and standard output is a terminal; give dest=FILE",
+            ));
+        }
+        let stored = outputs.iter().any(|o| o.kind == OutputKind::Image);
+        if self.load && !outputs.is_empty() && !stored {
+            outputs.push(Output {
+                kind: OutputKind::Image,
+                dest: None,
+                names: Vec::new(),
+                tar: true,
+                push: false,
+            });
+        }
+        Ok(outputs)
+    }
+
+    /// The one value that the flag and all outputs ask for.
+    fn agreed<T: Copy + PartialEq>(
+        &self,
+        flag: Option<T>,
+        name: &str,
+        of: impl Fn(&OutputSpec) -> Option<T>,
+    ) -> anyhow::Result<Option<T>> {
+        let mut asked = flag.into_iter().chain(self.output.iter().filter_map(of));
+        let first = asked.next();
+        match first {
+            Some(value) if asked.any(|other| other != value) => Err(Usage::error(format!(
+                "the outputs ask for different values of {name}; build twice"
+            ))),
+            _ => Ok(first),
+        }
+    }
+
+    fn switch(&self, flag: bool, of: impl Fn(&OutputSpec) -> Option<bool>) -> bool {
+        flag || self.output.iter().any(|o| of(o) == Some(true))
+    }
+}
+
+/// What is wrong when something is to be pushed that has no name.
+fn nameless_push(request: &Request) -> Option<&'static str> {
+    let named = |o: &Output| !o.names.is_empty() || !request.tags.is_empty();
+    let pushes = request.push && request.tags.is_empty() && !request.outputs.iter().any(named);
+    (pushes || request.outputs.iter().any(|o| o.push && !named(o)))
+        .then_some("a name to push to is missing; give --tag NAME")
+}
+
+fn text_of(value: OsString) -> String {
+    value.to_string_lossy().into_owned()
+}
+
+fn tag(text: &str) -> Result<Reference, String> {
+    let reference = Reference::parse(text).map_err(|e| e.to_string())?;
+    if reference.digest().is_some() {
+        return Err("a name for a new image can't have a digest".into());
+    }
+    Ok(reference)
+}
+
+fn pull_policy(text: &str) -> Result<PullPolicy, String> {
+    match text {
+        // The digest decides whether anything is fetched: newer is always.
+        "always" | "true" | "newer" => Ok(PullPolicy::Always),
+        "missing" | "false" => Ok(PullPolicy::Missing),
+        "never" => Ok(PullPolicy::Never),
+        _ => Err("it must be always, missing or never".into()),
+    }
+}
+
+fn no_attestation(text: &str) -> Result<(), String> {
+    match text {
+        "false" | "0" => Ok(()),
+        _ => Err("no attestations are made; leave the flag out, or say false".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use shiplap::build::request::SecretSource;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        build: BuildArgs,
+    }
+
+    fn request(args: &[&str]) -> Result<Request, String> {
+        let line = Line::try_parse_from(["build"].iter().chain(args)).map_err(|e| e.to_string())?;
+        let variable = |name: &str| match name {
+            "FROM_ENV" => Some("1".into()),
+            "SOURCE_DATE_EPOCH" => Some("100".into()),
+            "SSH_AUTH_SOCK" => Some("/agent".into()),
+            _ => None,
+        };
+        line.build.request(&variable).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn defaults() {
+        let r = request(&[]).unwrap();
+        assert_eq!((r.context.as_str(), r.file, r.jobs), (".", None, 0));
+        assert_eq!(
+            (r.pull, r.network),
+            (PullPolicy::Missing, NetworkMode::Host)
+        );
+        assert_eq!(r.compression, Compression::Gzip);
+        assert_eq!(r.source_date_epoch, Some(100));
+        assert_eq!(r.isolation, "auto");
+        assert!(!r.rewrite_timestamp && !r.push && r.outputs.is_empty());
+    }
+
+    #[test]
+    fn flags_become_the_request() {
+        let r = request(&[
+            "--build-arg",
+            "A=b=c",
+            "--build-arg",
+            "FROM_ENV",
+            "--build-arg",
+            "UNSET",
+            "--build-arg",
+            "SOURCE_DATE_EPOCH=7",
+            "-t",
+            "a",
+            "-t",
+            "r.example/b:2",
+            "--push",
+            "--label",
+            "k",
+            "--label",
+            "k2=v",
+            "--pull",
+            "--network",
+            "none",
+            "--jobs=3",
+            "-o",
+            "type=oci,dest=x.tar,compression=zstd,rewrite-timestamp=true",
+            "--load",
+            "--compression-level",
+            "-5",
+            "--platform",
+            "linux/amd64,arm64",
+            "--platform",
+            "arm",
+            "--add-host",
+            "h:1.2.3.4",
+            "--shm-size",
+            "1m",
+            "--ulimit",
+            "nofile=5",
+            "--ssh",
+            "default",
+            "--secret",
+            "id=s,src=/f",
+            "--provenance=false",
+            "--rm",
+            "ctx",
+        ])
+        .unwrap();
+        assert_eq!(r.context, "ctx");
+        let args: Vec<_> = r
+            .build_args
+            .iter()
+            .map(|(k, v)| format!("{k}={v}"))
+            .collect();
+        assert_eq!(args, ["A=b=c", "FROM_ENV=1", "SOURCE_DATE_EPOCH=7"]);
+        assert_eq!(r.source_date_epoch, Some(7));
+        assert_eq!(r.tags.len(), 2);
+        assert_eq!(r.labels[0], ("k".into(), String::new()));
+        assert_eq!(
+            (r.pull, r.network, r.jobs),
+            (PullPolicy::Always, NetworkMode::None, 3)
+        );
+        assert_eq!(r.outputs.len(), 2);
+        assert_eq!(
+            (r.compression, r.compression_level),
+            (Compression::Zstd, Some(-5))
+        );
+        assert!(r.rewrite_timestamp && r.push);
+        assert_eq!(r.platforms.len(), 3);
+        assert_eq!(r.ssh, [("default".into(), PathBuf::from("/agent"))]);
+        assert_eq!(r.secrets[0].source, SecretSource::File("/f".into()));
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused() {
+        for args in [
+            &["-f", "-", "-"][..],
+            &["-t", "A"],
+            &["-t", &format!("a@sha256:{}", "0".repeat(64))],
+            &["--push"],
+            &["-o", "type=registry"],
+            &["-o", "type=oci,dest=-", "-o", "type=tar,dest=-"],
+            &[
+                "-o",
+                "type=oci,dest=a,compression=zstd",
+                "--compression",
+                "gzip",
+            ],
+            &["--build-arg", "=x"],
+            &["--build-arg", "SOURCE_DATE_EPOCH=yesterday"],
+            &["--platform", "a/b/c/d"],
+            &["--network", "bridge"],
+            &["--isolation", "vm"],
+            &["--provenance"],
+            &["--sbom=true"],
+            &["--secret", "id=x,env=NONE"],
+            &["--pull=often"],
+            &["--check", "--call=targets"],
+        ] {
+            assert!(request(args).is_err(), "{args:?}");
+        }
+        assert!(request(&["-o", "type=image,name=a,push=true"]).is_ok());
+    }
+}

@@ -1,0 +1,217 @@
+//! The command line: one file per command, each a struct of what was typed
+//! and a `run` that calls the library and prints what it returns.
+//!
+//! The only place where the environment is read.
+
+mod build;
+mod error;
+mod output_spec;
+pub(crate) mod signals;
+mod values;
+mod version;
+
+use std::cell::Cell;
+use std::io;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::ui::{self, Progress, Ui};
+use signals::Interrupts;
+
+/// Builds container images from Dockerfiles, takes images apart, and ships
+/// them to any registry: no daemon, no root needed.
+#[derive(Debug, Parser)]
+#[command(
+    name = "shiplap",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+#[command(arg_required_else_help = true, disable_help_subcommand = false)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+struct Global {
+    /// Directory of the store [default: /var/lib/shiplap for root,
+    /// $XDG_DATA_HOME/shiplap or ~/.local/share/shiplap for others]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "SHIPLAP_ROOT",
+        hide_env = true
+    )]
+    #[arg(help_heading = "Global options")]
+    root: Option<PathBuf>,
+    /// Log to standard error what the program does
+    #[arg(long, global = true, value_enum, value_name = "LEVEL")]
+    #[arg(help_heading = "Global options")]
+    log_level: Option<LogLevel>,
+    /// Log more: -v is info, -vv debug, -vvv trace
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(help_heading = "Global options")]
+    verbose: u8,
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Version(version::VersionArgs),
+}
+
+impl Command {
+    #[expect(unused)]
+    fn run(self, session: &Session) -> anyhow::Result<()> {
+        match self {
+            Self::Version(args) => args.run(),
+        }
+    }
+}
+
+/// What every command gets.
+#[derive(Debug)]
+struct Session {
+    root: Option<PathBuf>,
+    interrupts: Interrupts,
+    logs: bool,
+    /// Whether the message of a failure is to be a JSON object.
+    json_messages: Cell<bool>,
+}
+
+impl Session {
+    /// Directory of the store.
+    fn root(&self) -> anyhow::Result<PathBuf> {
+        if let Some(root) = self.root.clone().filter(|r| !r.as_os_str().is_empty()) {
+            return Ok(root);
+        }
+        if rustix::process::geteuid().is_root() {
+            return Ok("/var/lib/shiplap".into());
+        }
+        let directory = |name| {
+            let path = PathBuf::from(std::env::var_os(name)?);
+            path.is_absolute().then_some(path)
+        };
+        directory("XDG_DATA_HOME")
+            .or_else(|| directory("HOME").map(|home| home.join(".local/share")))
+            .map(|data| data.join("shiplap"))
+            .ok_or_else(|| {
+                error::Usage::error(
+                    "where is the store? HOME is not set; give --root DIR or SHIPLAP_ROOT",
+                )
+            })
+    }
+
+    /// Starts to show progress as `args` say.
+    fn ui(&self, args: &ProgressArgs) -> anyhow::Result<Ui> {
+        let progress = match args.progress {
+            _ if args.quiet => Progress::Quiet,
+            // Log lines between two pictures would tear them apart.
+            Progress::Auto if self.logs => Progress::Plain,
+            progress => progress,
+        };
+        self.json_messages.set(progress == Progress::Json);
+        Ok(Ui::start(progress, ui::colors())?)
+    }
+}
+
+/// Flags of commands that take a while.
+#[derive(Debug, Clone, Args)]
+struct ProgressArgs {
+    /// How to show progress on standard error
+    #[arg(long, value_enum, default_value = "auto", value_name = "FORM")]
+    #[arg(env = "SHIPLAP_PROGRESS", hide_env = true)]
+    progress: Progress,
+    /// Show nothing but the result and errors
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// The form of a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs; fields are only ever added.
+    Json,
+}
+
+/// Runs the command line and returns the exit code.
+pub(crate) fn run(interrupts: Interrupts) -> u8 {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to standard output; when nobody reads it, so be it.
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).unwrap_or(2);
+        }
+    };
+    let logs = start_log(&cli.global);
+    let session = Session {
+        root: cli.global.root,
+        interrupts,
+        logs,
+        json_messages: Cell::new(false),
+    };
+    match cli.command.run(&session) {
+        Ok(()) => 0,
+        Err(error) => error::report(&error, &session),
+    }
+}
+
+/// Starts the log where one is asked for, and says whether.
+fn start_log(global: &Global) -> bool {
+    use tracing_subscriber::filter::LevelFilter;
+    let level = match (global.log_level, global.verbose) {
+        (Some(LogLevel::Off), _) | (None, 0) => return false,
+        (Some(LogLevel::Error), _) => LevelFilter::ERROR,
+        (Some(LogLevel::Warn), _) => LevelFilter::WARN,
+        (Some(LogLevel::Info), _) | (None, 1) => LevelFilter::INFO,
+        (Some(LogLevel::Debug), _) | (None, 2) => LevelFilter::DEBUG,
+        (Some(LogLevel::Trace), _) | (None, _) => LevelFilter::TRACE,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_ansi(ui::colors())
+        .with_writer(|| ui::output::Messages)
+        .init();
+    true
+}
+
+/// Opens a file to read, or standard input for `-`.
+fn open_input(path: &std::path::Path) -> anyhow::Result<Box<dyn io::Read + Send>> {
+    use anyhow::Context;
+    if path.as_os_str() == "-" {
+        return Ok(Box::new(io::stdin()));
+    }
+    let file =
+        std::fs::File::open(path).with_context(|| format!("can't open {}", path.display()))?;
+    Ok(Box::new(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,259 @@
+//! Readers of the small languages that flags speak.
+
+use std::path::PathBuf;
+
+use shiplap::build::request::{Secret, SecretSource, Ulimit};
+
+use super::output_spec::csv;
+
+/// `KEY=VALUE`, the key not empty.
+pub(crate) fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err("it must be NAME=VALUE".into()),
+    }
+}
+
+/// `KEY=VALUE`, or `KEY` alone with an empty value.
+pub(crate) fn key_or_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some(_) => key_value(text),
+        None if text.is_empty() => Err("it is empty".into()),
+        None => Ok((text.into(), String::new())),
+    }
+}
+
+/// A number of bytes, with `k`, `m`, `g` or `t` for powers of 1024, with or
+/// without a `b` behind.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is no size; write 64m, 1g or a number of bytes");
+    let lower = text.trim().to_ascii_lowercase();
+    let number = lower.strip_suffix('b').unwrap_or(&lower);
+    let number = number.strip_suffix('i').unwrap_or(number);
+    let (number, shift) = match number.chars().last() {
+        Some('k') => (&number[..number.len() - 1], 10),
+        Some('m') => (&number[..number.len() - 1], 20),
+        Some('g') => (&number[..number.len() - 1], 30),
+        Some('t') => (&number[..number.len() - 1], 40),
+        _ => (number, 0),
+    };
+    let number: u64 = number.trim().parse().map_err(|_| wrong())?;
+    number.checked_mul(1 << shift).ok_or_else(wrong)
+}
+
+/// `HOST:ADDRESS` or `HOST=ADDRESS`; the address may stand in brackets.
+/// `host-gateway` is the loopback address: steps that reach the host at all
+/// share its network.
+pub(crate) fn host(text: &str) -> Result<(String, String), String> {
+    let Some((name, address)) = text.split_once('=').or_else(|| text.split_once(':')) else {
+        return Err("it must be HOST:ADDRESS".into());
+    };
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if name.is_empty() || !name.chars().all(fits) {
+        return Err(format!("{name:?} is no host name"));
+    }
+    let address = address
+        .strip_prefix('[')
+        .and_then(|a| a.strip_suffix(']'))
+        .unwrap_or(address);
+    let address = match address {
+        "host-gateway" => "127.0.0.1",
+        _ => address,
+    };
+    match address.parse::<std::net::IpAddr>() {
+        Ok(address) => Ok((name.into(), address.to_string())),
+        Err(_) => Err(format!("{address:?} is no IP address")),
+    }
+}
+
+/// `NAME=SOFT[:HARD]`; `-1` is unlimited.
+pub(crate) fn ulimit(text: &str) -> Result<Ulimit, String> {
+    const NAMES: [&str; 15] = [
+        "as",
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+    ];
+    let (name, limits) = key_value(text)?;
+    if name != "stack" && !NAMES.contains(&name.as_str()) {
+        let names = NAMES.join(", ");
+        return Err(format!(
+            "unknown limit {name:?}; known are {names} and stack"
+        ));
+    }
+    let number = |text: &str| match text {
+        "-1" | "unlimited" => Ok(None),
+        _ => text
+            .parse()
+            .map(Some)
+            .map_err(|_| format!("{text:?} is no limit")),
+    };
+    let (soft, hard) = limits.split_once(':').unwrap_or((&limits, &limits));
+    let (soft, hard) = (number(soft)?, number(hard)?);
+    if soft.unwrap_or(u64::MAX) > hard.unwrap_or(u64::MAX) {
+        return Err("the soft limit is above the hard one".into());
+    }
+    Ok(Ulimit { name, soft, hard })
+}
+
+/// `id=NAME[,src=FILE|,env=VARIABLE]`, as `docker build` has it: without a
+/// source it is the variable of that name where there is one, else the file.
+pub(crate) fn secret(
+    text: &str,
+    variable: &dyn Fn(&str) -> Option<Vec<u8>>,
+) -> Result<Secret, String> {
+    let (mut id, mut file, mut env, mut kind) = (None, None, None, None);
+    for field in csv(text)? {
+        let (key, value) = key_value(&field)?;
+        match key.as_str() {
+            "id" => id = Some(value),
+            "src" | "source" => file = Some(value),
+            "env" => env = Some(value),
+            "type" if value == "file" || value == "env" => kind = Some(value),
+            "type" => return Err(format!("unknown type {value:?}; known are file and env")),
+            _ => {
+                return Err(format!(
+                    "unknown key {key:?}; known are id, src, env and type"
+                ));
+            }
+        }
+    }
+    if kind.as_deref() == Some("env") && env.is_none() {
+        env = file.take();
+    }
+    if file.is_some() && env.is_some() {
+        return Err("src and env exclude each other".into());
+    }
+    let id = match (id, &file, &env) {
+        (Some(id), _, _) if !id.is_empty() => id,
+        _ => return Err("id is missing".into()),
+    };
+    let source = match (file, env) {
+        (Some(file), _) => SecretSource::File(file.into()),
+        (None, Some(name)) => match variable(&name) {
+            Some(value) => SecretSource::Value(value),
+            None => return Err(format!("the environment has no variable {name}")),
+        },
+        (None, None) if kind.as_deref() == Some("file") => SecretSource::File(id.clone().into()),
+        (None, None) => match variable(&id) {
+            Some(value) => SecretSource::Value(value),
+            None => SecretSource::File(id.clone().into()),
+        },
+    };
+    Ok(Secret { id, source })
+}
+
+/// `ID=SOCKET`, or `ID` alone for the agent that `agent` names.
+pub(crate) fn ssh(text: &str, agent: Option<PathBuf>) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((id, path)) if !id.is_empty() && !path.is_empty() => Ok((id.into(), path.into())),
+        Some(_) => Err("it must be ID=SOCKET".into()),
+        None => match agent {
+            Some(agent) => Ok((text.into(), agent)),
+            None => Err("no agent runs (SSH_AUTH_SOCK is not set); give ID=SOCKET".into()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("0", Some(0)),
+            ("100b", Some(100)),
+            ("64m", Some(64 << 20)),
+            ("64MB", Some(64 << 20)),
+            ("2GiB", Some(2 << 30)),
+            ("1t", Some(1 << 40)),
+            ("", None),
+            ("m", None),
+            ("-1", None),
+            ("1.5g", None),
+            ("99999999999t", None),
+            ("é", None),
+        ] {
+            assert_eq!(super::bytes(text).ok(), bytes, "{text}");
+        }
+    }
+
+    #[test]
+    fn hosts() {
+        let address = |text| host(text).ok().map(|(_, address)| address);
+        assert_eq!(address("a:1.2.3.4").as_deref(), Some("1.2.3.4"));
+        assert_eq!(address("a=::1").as_deref(), Some("::1"));
+        assert_eq!(address("a:[::1]").as_deref(), Some("::1"));
+        assert_eq!(address("a:host-gateway").as_deref(), Some("127.0.0.1"));
+        for text in [
+            "a",
+            "a:",
+            ":1.2.3.4",
+            "a b:1.2.3.4",
+            "a\n:1.2.3.4",
+            "a:1.2.3",
+        ] {
+            assert!(host(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn limits() {
+        let limit = ulimit("nofile=1024:2048").unwrap();
+        assert_eq!((limit.soft, limit.hard), (Some(1024), Some(2048)));
+        assert_eq!(ulimit("core=-1").unwrap().hard, None);
+        for text in ["nofile", "nofile=2:1", "nofile=-1:1", "files=1", "nofile=x"] {
+            assert!(ulimit(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn secrets() {
+        let variable = |name: &str| (name == "TOKEN").then(|| b"t".to_vec());
+        for (text, source) in [
+            ("id=a,src=/f", Some(SecretSource::File("/f".into()))),
+            (
+                "id=a,source=/f,type=file",
+                Some(SecretSource::File("/f".into())),
+            ),
+            ("id=a,env=TOKEN", Some(SecretSource::Value(b"t".into()))),
+            (
+                "id=a,type=env,src=TOKEN",
+                Some(SecretSource::Value(b"t".into())),
+            ),
+            ("id=TOKEN", Some(SecretSource::Value(b"t".into()))),
+            (
+                "id=TOKEN,type=file",
+                Some(SecretSource::File("TOKEN".into())),
+            ),
+            ("id=a", Some(SecretSource::File("a".into()))),
+            (
+                "\"id=a\",\"src=/x,y\"",
+                Some(SecretSource::File("/x,y".into())),
+            ),
+            ("id=a,env=NONE", None),
+            ("src=/f", None),
+            ("id=a,src=/f,env=TOKEN", None),
+            ("id=a,mode=1", None),
+            ("id=a,type=x", None),
+        ] {
+            assert_eq!(
+                secret(text, &variable).ok().map(|s| s.source),
+                source,
+                "{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! The container's first process: from the fork to the command.
+//!
+//! Order matters, and each step says what it needs: the root filesystem while
+//! there are privileges; the working directory while it can be entered by
+//! root; the filter before capabilities go; the user last.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
+use rustix::process::{Resource as Limited, Rlimit};
+use rustix::thread::UnshareFlags;
+
+use super::protocol::{self, Failure, Report, Tried};
+use super::spec::{Network, Resource, RunSpec};
+use super::stub::Stubs;
+use crate::sys::fs::Root;
+use crate::sys::{capability, process};
+
+/// Where commands are looked for when the environment does not say.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Open files a process may have before it asks for more; more makes programs
+/// slow that close every possible descriptor.
+const OPEN_FILES: u64 = 1024;
+/// What getcwd says of a directory outside the root begins otherwise.
+const ROOTED: &[u8] = b"/";
+
+/// Becomes the command of `spec`; returns only what went wrong. `lifeline` is
+/// a pipe that the keeper holds open.
+pub(super) fn enter(spec: &RunSpec, control: &UnixStream, lifeline: OwnedFd) -> Failure {
+    match prepare(spec, control, lifeline) {
+        Ok(command) => command.execute(spec),
+        Err(failure) => failure,
+    }
+}
+
+fn prepare(spec: &RunSpec, control: &UnixStream, lifeline: OwnedFd) -> Result<Command, Failure> {
+    process::die_with_parent().tried("tying the process to its keeper")?;
+    if ended(&lifeline) {
+        std::process::exit(125);
+    }
+    drop(lifeline);
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    process::unshare(UnshareFlags::NEWNS).tried("making a mount namespace (unshare)")?;
+    process::new_keyring().tried("making a session keyring")?;
+    normal_oom_score().tried("setting oom_score_adj")?;
+    rustix::system::sethostname(spec.hostname.as_bytes()).tried("setting the host name")?;
+    match spec.network {
+        Network::Host => {}
+        Network::None => crate::sys::network::loopback_up().tried("bringing loopback up")?,
+    }
+    let mut stubs = Stubs::default();
+    let entered = super::rootfs::enter(spec, &mut stubs);
+    protocol::send(control, &Report::Stubs(stubs)).tried("reporting")?;
+    entered?;
+    // All descriptors to the host's files are closed from here on.
+    process::close_from(3, Some(control.as_raw_fd()));
+    standard_streams(spec)?;
+    enter_work_dir(&spec.cwd)?;
+    set_limits(spec)?;
+    let command = Command::new(spec)?;
+    set_privileges(spec)?;
+    process::reset_signals().tried("resetting signals")?;
+    // A change of user cleared it.
+    process::die_with_parent().tried("tying the process to its keeper")?;
+    Ok(command)
+}
+
+/// Whether the pipe's other end is closed.
+fn ended(lifeline: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(lifeline, PollFlags::IN)];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    !matches!(rustix::event::poll(&mut polled, Some(&now)), Ok(0))
+}
+
+/// A process must not be harder to kill than what was started from a shell.
+fn normal_oom_score() -> io::Result<()> {
+    let path = "/proc/self/oom_score_adj";
+    match std::fs::read_to_string(path)?.trim().parse::<i32>() {
+        Ok(score) if score < 0 => std::fs::write(path, "0"),
+        _ => Ok(()),
+    }
+}
+
+/// Standard input becomes the container's own null device, and the output
+/// pipes belong to the user, who may then open `/dev/stdout`.
+fn standard_streams(spec: &RunSpec) -> Result<(), Failure> {
+    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .tried("opening /dev/null")?;
+    process::duplicate_to(&null, 0).tried("setting standard input")?;
+    let owner = (Uid::from_raw(spec.user.uid), Gid::from_raw(spec.user.gid));
+    for output in [rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        let stat = rustix::fs::fstat(output).tried("looking at the output")?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo {
+            rustix::fs::fchown(output, Some(owner.0), Some(owner.1))
+                .tried("giving the output away")?;
+        }
+    }
+    Ok(())
+}
+
+/// Enters the working directory without following what `/proc` offers as a
+/// link to elsewhere (CVE-2024-21626).
+fn enter_work_dir(path: &str) -> Result<(), Failure> {
+    let bad = |reason: String| Failure::Root {
+        path: path.into(),
+        reason: format!("cannot be the working directory: {reason}"),
+    };
+    let root = Root::open(Path::new("/")).tried("opening the root")?;
+    let dir = root.open_dir(Path::new(path)).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => bad("it does not exist".into()),
+        io::ErrorKind::NotADirectory => bad("it is not a directory".into()),
+        _ => bad(e.to_string()),
+    })?;
+    rustix::process::fchdir(&dir).tried("entering the working directory")?;
+    let here = rustix::process::getcwd(Vec::new()).tried("asking for the working directory")?;
+    match here.to_bytes().starts_with(ROOTED) {
+        true => Ok(()),
+        false => Err(bad("it is outside the root filesystem".into())),
+    }
+}
+
+fn set_limits(spec: &RunSpec) -> Result<(), Failure> {
+    let set = |resource, soft, hard| {
+        rustix::process::setrlimit(
+            resource,
+            Rlimit {
+                current: soft,
+                maximum: hard,
+            },
+        )
+    };
+    set(Limited::Core, Some(0), Some(0)).tried("limiting core files")?;
+    let files = rustix::process::getrlimit(Limited::Nofile).maximum;
+    let soft = files.map_or(OPEN_FILES, |hard| hard.min(OPEN_FILES));
+    set(Limited::Nofile, Some(soft), files).tried("limiting open files")?;
+    for limit in &spec.ulimits {
+        set(limit.resource.into(), limit.soft, limit.hard)
+            .tried(format!("setting the limit {:?}", limit.resource))?;
+    }
+    Ok(())
+}
+
+impl From<Resource> for Limited {
+    fn from(resource: Resource) -> Self {
+        match resource {
+            Resource::Core => Self::Core,
+            Resource::Cpu => Self::Cpu,
+            Resource::Data => Self::Data,
+            Resource::Fsize => Self::Fsize,
+            Resource::Locks => Self::Locks,
+            Resource::Memlock => Self::Memlock,
+            Resource::Msgqueue => Self::Msgqueue,
+            Resource::Nice => Self::Nice,
+            Resource::Nofile => Self::Nofile,
+            Resource::Nproc => Self::Nproc,
+            Resource::Rss => Self::Rss,
+            Resource::Rtprio => Self::Rtprio,
+            Resource::Rttime => Self::Rttime,
+            Resource::Sigpending => Self::Sigpending,
+            Resource::Stack => Self::Stack,
+            Resource::As => Self::As,
+        }
+    }
+}
+
+/// Gives up what the command must not have. Root's permitted set after exec is
+/// the bounding set; another user's is empty.
+fn set_privileges(spec: &RunSpec) -> Result<(), Failure> {
+    let held = capability::permitted().tried("reading capabilities")?;
+    let keep = match spec.insecure {
+        true => held,
+        false => held & spec.capabilities.mask(),
+    };
+    capability::limit_bounding(keep).tried("limiting capabilities")?;
+    if spec.no_new_privileges {
+        rustix::thread::set_no_new_privs(true).tried("setting no_new_privs")?;
+    }
+    let user = &spec.user;
+    process::become_user(user.uid, user.gid, Some(&user.groups))
+        .tried(format!("becoming user {}:{}", user.uid, user.gid))?;
+    let keep = if user.uid == 0 { keep } else { 0 };
+    capability::set(keep).tried("setting capabilities")
+}
+
+/// What to execute, in the form the kernel takes.
+struct Command {
+    /// Paths to try, in this order.
+    candidates: Vec<CString>,
+    args: Vec<CString>,
+    env: Vec<CString>,
+}
+
+impl Command {
+    fn new(spec: &RunSpec) -> Result<Self, Failure> {
+        let strings = |all: &[String]| {
+            let strings = all.iter().map(|s| CString::new(s.as_str()));
+            strings
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(io::Error::from)
+                .tried("preparing the command")
+        };
+        let name = spec.args.first().map(String::as_str).unwrap_or_default();
+        let candidates = if name.contains('/') {
+            vec![name.to_owned()]
+        } else {
+            let directories = search_path(&spec.env).split(':');
+            directories
+                .map(|d| {
+                    if d.is_empty() {
+                        format!("./{name}")
+                    } else {
+                        format!("{d}/{name}")
+                    }
+                })
+                .collect()
+        };
+        Ok(Self {
+            candidates: strings(&candidates)?,
+            args: strings(&spec.args)?,
+            env: strings(&spec.env)?,
+        })
+    }
+
+    fn execute(&self, spec: &RunSpec) -> Failure {
+        let name = spec.args.first().cloned().unwrap_or_default();
+        let mut refused = None;
+        for path in &self.candidates {
+            let error = process::execute(path, &self.args, &self.env);
+            let exists = rustix::fs::stat(path.as_c_str()).is_ok();
+            let shown = String::from_utf8_lossy(path.to_bytes()).into_owned();
+            match error.raw_os_error() {
+                Some(libc::ENOENT) if exists => {
+                    return Failure::NotFound {
+                        name,
+                        reason: format!(
+                            "{shown} exists, but the interpreter of its #! line or its dynamic \
+                             loader does not"
+                        ),
+                    };
+                }
+                Some(libc::ENOENT | libc::ENOTDIR) => {}
+                Some(libc::EACCES) => refused = refused.or(Some(shown)),
+                Some(libc::ENOEXEC) => {
+                    return Failure::NotExecutable {
+                        name,
+                        reason: format!(
+                            "exec format error: {shown} is a program for another kind of machine, \
+                             or a script without a #! line"
+                        ),
+                    };
+                }
+                _ => {
+                    return Failure::NotExecutable {
+                        name,
+                        reason: format!("{shown}: {error}"),
+                    };
+                }
+            }
+        }
+        match refused {
+            Some(path) => Failure::NotExecutable {
+                name,
+                reason: format!(
+                    "permission denied: {path} is not an executable file for this user"
+                ),
+            },
+            None if name.contains('/') => Failure::NotFound {
+                name,
+                reason: "no such file in the root filesystem".into(),
+            },
+            None => Failure::NotFound {
+                name,
+                reason: format!("it is in no directory of PATH ({})", search_path(&spec.env)),
+            },
+        }
+    }
+}
+
+/// The value of `PATH`, the last one where there are several.
+fn search_path(env: &[String]) -> &str {
+    let found = env.iter().rev().find_map(|e| e.strip_prefix("PATH="));
+    found.filter(|p| !p.is_empty()).unwrap_or(DEFAULT_PATH)
+}

@@ -1,0 +1,596 @@
+//! Puts the root filesystem together, in a mount namespace of its own.
+//!
+//! Everything of ours (`/proc`, `/sys`, `/dev`) is built on a private tmpfs,
+//! the *stage*, where no path can be somebody else's, and then moved as a
+//! whole onto its mount point. Mount points in the root are open descriptors,
+//! looked up inside the root, and never path names: what the root holds, or
+//! what another container changes in a shared cache meanwhile, cannot lead a
+//! mount elsewhere.
+//!
+//! # Mount points in the layer
+//! For an overlay, what may be missing (`/proc`, `/etc/hosts`, targets of
+//! mounts) is provided by one more lower layer, below all others, so that
+//! nothing has to be made in the upper directory. What that cannot help with
+//! is made and removed, see [`stub`](super::stub).
+//!
+//! # Devices
+//! The root and everything mounted is `nodev`: a device node that a process
+//! makes cannot be opened, whatever device cgroup there is. The six nodes of
+//! `/dev` are single bind mounts from the stage.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+
+use super::protocol::{Failure, Tried};
+use super::spec::{MountKind, RootSpec, RunSpec};
+use super::stub::{MountPoints, Stubs, Want};
+use crate::sys::fs::{Root, proc_fd};
+
+/// Where the stage may be: a directory that holds nothing we need.
+const STAGES: [&str; 3] = ["/sys", "/dev", "/mnt"];
+
+/// Name, major, minor.
+const DEVICES: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
+
+/// Host details and doors that no build needs.
+const MASKED_PROC: [&str; 10] = [
+    "acpi",
+    "asound",
+    "interrupts",
+    "kcore",
+    "keys",
+    "latency_stats",
+    "sched_debug",
+    "scsi",
+    "timer_list",
+    "timer_stats",
+];
+const MASKED_SYS: [&str; 2] = ["firmware", "devices/virtual/powercap"];
+const READ_ONLY_PROC: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
+
+/// Parts of `work` that are ours.
+const WORK_OVERLAY: &str = "overlay";
+const WORK_STUBS: &str = "stubs";
+
+/// A private tmpfs to build on.
+#[derive(Debug)]
+pub(super) struct Stage {
+    path: PathBuf,
+    /// The host has the unified cgroup hierarchy.
+    unified: bool,
+}
+
+impl Stage {
+    /// Cuts this mount namespace off from all others and mounts the stage.
+    pub(super) fn new() -> Result<Self, Failure> {
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private).tried("making mounts private")?;
+        const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
+        let unified = rustix::fs::statfs("/sys/fs/cgroup")
+            .is_ok_and(|s| s.f_type as u64 == CGROUP2_SUPER_MAGIC);
+        let mut tried = Ok(());
+        for path in STAGES {
+            let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+            tried = rustix::mount::mount("tmpfs", path, "tmpfs", flags, c"mode=0700");
+            if tried.is_ok() {
+                let path = path.into();
+                return Ok(Self { path, unified });
+            }
+        }
+        Err(tried.err().unwrap_or(Errno::NOENT)).tried("mounting a tmpfs")
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    fn dir(&self, name: &str) -> Result<PathBuf, Failure> {
+        let path = self.at(name);
+        match fs::create_dir(&path) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                Err(e).tried(format!("making the directory {name}"))
+            }
+            _ => Ok(path),
+        }
+    }
+
+    fn file(&self, name: &str, content: &[u8], mode: u32) -> Result<PathBuf, Failure> {
+        let path = self.at(name);
+        let made = fs::write(&path, content)
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(mode & 0o7777)));
+        made.tried(format!("making the file {name}"))?;
+        Ok(path)
+    }
+}
+
+/// Builds the root filesystem of `spec` and makes it the process's root.
+/// `stubs` says what was made for it, whether it succeeds or not.
+pub(super) fn enter(spec: &RunSpec, stubs: &mut Stubs) -> Result<(), Failure> {
+    let sources = spec
+        .mounts
+        .iter()
+        .map(|m| {
+            Source::open(&m.kind).tried(format!("opening what to mount at {}", m.target.display()))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let layers = match &spec.root {
+        RootSpec::Overlay { lower, upper, work } => {
+            make_stub_layer(&work.join(WORK_STUBS), spec, &sources)
+                .tried("making the layer of mount points")?;
+            let mut all = vec![work.join(WORK_STUBS)];
+            all.extend(lower.iter().cloned());
+            Layers::open(&all, upper, &work.join(WORK_OVERLAY))?
+        }
+        RootSpec::Dir(dir) => Layers::single(dir)?,
+    };
+    let stage = Stage::new()?;
+    let root_path = stage.dir("root")?;
+    layers.mount(&root_path, spec.insecure)?;
+    let root = Root::open(&root_path).tried("opening the root filesystem")?;
+    let mut points = MountPoints::new(&root, layers.into_upper());
+    let done = populate(spec, &sources, &stage, &mut points);
+    *stubs = points.finish()?;
+    done?;
+    if spec.read_only {
+        let flags = MountFlags::BIND | MountFlags::RDONLY | nodev(spec.insecure);
+        rustix::mount::mount_remount(&root_path, flags, c"").tried("making the root read-only")?;
+    }
+    drop(root);
+    pivot(&root_path)
+}
+
+/// Mounts everything inside the root.
+fn populate(
+    spec: &RunSpec,
+    sources: &[Source],
+    stage: &Stage,
+    points: &mut MountPoints<'_>,
+) -> Result<(), Failure> {
+    let devices = make_devices(stage)?;
+    let mut order: Vec<usize> = (0..spec.mounts.len()).collect();
+    order.sort_by_key(|i| spec.mounts.get(*i).map(|m| m.target.components().count()));
+    // Those in /dev/shm have to wait for /dev.
+    let late = |i: &usize| {
+        spec.mounts
+            .get(*i)
+            .is_some_and(|m| m.target.starts_with("/dev"))
+    };
+    let (late, early): (Vec<usize>, Vec<usize>) = order.into_iter().partition(late);
+    let mount_all = |indexes: Vec<usize>, points: &mut MountPoints<'_>| {
+        for i in indexes {
+            if let (Some(mount), Some(source)) = (spec.mounts.get(i), sources.get(i)) {
+                let what = || format!("mounting at {}", mount.target.display());
+                let made = source.mount(&mount.kind, stage, i, spec.insecure)?;
+                let want = if made.directory {
+                    Want::Dir
+                } else {
+                    Want::File
+                };
+                let target = points.find(&mount.target, want)?;
+                rustix::mount::mount_move(&made.path, proc_fd(target.as_fd())).tried(what())?;
+            }
+        }
+        Ok(())
+    };
+    mount_all(early, points)?;
+    for (name, content) in [
+        ("hosts", spec.hosts.clone()),
+        ("resolv.conf", spec.resolv_conf.clone()),
+        ("hostname", format!("{}\n", spec.hostname)),
+    ] {
+        let file = stage.file(name, content.as_bytes(), 0o644)?;
+        let target = Path::new("/etc").join(name);
+        if let Some(found) = points.find_own(&target, Want::FileOrLink)? {
+            let what = || format!("mounting {}", target.display());
+            let place = stage.file("place", b"", 0o600)?;
+            bind(&file, &place, nodev(spec.insecure)).tried(what())?;
+            rustix::mount::mount_move(&place, proc_fd(found.as_fd())).tried(what())?;
+        }
+    }
+    let null = devices.join("null");
+    for (target, tree) in [
+        ("/proc", make_proc(stage, &null, spec.insecure)?),
+        ("/sys", make_sys(stage, &null, spec.insecure)?),
+        ("/dev", make_dev(stage, &devices, spec.shm_size)?),
+    ] {
+        let found = points.find(Path::new(target), Want::RealDir)?;
+        rustix::mount::mount_move(&tree, proc_fd(found.as_fd()))
+            .tried(format!("mounting {target}"))?;
+    }
+    mount_all(late, points)
+}
+
+fn nodev(insecure: bool) -> MountFlags {
+    match insecure {
+        true => MountFlags::empty(),
+        false => MountFlags::NODEV,
+    }
+}
+
+/// Binds `source` to `target` with `flags`, which a plain bind would ignore.
+fn bind(source: &Path, target: &Path, flags: MountFlags) -> io::Result<()> {
+    rustix::mount::mount_bind(source, target)?;
+    if !flags.is_empty() {
+        rustix::mount::mount_remount(target, MountFlags::BIND | flags, c"")?;
+    }
+    Ok(())
+}
+
+/// Makes the root mount at `root` this process's root, and lets the old go.
+fn pivot(root: &Path) -> Result<(), Failure> {
+    rustix::process::chdir(root).tried("entering the root")?;
+    rustix::process::pivot_root(".", ".").tried("changing the root (pivot_root)")?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).tried("letting the old root go")?;
+    rustix::process::chdir("/").tried("entering the root")
+}
+
+fn open_dir(path: &Path) -> Result<OwnedFd, Failure> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).tried(format!("opening {}", path.display()))
+}
+
+/// The directories that make up a filesystem, open.
+#[derive(Debug)]
+struct Layers {
+    /// Lowest first; alone it is the directory itself.
+    lower: Vec<OwnedFd>,
+    /// Upper and work directory of an overlay.
+    upper: Option<(OwnedFd, OwnedFd)>,
+}
+
+impl Layers {
+    fn open(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<Self, Failure> {
+        fs::create_dir_all(work).tried(format!("making {}", work.display()))?;
+        Ok(Self {
+            lower: lower
+                .iter()
+                .map(|p| open_dir(p))
+                .collect::<Result<_, _>>()?,
+            upper: Some((open_dir(upper)?, open_dir(work)?)),
+        })
+    }
+
+    fn single(dir: &Path) -> Result<Self, Failure> {
+        Ok(Self {
+            lower: vec![open_dir(dir)?],
+            upper: None,
+        })
+    }
+
+    fn into_upper(self) -> Option<OwnedFd> {
+        self.upper.map(|(upper, _)| upper)
+    }
+
+    /// Mounts at `target`, a path of the stage.
+    fn mount(&self, target: &Path, insecure: bool) -> Result<(), Failure> {
+        let Some((upper, work)) = &self.upper else {
+            let Some(dir) = self.lower.first() else {
+                return Err(Errno::NOENT).tried("mounting the root filesystem");
+            };
+            return bind(&proc_fd(dir.as_fd()), target, nodev(insecure))
+                .tried("mounting the root filesystem");
+        };
+        // Descriptors' numbers as names, from /proc/self/fd: they fit where
+        // 500 paths do not, and no character in them means anything.
+        let number = |fd: &OwnedFd| {
+            use std::os::fd::AsRawFd;
+            fd.as_raw_fd().to_string()
+        };
+        let lower: Vec<String> = self.lower.iter().rev().map(number).collect();
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={},redirect_dir=nofollow,metacopy=off,index=off",
+            lower.join(":"),
+            number(upper),
+            number(work),
+        );
+        rustix::process::chdir("/proc/self/fd").tried("entering /proc/self/fd")?;
+        let mut done = Err(Errno::INVAL);
+        // Nothing is kept of a run that a crash ends, so nothing is synced.
+        // Kernels before 5.10 do not know that option.
+        for more in [",volatile", ""] {
+            let Ok(options) = std::ffi::CString::new(format!("{options}{more}")) else {
+                break;
+            };
+            done = rustix::mount::mount("overlay", target, "overlay", nodev(insecure), &*options);
+            if done != Err(Errno::INVAL) {
+                break;
+            }
+        }
+        rustix::process::chdir("/").tried("entering /")?;
+        done.tried(format!(
+            "mounting an overlay of {} layers",
+            self.lower.len()
+        ))
+    }
+}
+
+/// Removes from `work` what [`enter`] left there.
+pub(super) fn remove_work(work: &Path) {
+    // What cannot be removed is of no harm: the caller removes `work`.
+    let _ = fs::remove_dir_all(work.join(WORK_OVERLAY));
+    let _ = fs::remove_dir_all(work.join(WORK_STUBS));
+}
+
+/// Fills `layer` with everything that something is mounted on.
+fn make_stub_layer(layer: &Path, spec: &RunSpec, sources: &[Source]) -> io::Result<()> {
+    for dir in ["proc", "sys", "dev", "etc"] {
+        fs::create_dir_all(layer.join(dir))?;
+    }
+    for file in ["hosts", "resolv.conf", "hostname"] {
+        fs::File::create(layer.join("etc").join(file))?;
+    }
+    for (mount, source) in spec.mounts.iter().zip(sources) {
+        let names = mount.target.components();
+        let path: PathBuf = names
+            .filter(|c| matches!(c, Component::Normal(_)))
+            .collect();
+        let path = layer.join(path);
+        if source.directory {
+            fs::create_dir_all(&path)?;
+        } else {
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            fs::File::create(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// What to mount, found on the host before anything is mounted.
+#[derive(Debug)]
+struct Source {
+    directory: bool,
+    bound: Option<OwnedFd>,
+    layers: Option<Layers>,
+}
+
+/// Something mounted on the stage, to be moved.
+struct Mounted {
+    path: PathBuf,
+    directory: bool,
+}
+
+impl Source {
+    fn open(kind: &MountKind) -> io::Result<Self> {
+        let mut source = Self {
+            directory: true,
+            bound: None,
+            layers: None,
+        };
+        match kind {
+            MountKind::Bind {
+                source: path,
+                subpath,
+                ..
+            } => {
+                let flags = OFlags::PATH | OFlags::CLOEXEC;
+                let mut fd = rustix::fs::open(path, flags, Mode::empty())?;
+                if let Some(subpath) = subpath {
+                    fd = Root::from_fd(fd).open_at(subpath, flags, Mode::empty())?;
+                }
+                source.directory = is_dir(fd.as_fd())?;
+                source.bound = Some(fd);
+            }
+            MountKind::Overlay {
+                lower, upper, work, ..
+            } => {
+                let layers = Layers::open(lower, upper, work);
+                source.layers = Some(layers.map_err(|f| match f {
+                    Failure::Setup { errno, .. } => io::Error::from_raw_os_error(errno),
+                    _ => io::ErrorKind::Other.into(),
+                })?);
+            }
+            MountKind::Tmpfs { .. } => {}
+            MountKind::File { .. } => source.directory = false,
+        }
+        Ok(source)
+    }
+
+    /// Mounts it on the stage, where nobody can interfere.
+    fn mount(
+        &self,
+        kind: &MountKind,
+        stage: &Stage,
+        index: usize,
+        insecure: bool,
+    ) -> Result<Mounted, Failure> {
+        let what = || format!("mounting {kind:?}");
+        let flags = |read_only: bool| match read_only {
+            true => nodev(insecure) | MountFlags::RDONLY,
+            false => nodev(insecure),
+        };
+        let place = |directory| match directory {
+            true => stage.dir("place.d"),
+            false => stage.file("place", b"", 0o600),
+        };
+        let (path, directory) = match kind {
+            MountKind::Bind { read_only, .. } => {
+                let path = place(self.directory)?;
+                let Some(bound) = &self.bound else {
+                    return Err(Errno::NOENT).tried(what());
+                };
+                bind(&proc_fd(bound.as_fd()), &path, flags(*read_only)).tried(what())?;
+                (path, self.directory)
+            }
+            MountKind::Overlay {
+                subpath, read_only, ..
+            } => {
+                let whole = stage.dir(&format!("overlay{index}"))?;
+                if let Some(layers) = &self.layers {
+                    layers.mount(&whole, insecure)?;
+                }
+                let root = Root::open(&whole).tried(what())?;
+                let inside = subpath.as_deref().unwrap_or(Path::new("/"));
+                let found = root
+                    .open_at(inside, OFlags::PATH, Mode::empty())
+                    .tried(what())?;
+                let directory = is_dir(found.as_fd()).tried(what())?;
+                let path = place(directory)?;
+                bind(&proc_fd(found.as_fd()), &path, flags(*read_only)).tried(what())?;
+                (path, directory)
+            }
+            MountKind::Tmpfs { size } => {
+                let path = place(true)?;
+                let options = match size {
+                    Some(size) => format!("mode=1777,size={size}"),
+                    None => "mode=1777".into(),
+                };
+                tmpfs(&path, flags(false) | MountFlags::NOSUID, &options).tried(what())?;
+                (path, true)
+            }
+            MountKind::File {
+                content,
+                mode,
+                uid,
+                gid,
+            } => {
+                let file = stage.file(&format!("file{index}"), content, *mode)?;
+                std::os::unix::fs::chown(&file, Some(*uid), Some(*gid)).tried(what())?;
+                let path = place(false)?;
+                bind(&file, &path, flags(true)).tried(what())?;
+                (path, false)
+            }
+        };
+        Ok(Mounted { path, directory })
+    }
+}
+
+fn is_dir(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let stat = rustix::fs::fstat(fd)?;
+    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+}
+
+fn tmpfs(path: &Path, flags: MountFlags, options: &str) -> io::Result<()> {
+    let options = std::ffi::CString::new(options)?;
+    Ok(rustix::mount::mount(
+        "tmpfs", path, "tmpfs", flags, &*options,
+    )?)
+}
+
+/// Device nodes of our own on the stage, so that changing their permissions
+/// inside changes nothing outside.
+fn make_devices(stage: &Stage) -> Result<PathBuf, Failure> {
+    let dir = stage.dir("devices")?;
+    for (name, major, minor) in DEVICES {
+        let device = rustix::fs::makedev(major, minor);
+        let mode = Mode::from_raw_mode(0o666);
+        let path = dir.join(name);
+        rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, mode, device)
+            .and_then(|()| rustix::fs::chmod(&path, mode))
+            .tried(format!("making the device {name}"))?;
+    }
+    Ok(dir)
+}
+
+fn make_dev(stage: &Stage, devices: &Path, shm_size: u64) -> Result<PathBuf, Failure> {
+    let dev = stage.dir("dev")?;
+    let what = "making /dev";
+    let flags = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV;
+    let nosuid = MountFlags::NOSUID | MountFlags::STRICTATIME | MountFlags::NODEV;
+    tmpfs(&dev, nosuid, "mode=755,size=65536k").tried(what)?;
+    for (name, ..) in DEVICES {
+        let path = dev.join(name);
+        fs::File::create(&path).tried(what)?;
+        rustix::mount::mount_bind(devices.join(name), &path).tried(what)?;
+    }
+    for name in ["pts", "shm", "mqueue"] {
+        fs::create_dir(dev.join(name)).tried(what)?;
+    }
+    let options = c"newinstance,ptmxmode=0666,mode=0620,gid=5";
+    let pts_flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+    rustix::mount::mount("devpts", dev.join("pts"), "devpts", pts_flags, options)
+        .tried("mounting /dev/pts")?;
+    tmpfs(
+        &dev.join("shm"),
+        flags,
+        &format!("mode=1777,size={shm_size}"),
+    )
+    .tried("mounting /dev/shm")?;
+    match rustix::mount::mount("mqueue", dev.join("mqueue"), "mqueue", flags, None) {
+        // A kernel without POSIX message queues.
+        Ok(()) | Err(Errno::NODEV) => {}
+        Err(e) => return Err(e).tried("mounting /dev/mqueue"),
+    }
+    for (link, target) in [
+        ("ptmx", "pts/ptmx"),
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ] {
+        std::os::unix::fs::symlink(target, dev.join(link)).tried(what)?;
+    }
+    Ok(dev)
+}
+
+fn make_proc(stage: &Stage, null: &Path, insecure: bool) -> Result<PathBuf, Failure> {
+    let proc = stage.dir("proc")?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount("proc", &proc, "proc", flags, None).tried("mounting /proc")?;
+    if !insecure {
+        mask(stage, null, &proc, &MASKED_PROC)?;
+        for name in READ_ONLY_PROC {
+            let path = proc.join(name);
+            match bind(&path, &path, flags | MountFlags::RDONLY) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(e).tried(format!("making /proc/{name} read-only"));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(proc)
+}
+
+fn make_sys(stage: &Stage, null: &Path, insecure: bool) -> Result<PathBuf, Failure> {
+    let sys = stage.dir("sys")?;
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    if !insecure {
+        flags |= MountFlags::RDONLY;
+    }
+    rustix::mount::mount("sysfs", &sys, "sysfs", flags, None).tried("mounting /sys")?;
+    if stage.unified {
+        let path = sys.join("fs/cgroup");
+        rustix::mount::mount("cgroup2", path, "cgroup2", flags, None)
+            .tried("mounting /sys/fs/cgroup")?;
+    }
+    if !insecure {
+        mask(stage, null, &sys, &MASKED_SYS)?;
+    }
+    Ok(sys)
+}
+
+/// Covers files with `/dev/null` and directories with an empty one.
+fn mask(stage: &Stage, null: &Path, below: &Path, names: &[&str]) -> Result<(), Failure> {
+    let empty = stage.at("empty");
+    if !empty.exists() {
+        stage.dir("empty")?;
+        let flags =
+            MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOSUID;
+        bind(&empty, &empty, flags).tried("making an empty directory")?;
+    }
+    for name in names {
+        let path = below.join(name);
+        let Ok(meta) = fs::symlink_metadata(&path) else {
+            continue;
+        };
+        let cover = if meta.is_dir() { empty.as_path() } else { null };
+        rustix::mount::mount_bind(cover, &path).tried(format!("masking {}", path.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,534 @@
+//! What a source of COPY or ADD means in a tree.
+//!
+//! A source is a path or a pattern. Links on the way to it and the source
+//! itself, if it is one, are followed inside the tree; links met below it are
+//! entries like any other. A pattern that matches nothing selects nothing, a
+//! path that isn't there is an error.
+//!
+//! # Specification
+//! Dockerfile reference, COPY and ADD: sources, `--parents`, `--exclude`.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::glob::{BadPattern, Glob, has_wildcard};
+use super::ignore::{Ignore, IgnoreError, tidy};
+use super::{Node, Tree};
+use crate::layer::Kind;
+
+/// Deepest tree that is copied.
+const MAX_DEPTH: usize = 4096;
+
+/// Why a source can't be selected.
+#[derive(Debug, thiserror::Error)]
+pub enum SelectError {
+    /// There is no such path.
+    #[error("{path:?} not found{}", hint(*.left_out, .similar))]
+    NotFound {
+        /// The source as it was written.
+        path: String,
+        /// Whether an ignore file leaves it out.
+        left_out: bool,
+        /// A name that is there and looks much like it.
+        similar: Option<String>,
+    },
+    /// A source is a link that leads nowhere.
+    #[error("{path:?} is a symbolic link to {target:?}, which does not exist in this tree")]
+    Dangling {
+        /// The link.
+        path: PathBuf,
+        /// Its text.
+        target: PathBuf,
+    },
+    /// The pattern is malformed.
+    #[error(transparent)]
+    Pattern(#[from] BadPattern),
+    /// A pattern of `--exclude` or `--parents` is malformed.
+    #[error(transparent)]
+    Exclude(#[from] IgnoreError),
+    /// The tree is deeper than can be copied.
+    #[error("{0:?} is nested too deeply")]
+    TooDeep(PathBuf),
+    /// Something can't be read.
+    #[error("reading the source {path:?}")]
+    Read {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn hint(left_out: bool, similar: &Option<String>) -> String {
+    match (left_out, similar) {
+        (true, _) => ": the ignore file excludes it".into(),
+        (false, Some(name)) => format!("; did you mean {name:?}?"),
+        (false, None) => String::new(),
+    }
+}
+
+/// One entry that was selected.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Its path below the match; empty for the match itself.
+    pub name: PathBuf,
+    /// Where it is in the tree, without links.
+    pub path: PathBuf,
+    /// What the tree says of it, with extended attributes.
+    pub node: Node,
+    /// It is a directory that leads to selected entries, or one that a pattern
+    /// of `--parents` picked: where the destination has it already, it keeps
+    /// its owner and time there.
+    pub passage: bool,
+}
+
+/// One match of a source.
+#[derive(Debug, Clone)]
+pub struct Match {
+    /// The last component of the name by which it was found, links not
+    /// followed; empty for the root.
+    pub name: OsString,
+    /// The match itself, then what is below it, in path order.
+    pub entries: Vec<Found>,
+}
+
+impl Match {
+    /// The match itself.
+    pub fn root(&self) -> Option<&Found> {
+        self.entries.first()
+    }
+}
+
+/// Everything that `source` selects in `tree`, without what `exclude` matches
+/// (by the path below the source; for a file by its name). With `parents` the
+/// part behind `/./` is a pattern whose directories are kept.
+pub fn select(
+    tree: &dyn Tree,
+    source: &str,
+    parents: bool,
+    exclude: &Ignore,
+) -> Result<Vec<Match>, SelectError> {
+    let mut start = source;
+    let mut take = None;
+    if parents {
+        let (before, pattern) = source.split_once("/./").unwrap_or(("/", source));
+        start = before;
+        take = Some(tidy(Path::new(pattern)));
+    }
+    let filter = Filter {
+        take: match &take {
+            Some(pattern) if !pattern.as_os_str().is_empty() => Some(taking(pattern)?),
+            _ => None,
+        },
+        leave: exclude,
+    };
+    let mut out = Vec::new();
+    for (name, path) in starts(tree, start)? {
+        let node = match tree.lookup(&path, false).map_err(|e| read(&path, e))? {
+            Some(node) => node,
+            None => return Err(not_found(tree, start, &path)),
+        };
+        let is_dir = node.kind == Kind::Dir;
+        if !is_dir && (exclude.ignored(Path::new(&name)) || filter.take.is_some()) {
+            continue;
+        }
+        let mut found = Match {
+            name,
+            entries: Vec::new(),
+        };
+        let path_of_dir = path.clone();
+        add(tree, &mut found.entries, PathBuf::new(), path, node, false)?;
+        if is_dir {
+            walk(
+                tree,
+                &filter,
+                Path::new(""),
+                &path_of_dir,
+                0,
+                &mut found.entries,
+            )?;
+        }
+        out.push(found);
+    }
+    if let Some(pattern) = take
+        && !has_wildcard(pattern.as_os_str().as_bytes())
+        && !pattern.as_os_str().is_empty()
+        && !out.is_empty()
+        && !out.iter().any(|m| m.entries.len() > 1)
+        && !exclude.ignored(&pattern)
+    {
+        let below = out.first().and_then(Match::root);
+        let path = below.map_or_else(|| pattern.clone(), |root| root.path.join(&pattern));
+        return Err(not_found(tree, source, &path));
+    }
+    Ok(out)
+}
+
+struct Filter<'a> {
+    take: Option<Ignore>,
+    leave: &'a Ignore,
+}
+
+/// The pattern as one that says what to take.
+fn taking(pattern: &Path) -> Result<Ignore, IgnoreError> {
+    let bytes = pattern.as_os_str().as_bytes();
+    // A name that starts with an exclamation mark takes nothing back here.
+    if bytes.first() == Some(&b'!') {
+        return Ignore::from_patterns([[b"\\", bytes].concat()]);
+    }
+    Ignore::from_patterns([bytes])
+}
+
+/// Names and paths, without links, that a path or pattern stands for.
+fn starts(tree: &dyn Tree, source: &str) -> Result<Vec<(OsString, PathBuf)>, SelectError> {
+    let wanted = tidy(Path::new(source));
+    let parts: Vec<&OsStr> = wanted.iter().collect();
+    let literal = parts
+        .iter()
+        .take_while(|p| !has_wildcard(p.as_bytes()))
+        .count();
+    let head: PathBuf = parts.iter().take(literal).collect();
+    if literal == parts.len() {
+        let name = wanted.file_name().unwrap_or_default().to_owned();
+        return match follow(tree, &wanted)? {
+            Some(path) => Ok(vec![(name, path)]),
+            None => Err(not_found(tree, source, &wanted)),
+        };
+    }
+    let globs: Vec<Glob> = parts
+        .iter()
+        .skip(literal)
+        .map(|p| Glob::parse(p.as_bytes()))
+        .collect::<Result<_, _>>()?;
+    let Some(base) = follow(tree, &head)? else {
+        return Ok(Vec::new());
+    };
+    let mut out = Vec::new();
+    expand(tree, &base, &globs, &mut out)?;
+    Ok(out)
+}
+
+fn expand(
+    tree: &dyn Tree,
+    dir: &Path,
+    globs: &[Glob],
+    out: &mut Vec<(OsString, PathBuf)>,
+) -> Result<(), SelectError> {
+    let Some((glob, rest)) = globs.split_first() else {
+        return Ok(());
+    };
+    let is_dir = tree
+        .lookup(dir, false)
+        .map_err(|e| read(dir, e))?
+        .is_some_and(|n| n.kind == Kind::Dir);
+    if !is_dir {
+        return Ok(());
+    }
+    for (name, node) in tree.read_dir(dir).map_err(|e| read(dir, e))? {
+        if !glob.matches(name.as_bytes()) {
+            continue;
+        }
+        let path = dir.join(&name);
+        if !rest.is_empty() {
+            // A link to a directory is not searched.
+            if node.kind == Kind::Dir {
+                expand(tree, &path, rest, out)?;
+            }
+            continue;
+        }
+        if let Some(path) = follow(tree, &path)? {
+            out.push((name, path));
+        }
+    }
+    Ok(())
+}
+
+/// The path without links, `None` where there is nothing.
+fn follow(tree: &dyn Tree, path: &Path) -> Result<Option<PathBuf>, SelectError> {
+    if tree
+        .lookup(path, true)
+        .map_err(|e| read(path, e))?
+        .is_some()
+    {
+        return tree.resolve(path).map(Some).map_err(|e| read(path, e));
+    }
+    if let Ok(Some(Node {
+        kind: Kind::Symlink { target },
+        ..
+    })) = tree.lookup(path, false)
+    {
+        return Err(SelectError::Dangling {
+            path: path.to_owned(),
+            target,
+        });
+    }
+    Ok(None)
+}
+
+fn walk(
+    tree: &dyn Tree,
+    filter: &Filter<'_>,
+    below: &Path,
+    dir: &Path,
+    depth: usize,
+    out: &mut Vec<Found>,
+) -> Result<(), SelectError> {
+    if depth > MAX_DEPTH {
+        return Err(SelectError::TooDeep(dir.to_owned()));
+    }
+    for (name, node) in tree.read_dir(dir).map_err(|e| read(dir, e))? {
+        let path = dir.join(&name);
+        let name = below.join(&name);
+        let taken = filter.take.as_ref().is_none_or(|t| t.ignored(&name));
+        let left = filter.leave.ignored(&name);
+        if node.kind != Kind::Dir {
+            if taken && !left {
+                add(tree, out, name, path, node, false)?;
+            }
+            continue;
+        }
+        // A directory that is not taken itself is there for what is in it.
+        let wanted = taken && !left;
+        let into = (taken
+            || filter
+                .take
+                .as_ref()
+                .is_none_or(|t| t.may_match_below(&name)))
+            && (!left || filter.leave.may_reinclude_below(&name));
+        if !wanted && !into {
+            continue;
+        }
+        let before = out.len();
+        let passage = !wanted || filter.take.is_some();
+        add(tree, out, name.clone(), path.clone(), node, passage)?;
+        walk(tree, filter, &name, &path, depth + 1, out)?;
+        if !wanted && out.len() == before + 1 {
+            out.pop();
+        }
+    }
+    Ok(())
+}
+
+fn add(
+    tree: &dyn Tree,
+    out: &mut Vec<Found>,
+    name: PathBuf,
+    path: PathBuf,
+    mut node: Node,
+    passage: bool,
+) -> Result<(), SelectError> {
+    if !matches!(node.kind, Kind::Symlink { .. }) {
+        let mut xattrs = tree.xattrs(&path).map_err(|e| read(&path, e))?;
+        xattrs.retain(|name, _| !is_host_label(name));
+        node.meta.xattrs = xattrs;
+    }
+    out.push(Found {
+        name,
+        path,
+        node,
+        passage,
+    });
+    Ok(())
+}
+
+/// Labels that the security modules of this machine gave the file, which say
+/// nothing about it elsewhere.
+fn is_host_label(name: &[u8]) -> bool {
+    let labels: [&[u8]; 5] = [
+        b"security.selinux",
+        b"security.ima",
+        b"security.evm",
+        b"security.apparmor",
+        b"security.SMACK64",
+    ];
+    labels.iter().any(|label| name.starts_with(label))
+}
+
+fn read(path: &Path, source: io::Error) -> SelectError {
+    SelectError::Read {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn not_found(tree: &dyn Tree, source: &str, path: &Path) -> SelectError {
+    SelectError::NotFound {
+        path: source.to_owned(),
+        left_out: tree.is_left_out(path),
+        similar: similar(tree, path),
+    }
+}
+
+/// A path that exists and differs little from `path`, in its first component
+/// that does not.
+fn similar(tree: &dyn Tree, path: &Path) -> Option<String> {
+    let mut here = PathBuf::new();
+    let mut parts = path.iter();
+    for part in parts.by_ref() {
+        let next = here.join(part);
+        if tree.lookup(&next, true).ok()?.is_some() {
+            here = next;
+            continue;
+        }
+        let wanted: Vec<char> = part.to_string_lossy().chars().take(256).collect();
+        let names = tree.read_dir(&here).ok()?;
+        let nearest = names
+            .iter()
+            .map(|(name, _)| {
+                let name = name.to_string_lossy();
+                let chars: Vec<char> = name.chars().take(256).collect();
+                (distance(&wanted, &chars), name)
+            })
+            .filter(|(d, name)| *d <= 1.max(wanted.len().max(name.len()) / 4))
+            .min()?;
+        let mut out = here.join(&*nearest.1);
+        out.extend(parts);
+        return Some(out.to_string_lossy().into_owned());
+    }
+    None
+}
+
+/// Edits between two names; a letter's case counts as no edit, two exchanged
+/// neighbours as one.
+fn distance(a: &[char], b: &[char]) -> usize {
+    let same = |x: char, y: char| x == y || x.to_lowercase().eq(y.to_lowercase());
+    let mut older: Vec<usize> = Vec::new();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut next = vec![i + 1];
+        for (j, y) in b.iter().enumerate() {
+            let mut best = (row[j] + usize::from(!same(*x, *y)))
+                .min(row[j + 1] + 1)
+                .min(next[j] + 1);
+            if i > 0 && j > 0 && same(*x, b[j - 1]) && same(a[i - 1], *y) {
+                best = best.min(older[j - 1] + 1);
+            }
+            next.push(best);
+        }
+        older = std::mem::replace(&mut row, next);
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::local::LocalTree;
+
+    fn tree(ignore: &str) -> (tempfile::TempDir, LocalTree) {
+        let dir = tempfile::tempdir().unwrap();
+        for file in [
+            "a/b/c/d/e/bay",
+            "a/b/c/d/foo",
+            "a/b2/c/d/e/bar",
+            "main.go",
+            "x.txt",
+            "[0].txt",
+        ] {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, file).unwrap();
+        }
+        std::os::unix::fs::symlink("a/b", dir.path().join("link")).unwrap();
+        std::os::unix::fs::symlink("gone", dir.path().join("dangling")).unwrap();
+        std::os::unix::fs::symlink("x.txt", dir.path().join("l.txt")).unwrap();
+        let ignore = Ignore::parse(ignore.as_bytes()).unwrap();
+        let tree = LocalTree::open(dir.path(), Some(ignore)).unwrap();
+        (dir, tree)
+    }
+
+    fn names(source: &str, parents: bool, exclude: &[&str]) -> Result<String, SelectError> {
+        let (_dir, tree) = tree("");
+        let exclude = Ignore::from_patterns(exclude).unwrap();
+        let mut out = Vec::new();
+        for found in select(&tree, source, parents, &exclude)? {
+            out.push(format!("{}:", found.name.display()));
+            let below = found.entries.iter().skip(1);
+            out.extend(below.map(|f| f.name.display().to_string()));
+        }
+        Ok(out.join(" "))
+    }
+
+    #[test]
+    fn selections() {
+        let table: &[(&str, bool, &[&str], &str)] = &[
+            ("main.go", false, &[], "main.go:"),
+            ("/../main.go", false, &[], "main.go:"),
+            ("main.go/", false, &[], "main.go:"),
+            ("*.go", false, &[], "main.go:"),
+            ("*.none", false, &[], ""),
+            ("none/*", false, &[], ""),
+            ("*.txt", false, &[], "[0].txt: l.txt: x.txt:"),
+            ("[[]0].txt", false, &[], "[0].txt:"),
+            ("a/b2", false, &[], "b2: c c/d c/d/e c/d/e/bar"),
+            ("link", false, &[], "link: c c/d c/d/e c/d/e/bay c/d/foo"),
+            ("link/c/d/foo", false, &[], "foo:"),
+            ("a/*/c/d/f*", false, &[], "foo:"),
+            ("lin*/c", false, &[], ""),
+            ("a/b", false, &["**/e"], "b: c c/d c/d/foo"),
+            ("a/b", false, &["c", "!c/d/foo"], "b: c c/d c/d/foo"),
+            ("*.txt", false, &["x*"], "[0].txt: l.txt:"),
+            (
+                "a/b/c",
+                true,
+                &[],
+                ": a a/b a/b/c a/b/c/d a/b/c/d/e a/b/c/d/e/bay a/b/c/d/foo",
+            ),
+            ("a/b/./c/d/foo", true, &[], "b: c c/d c/d/foo"),
+            (
+                "a/b*/./c/**/e",
+                true,
+                &[],
+                "b: c c/d c/d/e c/d/e/bay b2: c c/d c/d/e c/d/e/bar",
+            ),
+            ("a/b/./none*", true, &[], "b:"),
+            ("a/*/*/d/f*", true, &[], ": a a/b a/b/c a/b/c/d a/b/c/d/foo"),
+        ];
+        for (source, parents, exclude, expected) in table {
+            let names = names(source, *parents, exclude).unwrap();
+            assert_eq!(names, *expected, "{source} {parents} {exclude:?}");
+        }
+    }
+
+    #[test]
+    fn errors() {
+        for (source, parents, expected) in [
+            (
+                "mian.go",
+                false,
+                "\"mian.go\" not found; did you mean \"main.go\"?",
+            ),
+            (
+                "MAIN.go",
+                false,
+                "\"MAIN.go\" not found; did you mean \"main.go\"?",
+            ),
+            (
+                "a/b/cc/x",
+                false,
+                "\"a/b/cc/x\" not found; did you mean \"a/b/c/x\"?",
+            ),
+            ("zzzzzz", false, "\"zzzzzz\" not found"),
+            ("a/none", true, "\"a/none\" not found"),
+            ("main.go/x", false, "\"main.go/x\" not found"),
+            ("[", false, "invalid pattern \"[\""),
+            (
+                "dangling",
+                false,
+                "\"dangling\" is a symbolic link to \"gone\", which does not exist in this tree",
+            ),
+        ] {
+            let error = names(source, parents, &[]).unwrap_err();
+            assert_eq!(error.to_string(), expected, "{source}");
+        }
+        let (_dir, tree) = tree("*.txt");
+        let error = select(&tree, "x.txt", false, &Ignore::default()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "\"x.txt\" not found: the ignore file excludes it"
+        );
+        assert!(select(&tree, "l*", false, &Ignore::default()).is_ok());
+    }
+}

@@ -1,0 +1,99 @@
+//! Both passes over a file, and what holds between its instructions.
+
+use super::args::Keyword;
+use super::ast::{Dockerfile, Instruction, Stage};
+use super::error::ParseError;
+use super::instruction::{self, Context};
+use super::raw::{self, Raw};
+use super::span::Span;
+
+/// Reads a Dockerfile.
+///
+/// # Errors
+/// The first [`ParseError`]; its span lies in `text`.
+pub fn parse(text: &str) -> Result<Dockerfile, ParseError> {
+    let file = raw::read(text)?;
+    let escape = file.directives.escape;
+    let mut global_args = Vec::new();
+    let mut stages: Vec<Stage> = Vec::new();
+    let mut empty_continuations = Vec::new();
+    for mut raw in file.instructions {
+        empty_continuations.extend(raw.empty_continuation);
+        let line = std::mem::take(&mut raw.line);
+        let context = Context {
+            line: &line,
+            escape,
+        };
+        let Some(keyword) = Keyword::of(&raw.keyword.value) else {
+            return Err(instruction::unknown(&raw, &context));
+        };
+        if keyword == Keyword::From {
+            stages.push(instruction::from(raw, &context)?);
+            continue;
+        }
+        let place = raw.span;
+        let instruction = instruction::read(raw, keyword, &context)?;
+        match stages.last_mut() {
+            Some(stage) => stage.instructions.push(instruction),
+            None if keyword == Keyword::Arg => global_args.push(instruction),
+            None => {
+                return Err(ParseError::new(
+                    format!("{} stands before the first FROM", keyword.name()),
+                    place,
+                )
+                .hint("only ARG may come before the first FROM"));
+            }
+        }
+    }
+    if stages.is_empty() {
+        return Err(
+            ParseError::new("the file has no FROM", Span::new(0, text.len()))
+                .hint("a build needs an image to start from; `FROM scratch` is an empty one"),
+        );
+    }
+    Ok(Dockerfile {
+        directives: file.directives,
+        global_args,
+        stages,
+        empty_continuations,
+    })
+}
+
+/// Reads an ONBUILD trigger as an image's config holds it: one instruction,
+/// heredocs included. Its spans count from the trigger's start.
+///
+/// # Errors
+/// [`ParseError`] where it is no single instruction, or one that can't be a
+/// trigger.
+pub fn parse_trigger(text: &str) -> Result<Instruction, ParseError> {
+    let mut instructions = raw::read(text)?.instructions;
+    let whole = Span::new(0, text.len());
+    let single = if instructions.len() == 1 {
+        instructions.pop()
+    } else {
+        None
+    };
+    let Some(raw) = single else {
+        return Err(ParseError::new(
+            "the trigger isn't a single instruction",
+            whole,
+        ));
+    };
+    trigger(raw, whole)
+}
+
+fn trigger(mut raw: Raw, whole: Span) -> Result<Instruction, ParseError> {
+    let line = std::mem::take(&mut raw.line);
+    let context = Context {
+        line: &line,
+        escape: '\\',
+    };
+    match Keyword::of(&raw.keyword.value) {
+        None => Err(instruction::unknown(&raw, &context)),
+        Some(keyword @ (Keyword::From | Keyword::OnBuild)) => Err(ParseError::new(
+            format!("{} can't be a trigger", keyword.name()),
+            whole,
+        )),
+        Some(keyword) => instruction::read(raw, keyword, &context),
+    }
+}

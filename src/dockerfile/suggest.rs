@@ -1,0 +1,92 @@
+//! "Did you mean": the known name nearest to an unknown one.
+
+/// Names further away than this are no help.
+const FARTHEST: usize = 2;
+
+/// The name nearest to `word`, or `None` where all are far or one is the word
+/// itself. Of several equally near ones, the first.
+pub fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let mut best = None;
+    let mut limit = FARTHEST + 1;
+    for name in names {
+        if name == word {
+            return None;
+        }
+        if let Some(distance) = distance_below(word, name, limit) {
+            limit = distance;
+            best = Some(name);
+        }
+    }
+    best
+}
+
+/// As [`nearest`], for names that ignore case; the answer is in the word's
+/// case.
+pub fn nearest_ignoring_case(word: &str, names: &[&str]) -> Option<String> {
+    let lower: Vec<String> = names.iter().map(|n| n.to_lowercase()).collect();
+    let found = nearest(&word.to_lowercase(), lower.iter().map(String::as_str))?;
+    Some(if word == word.to_lowercase() {
+        found.to_owned()
+    } else {
+        found.to_uppercase()
+    })
+}
+
+/// The Levenshtein distance of `a` and `b`, `None` where it is not below
+/// `limit`.
+fn distance_below(a: &str, b: &str, limit: usize) -> Option<usize> {
+    // Bytes give a lower bound that spares long words the table.
+    if a.chars().count().abs_diff(b.chars().count()) >= limit {
+        return None;
+    }
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        let mut least = left;
+        row[0] = left;
+        for (cell, y) in row.iter_mut().skip(1).zip(&b) {
+            let above = *cell;
+            left = (diagonal + usize::from(x != *y))
+                .min(above + 1)
+                .min(left + 1);
+            diagonal = above;
+            *cell = left;
+            least = least.min(left);
+        }
+        if least >= limit {
+            return None;
+        }
+    }
+    row.last().copied().filter(|d| *d < limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_wins() {
+        let names = ["from", "chown", "chmod", "link"];
+        for (word, expected) in [
+            ("form", Some("from")),
+            ("chwon", Some("chown")),
+            ("chmode", Some("chmod")),
+            ("lnk", Some("link")),
+            ("from", None),
+            ("parents", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(word, names), expected, "{word}");
+        }
+        assert_eq!(
+            nearest_ignoring_case("COYP", &["COPY", "RUN"]).as_deref(),
+            Some("COPY")
+        );
+        assert_eq!(
+            nearest_ignoring_case("rnu", &["COPY", "RUN"]).as_deref(),
+            Some("run")
+        );
+    }
+}

@@ -1,0 +1,99 @@
+//! Stages: names, the target, and which of them it needs.
+
+use crate::dockerfile::ast::{Dockerfile, Instruction, InstructionKind, Stage};
+
+/// The name of a stage as it is looked up.
+pub(super) fn name_of(stage: &Stage) -> Option<String> {
+    stage.name.as_ref().map(|n| n.value.to_ascii_lowercase())
+}
+
+/// The last stage before `before` that has this very name; FROM's rule.
+pub(super) fn by_exact_name(file: &Dockerfile, name: &str, before: usize) -> Option<usize> {
+    (0..before.min(file.stages.len()))
+        .rev()
+        .find(|i| name_of(&file.stages[*i]).as_deref() == Some(name))
+}
+
+/// What `--from=` and `--target` name: a stage, whatever the case, or a number.
+pub(super) fn by_name_or_number(file: &Dockerfile, text: &str, before: usize) -> Option<usize> {
+    by_exact_name(file, &text.to_ascii_lowercase(), before).or_else(|| {
+        let number = text.parse::<usize>().ok()?;
+        (number < before.min(file.stages.len())).then_some(number)
+    })
+}
+
+/// The values of `--from=` and of mounts' `from=` in an instruction, as
+/// written.
+pub(super) fn from_values(instruction: &Instruction) -> Vec<String> {
+    match &instruction.kind {
+        InstructionKind::Copy(copy) | InstructionKind::Add(copy) => {
+            copy.from.iter().map(|t| t.value.clone()).collect()
+        }
+        InstructionKind::Run(run) => run
+            .mounts
+            .iter()
+            .flat_map(|m| m.value.split(','))
+            .filter_map(|field| {
+                let (key, value) = field.split_once('=')?;
+                key.trim()
+                    .eq_ignore_ascii_case("from")
+                    .then(|| value.trim_matches('"').to_owned())
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The triggers that a stage leaves to stages built on it.
+pub(super) fn triggers(stage: &Stage) -> impl Iterator<Item = &Instruction> {
+    stage.instructions.iter().filter_map(|i| match &i.kind {
+        InstructionKind::OnBuild(o) => Some(&*o.instruction),
+        _ => None,
+    })
+}
+
+/// The closest of `candidates` to `text`, if it is close enough to be meant.
+pub(super) fn closest<'a>(
+    text: &str,
+    candidates: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let lower = text.to_ascii_lowercase();
+    candidates
+        .map(|c| (distance(&lower, &c.to_ascii_lowercase()), c))
+        .filter(|(d, c)| *d <= 2 && *d < c.len())
+        .min_by_key(|(d, _)| *d)
+        .map(|(_, c)| c)
+}
+
+/// Levenshtein distance, given up beyond 64 bytes.
+fn distance(a: &str, b: &str) -> usize {
+    if a.len() > 64 || b.len() > 64 {
+        return usize::MAX;
+    }
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let next = (diagonal + usize::from(x != y))
+                .min(row[j] + 1)
+                .min(row[j + 1] + 1);
+            diagonal = row[j + 1];
+            row[j + 1] = next;
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_what_was_meant() {
+        let names = ["build", "test", "release"];
+        assert_eq!(closest("biuld", names.into_iter()), Some("build"));
+        assert_eq!(closest("tset", names.into_iter()), Some("test"));
+        assert_eq!(closest("other", names.into_iter()), None);
+    }
+}

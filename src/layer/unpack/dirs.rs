@@ -1,0 +1,591 @@
+//! The directories of a root that a layer is applied to: finding, making,
+//! remembering them.
+//!
+//! Open directories are cached by path; the cache is dropped whenever a
+//! directory or link is removed, as any path may lead through it. What
+//! directories shall have in the end is kept by inode and set last, to the
+//! very directory it is meant for.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
+
+use rustix::fs::{Gid, Mode, OFlags, Stat, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use super::error::Step;
+use super::{Form, Lower, UnpackError, UnpackOptions, Unpacked, attrs, remove};
+use crate::layer::{Entry, Kind, Meta, Mtime};
+use crate::sys::fs::{Root, lstat_at};
+
+/// Open directories that are kept.
+const CACHE: usize = 256;
+/// Links followed on the way to one directory, as the kernel has it.
+const MAX_LINKS: usize = 40;
+/// Mode of a directory while it is worked in.
+const WORKING: Mode = Mode::RWXU;
+
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// An open directory.
+#[derive(Debug)]
+pub(super) struct Dir {
+    pub(super) fd: OwnedFd,
+    pub(super) ino: u64,
+}
+
+/// What a directory gets at the end.
+#[derive(Debug)]
+struct Final {
+    path: PathBuf,
+    mode: Option<u32>,
+    mtime: Mtime,
+}
+
+pub(super) struct Dirs<'a> {
+    root: &'a Root,
+    form: Form,
+    lower: Option<&'a dyn Lower>,
+    unprivileged: bool,
+    cache: HashMap<PathBuf, Rc<Dir>>,
+    finals: HashMap<u64, Final>,
+    implied: HashMap<u64, PathBuf>,
+    used_lower: bool,
+    /// Flat form: fingerprints of the layer's own entries, and directories
+    /// that have some in them, however deep.
+    own: HashSet<u64>,
+    touched: HashSet<u64>,
+    fingerprint: RandomState,
+}
+
+/// Whether it is overlayfs's whiteout.
+pub(super) fn is_whiteout(stat: &Stat) -> bool {
+    rustix::fs::FileType::from_raw_mode(stat.st_mode).is_char_device() && stat.st_rdev == 0
+}
+
+fn mtime(stat: &Stat) -> Mtime {
+    Mtime {
+        secs: stat.st_mtime,
+        nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+    }
+}
+
+/// What stands on the way from the root to a directory.
+struct Entered {
+    dir: Rc<Dir>,
+    name: OsString,
+}
+
+impl<'a> Dirs<'a> {
+    pub(super) fn new(root: &'a Root, options: &UnpackOptions<'a>) -> Result<Self, UnpackError> {
+        let mut dirs = Self {
+            root,
+            form: options.form,
+            lower: options.lower,
+            unprivileged: !rustix::process::geteuid().is_root(),
+            cache: HashMap::new(),
+            finals: HashMap::new(),
+            implied: HashMap::new(),
+            used_lower: false,
+            own: HashSet::new(),
+            touched: HashSet::new(),
+            fingerprint: RandomState::new(),
+        };
+        if dirs.form != Form::Flat {
+            let top = dirs.root_dir()?;
+            dirs.imply(&top, PathBuf::new())?;
+        }
+        Ok(dirs)
+    }
+
+    /// The root itself.
+    pub(super) fn root_dir(&mut self) -> Result<Rc<Dir>, UnpackError> {
+        self.find(Path::new(""))?.map_or_else(
+            || Err(io::Error::from(Errno::NOENT)).step("open", Path::new("/")),
+            Ok,
+        )
+    }
+
+    /// Opens a directory that exists, through links.
+    pub(super) fn find(&mut self, path: &Path) -> Result<Option<Rc<Dir>>, UnpackError> {
+        if let Some(dir) = self.cache.get(path) {
+            return Ok(Some(Rc::clone(dir)));
+        }
+        match self.root.open_dir(path) {
+            Ok(fd) => {
+                let dir = self.take(fd, path).step("open", path)?;
+                self.remember(path, &dir);
+                Ok(Some(dir))
+            }
+            Err(e) => match Errno::from_io_error(&e) {
+                Some(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+                // Longer than one call takes, but not for a walk.
+                Some(Errno::NAMETOOLONG) => Ok(self.walk(path, false)?.map(|(dir, _)| dir)),
+                _ => Err(e).step("open", path),
+            },
+        }
+    }
+
+    /// Opens a directory, making it and what leads to it.
+    pub(super) fn make(&mut self, path: &Path) -> Result<Rc<Dir>, UnpackError> {
+        match self.find(path)? {
+            Some(dir) => Ok(dir),
+            None => Ok(self.make_real(path)?.0),
+        }
+    }
+
+    /// [`make`](Self::make), and the path without links.
+    pub(super) fn make_real(&mut self, path: &Path) -> Result<(Rc<Dir>, PathBuf), UnpackError> {
+        let (dir, real) = self
+            .walk(path, true)?
+            .map_or_else(|| Err(io::Error::from(Errno::NOENT)).step("open", path), Ok)?;
+        self.remember(path, &dir);
+        Ok((dir, real))
+    }
+
+    /// Goes to a directory one component at a time. `None` when it does not
+    /// exist and is not to be made.
+    fn walk(&mut self, path: &Path, make: bool) -> Result<Option<(Rc<Dir>, PathBuf)>, UnpackError> {
+        let mut todo = components(path);
+        let top = self.root.open_dir(Path::new("")).step("open", path)?;
+        let top = self.take(top, Path::new("")).step("open", path)?;
+        let mut stack = vec![Entered {
+            dir: top,
+            name: OsString::new(),
+        }];
+        let mut links = 0;
+        while let Some(name) = todo.pop_front() {
+            let Some(here) = stack.last().map(|s| Rc::clone(&s.dir)) else {
+                break;
+            };
+            if name == ".." {
+                if stack.len() > 1 {
+                    stack.pop();
+                }
+                continue;
+            }
+            let real = real_path(&stack).join(&name);
+            let found = self.open_child(&here, &name);
+            let link = match found.as_ref().err().copied() {
+                None => None,
+                Some(Errno::NOENT) => match self.lower_kind(&real)? {
+                    Some(Kind::Symlink { target }) => Some(target),
+                    _ => None,
+                },
+                Some(Errno::NOTDIR | Errno::LOOP) => {
+                    link_target(&here, &name).step("open", path)?
+                }
+                Some(e) => return Err(e).step("open", path),
+            };
+            if let Some(target) = link {
+                links += 1;
+                if links > MAX_LINKS {
+                    return Err(Errno::LOOP).step("open", path);
+                }
+                if target.has_root() {
+                    stack.truncate(1);
+                }
+                for part in components(&target).into_iter().rev() {
+                    todo.push_front(part);
+                }
+                continue;
+            }
+            let dir = match found {
+                Ok(dir) => dir,
+                Err(_) if !make => return Ok(None),
+                Err(Errno::NOTDIR) if links > 0 && !self.is_whiteout_at(&here, &name) => {
+                    return Err(Errno::NOTDIR).step("open", path);
+                }
+                Err(_) => {
+                    let dir = self.make_child(&here, &name, &real)?;
+                    self.imply(&dir, real)?;
+                    self.own(&here, &name);
+                    dir
+                }
+            };
+            stack.push(Entered { dir, name });
+        }
+        let real = real_path(&stack);
+        Ok(stack.pop().map(|s| (s.dir, real)))
+    }
+
+    fn is_whiteout_at(&self, dir: &Dir, name: &OsStr) -> bool {
+        self.form != Form::Flat && lstat_at(dir.fd.as_fd(), name).is_ok_and(|s| is_whiteout(&s))
+    }
+
+    /// Opens the directory `name` in `dir`, which is no link.
+    pub(super) fn open_child(&self, dir: &Dir, name: &OsStr) -> Result<Rc<Dir>, Errno> {
+        let fd = rustix::fs::openat(&dir.fd, name, DIRECTORY, Mode::empty())?;
+        let ino = rustix::fs::fstat(&fd)?.st_ino;
+        Ok(Rc::new(Dir { fd, ino }))
+    }
+
+    /// Makes the directory `name` in `dir`, in the place of what is there.
+    pub(super) fn make_child(
+        &mut self,
+        dir: &Rc<Dir>,
+        name: &OsStr,
+        path: &Path,
+    ) -> Result<Rc<Dir>, UnpackError> {
+        let mut hides = false;
+        for _ in 0..super::TRIES {
+            match rustix::fs::mkdirat(&dir.fd, name, WORKING) {
+                Ok(()) => {
+                    let made = self.open_child(dir, name).step("open", path)?;
+                    if hides {
+                        self.set_opaque(&made, path)?;
+                    }
+                    return Ok(made);
+                }
+                Err(Errno::EXIST) => {
+                    // What the whiteout hid must not show through the
+                    // directory.
+                    hides |= self.is_whiteout_at(dir, name);
+                    self.clear(dir, name, path)?;
+                }
+                Err(e) => return Err(e).step("create", path),
+            }
+        }
+        Err(Errno::EXIST).step("create", path)
+    }
+
+    /// Takes an open directory, noting what it has now where the layer does
+    /// not say what it shall have.
+    fn take(&mut self, fd: OwnedFd, path: &Path) -> io::Result<Rc<Dir>> {
+        let stat = rustix::fs::fstat(&fd)?;
+        let dir = Rc::new(Dir {
+            fd,
+            ino: stat.st_ino,
+        });
+        self.touch(&dir)?;
+        let writable = stat.st_mode & 0o700 == 0o700;
+        let mut mode = None;
+        if self.unprivileged && !writable {
+            mode = Some(stat.st_mode & 0o7777);
+            rustix::fs::fchmod(
+                &dir.fd,
+                Mode::from_raw_mode(stat.st_mode & 0o7777) | WORKING,
+            )?;
+        }
+        self.finals.entry(dir.ino).or_insert_with(|| Final {
+            path: path.to_owned(),
+            mode,
+            mtime: mtime(&stat),
+        });
+        Ok(dir)
+    }
+
+    /// Keeps a directory open for the entries that follow in it.
+    pub(super) fn remember(&mut self, path: &Path, dir: &Rc<Dir>) {
+        if self.cache.len() >= CACHE {
+            self.cache.clear();
+        }
+        self.cache.insert(path.to_owned(), Rc::clone(dir));
+    }
+
+    /// The layer says what this directory shall have.
+    pub(super) fn explicit(&mut self, path: &Path, dir: &Dir, meta: &Meta) {
+        self.implied.remove(&dir.ino);
+        self.finals.insert(
+            dir.ino,
+            Final {
+                path: path.to_owned(),
+                mode: Some(meta.mode),
+                mtime: meta.mtime,
+            },
+        );
+    }
+
+    /// The layer has no entry for this directory, which was just made.
+    fn imply(&mut self, dir: &Rc<Dir>, path: PathBuf) -> Result<(), UnpackError> {
+        let mut meta = Meta {
+            mode: 0o755,
+            ..Meta::default()
+        };
+        if let Some(below) = self.lower_entry(&path)? {
+            if below.kind == Kind::Dir {
+                meta = below.meta;
+                adopt(dir, &path, &meta)?;
+            }
+        }
+        let last = Final {
+            path: path.clone(),
+            mode: Some(meta.mode),
+            mtime: meta.mtime,
+        };
+        self.finals.insert(dir.ino, last);
+        self.implied.insert(dir.ino, path);
+        Ok(())
+    }
+
+    fn lower_kind(&mut self, real: &Path) -> Result<Option<Kind>, UnpackError> {
+        Ok(self.lower_entry(real)?.map(|entry| entry.kind))
+    }
+
+    /// What shows through from below at `real`, a path without links.
+    pub(super) fn lower_entry(&mut self, real: &Path) -> Result<Option<Entry>, UnpackError> {
+        let Some(lower) = self.lower else {
+            return Ok(None);
+        };
+        if !shows_through(self.root, real, lower)? {
+            return Ok(None);
+        }
+        self.used_lower = true;
+        lower.entry(real).step("look below the layer at", real)
+    }
+
+    /// Makes a directory opaque in overlay form.
+    pub(super) fn set_opaque(&mut self, dir: &Dir, path: &Path) -> Result<(), UnpackError> {
+        let name = match self.form {
+            Form::Overlay { user_xattr: true } => "user.overlay.opaque",
+            Form::Overlay { user_xattr: false } => "trusted.overlay.opaque",
+            Form::Flat => return Ok(()),
+        };
+        rustix::fs::fsetxattr(&dir.fd, name, b"y", XattrFlags::empty()).step("make opaque", path)
+    }
+
+    /// Removes what is at `name` in `dir`, with all below it.
+    pub(super) fn clear(
+        &mut self,
+        dir: &Dir,
+        name: &OsStr,
+        path: &Path,
+    ) -> Result<(), UnpackError> {
+        let kind = match lstat_at(dir.fd.as_fd(), name) {
+            Ok(stat) => rustix::fs::FileType::from_raw_mode(stat.st_mode),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(e).step("look at", path),
+        };
+        if kind.is_dir() || kind.is_symlink() {
+            self.cache.clear();
+        }
+        remove::remove(dir.fd.as_fd(), name).step("replace", path)
+    }
+
+    fn key(&self, ino: u64, name: &OsStr) -> u64 {
+        self.fingerprint.hash_one((ino, name.as_bytes()))
+    }
+
+    /// Notes that `name` in `dir` is the layer's own, for whiteouts after it.
+    pub(super) fn own(&mut self, dir: &Dir, name: &OsStr) {
+        if self.form == Form::Flat {
+            let key = self.key(dir.ino, name);
+            self.own.insert(key);
+        }
+    }
+
+    /// Notes that entries of the layer may come into `dir`.
+    fn touch(&mut self, dir: &Dir) -> io::Result<()> {
+        if self.form != Form::Flat || !self.touched.insert(dir.ino) {
+            return Ok(());
+        }
+        let top = rustix::fs::fstat(self.root.fd())?.st_ino;
+        let mut ino = dir.ino;
+        let mut up: Option<OwnedFd> = None;
+        while ino != top {
+            let here = up.as_ref().unwrap_or(&dir.fd);
+            let parent = rustix::fs::openat(here, c"..", DIRECTORY, Mode::empty())?;
+            let parent_ino = rustix::fs::fstat(&parent)?.st_ino;
+            // The second is the host's root: someone moved the directory out.
+            if parent_ino == ino || !self.touched.insert(parent_ino) {
+                break;
+            }
+            ino = parent_ino;
+            up = Some(parent);
+        }
+        Ok(())
+    }
+
+    /// Flat form: removes `name` in `dir` but for what is the layer's own.
+    pub(super) fn prune(
+        &mut self,
+        dir: &Dir,
+        name: &OsStr,
+        path: &Path,
+    ) -> Result<(), UnpackError> {
+        self.cache.clear();
+        self.prune_entry(dir, name, path).map(|_| ())
+    }
+
+    /// Flat form: removes what is in `dir` but for what is the layer's own.
+    pub(super) fn prune_children(&mut self, dir: &Dir, path: &Path) -> Result<bool, UnpackError> {
+        self.cache.clear();
+        let mut kept = false;
+        for name in remove::names(&dir.fd).step("list", path)? {
+            kept |= self.prune_entry(dir, &name, &path.join(&name))?;
+        }
+        Ok(kept)
+    }
+
+    /// Says whether anything was kept.
+    fn prune_entry(&mut self, dir: &Dir, name: &OsStr, path: &Path) -> Result<bool, UnpackError> {
+        let stat = match lstat_at(dir.fd.as_fd(), name) {
+            Ok(stat) => stat,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(e).step("look at", path),
+        };
+        let own = self.own.contains(&self.key(dir.ino, name));
+        let is_dir = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
+        if is_dir && (own || self.touched.contains(&stat.st_ino)) {
+            let child = self.open_child(dir, name).step("open", path)?;
+            self.finals.entry(child.ino).or_insert_with(|| Final {
+                path: path.to_owned(),
+                mode: None,
+                mtime: mtime(&stat),
+            });
+            let kept = self.prune_children(&child, path)?;
+            if !own && !kept {
+                remove::remove(dir.fd.as_fd(), name).step("remove", path)?;
+            }
+            return Ok(own || kept);
+        }
+        if !own {
+            remove::remove(dir.fd.as_fd(), name).step("remove", path)?;
+        }
+        Ok(own)
+    }
+
+    /// Gives all directories their modes and times, the deepest first so that
+    /// none is closed before what is below it is done.
+    pub(super) fn finish(mut self, result: &mut Unpacked) -> Result<(), UnpackError> {
+        self.cache.clear();
+        let mut finals: Vec<(u64, Final)> = self.finals.drain().collect();
+        finals.sort_by(|a, b| b.1.path.cmp(&a.1.path));
+        for (ino, last) in finals {
+            let path = &last.path;
+            let fd = match self.root.open_dir(path) {
+                Ok(fd) => fd,
+                Err(e) => match Errno::from_io_error(&e) {
+                    // It was removed or replaced later on.
+                    Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+                    Some(Errno::NAMETOOLONG) => match self.walk_only(path)? {
+                        Some(fd) => fd,
+                        None => continue,
+                    },
+                    _ => return Err(e).step("open", path),
+                },
+            };
+            if rustix::fs::fstat(&fd).step("look at", path)?.st_ino != ino {
+                continue;
+            }
+            if let Some(mode) = last.mode {
+                rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode)).step("set the mode of", path)?;
+            }
+            rustix::fs::futimens(&fd, &attrs::times(last.mtime)).step("set the time of", path)?;
+            result.implied.extend(self.implied.remove(&ino));
+        }
+        result.implied.sort();
+        result.used_lower = self.used_lower;
+        Ok(())
+    }
+
+    /// Opens a directory whose path is too long for one call.
+    fn walk_only(&mut self, path: &Path) -> Result<Option<OwnedFd>, UnpackError> {
+        match self.walk(path, false)? {
+            Some((dir, _)) => Ok(Rc::try_unwrap(dir).ok().map(|dir| dir.fd)),
+            None => Ok(None),
+        }
+    }
+}
+
+fn components(path: &Path) -> VecDeque<OsString> {
+    path.components()
+        .filter_map(|c| match c {
+            Component::Normal(name) => Some(name.to_owned()),
+            Component::ParentDir => Some("..".into()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+        })
+        .collect()
+}
+
+fn real_path(stack: &[Entered]) -> PathBuf {
+    stack.iter().skip(1).map(|s| &s.name).collect()
+}
+
+/// The text of the link `name` in `dir`; `None` when it is no link.
+fn link_target(dir: &Dir, name: &OsStr) -> io::Result<Option<PathBuf>> {
+    match rustix::fs::readlinkat(&dir.fd, name, Vec::new()) {
+        Ok(text) => Ok(Some(OsStr::from_bytes(text.to_bytes()).into())),
+        Err(Errno::INVAL) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Whether what is below the layer in `root` can be seen at `real`: no
+/// directory on the way is opaque, and below the layer they are directories.
+fn shows_through(root: &Root, real: &Path, lower: &dyn Lower) -> Result<bool, UnpackError> {
+    for parent in real.ancestors().skip(1) {
+        let is_dir = parent.as_os_str().is_empty()
+            || lower
+                .entry(parent)
+                .step("look below the layer at", parent)?
+                .is_some_and(|entry| entry.kind == Kind::Dir);
+        if !is_dir {
+            return Ok(false);
+        }
+        let Ok(fd) = root.open_dir(parent) else {
+            continue;
+        };
+        for name in ["trusted.overlay.opaque", "user.overlay.opaque"] {
+            let mut value = [0; 1];
+            if rustix::fs::fgetxattr(&fd, name, &mut value[..]).is_ok() && value == *b"y" {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Gives a directory the owner and extended attributes of another.
+fn adopt(dir: &Dir, path: &Path, meta: &Meta) -> Result<(), UnpackError> {
+    let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
+    match rustix::fs::fchown(&dir.fd, Some(uid), Some(gid)) {
+        Ok(()) | Err(Errno::PERM | Errno::INVAL) => {}
+        Err(e) => return Err(e).step("set the owner of", path),
+    }
+    for (name, value) in &meta.xattrs {
+        match rustix::fs::fsetxattr(&dir.fd, OsStr::from_bytes(name), value, XattrFlags::empty()) {
+            Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP) => {}
+            Err(e) => return Err(e).step("set an extended attribute of", path),
+        }
+    }
+    Ok(())
+}
+
+/// See [`super::settle`].
+pub(super) fn settle(
+    root: &Root,
+    implied: &[PathBuf],
+    lower: &dyn Lower,
+) -> Result<bool, UnpackError> {
+    for path in implied {
+        if !shows_through(root, path, lower)? {
+            continue;
+        }
+        let Some(below) = lower.entry(path).step("look below the layer at", path)? else {
+            continue;
+        };
+        match below.kind {
+            Kind::Dir => {}
+            Kind::Symlink { .. } => return Ok(false),
+            _ => continue,
+        }
+        let meta = &below.meta;
+        let fd = root.open_dir(path).step("open", path)?;
+        let ino = rustix::fs::fstat(&fd).step("look at", path)?.st_ino;
+        let dir = Dir { fd, ino };
+        adopt(&dir, path, meta)?;
+        rustix::fs::fchmod(&dir.fd, Mode::from_raw_mode(meta.mode))
+            .step("set the mode of", path)?;
+        rustix::fs::futimens(&dir.fd, &attrs::times(meta.mtime)).step("set the time of", path)?;
+    }
+    Ok(true)
+}

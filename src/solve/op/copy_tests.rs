@@ -1,0 +1,527 @@
+use super::*;
+use crate::context::ignore::Ignore;
+use crate::context::local::LocalTree;
+use crate::context::select::select;
+use std::io::Read;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+/// Makes files from `path`, `path/`, `path -> target`, each with ` 0mode`.
+fn make(dir: &Path, files: &[&str]) {
+    for file in files {
+        let (file, mode) = match file.rsplit_once(" 0") {
+            Some((file, mode)) => (file, u32::from_str_radix(mode, 8).unwrap()),
+            None => (*file, if file.ends_with('/') { 0o755 } else { 0o644 }),
+        };
+        if let Some((link, target)) = file.split_once(" -> ") {
+            symlink(target, dir.join(link)).unwrap();
+            continue;
+        }
+        if let Some((link, target)) = file.split_once(" = ") {
+            std::fs::hard_link(dir.join(target), dir.join(link)).unwrap();
+            continue;
+        }
+        let path = dir.join(file);
+        if file.ends_with('/') {
+            std::fs::create_dir_all(&path).unwrap();
+        } else {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, file).unwrap();
+        }
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+}
+
+struct Case {
+    src: tempfile::TempDir,
+    root: tempfile::TempDir,
+    options: CopyOptions,
+    parents: bool,
+    exclude: Vec<&'static str>,
+    workdir: &'static str,
+}
+
+fn case(src: &[&str], root: &[&str]) -> Case {
+    let case = Case {
+        src: tempfile::tempdir().unwrap(),
+        root: tempfile::tempdir().unwrap(),
+        options: CopyOptions {
+            chown: None,
+            chmod: None,
+            link: false,
+            created: Mtime { secs: 7, nanos: 0 },
+        },
+        parents: false,
+        exclude: Vec::new(),
+        workdir: "/",
+    };
+    make(case.src.path(), src);
+    make(case.root.path(), root);
+    case
+}
+
+impl Case {
+    fn changes(&self, sources: &[&str], dest: &str) -> Result<Vec<Change>, CopyError> {
+        let tree: Arc<dyn Tree> = Arc::new(LocalTree::open(self.src.path(), None).unwrap());
+        let exclude = Ignore::from_patterns(&self.exclude).unwrap();
+        let sources = sources.iter().map(|source| Source::Tree {
+            tree: SharedTree(tree.clone()),
+            matches: select(&*tree, source, self.parents, &exclude).unwrap(),
+        });
+        let root = LocalTree::open(self.root.path(), None).unwrap();
+        let workdir = Path::new(self.workdir);
+        plan(sources.collect(), dest, workdir, &root, &self.options)
+    }
+
+    fn run(&self, sources: &[&str], dest: &str) -> String {
+        match self.changes(sources, dest) {
+            Ok(changes) => show(changes),
+            Err(e) => format!("error: {e}"),
+        }
+    }
+}
+
+/// `path` of a file, `path/` of a directory, and where it isn't the usual one
+/// the mode, the owner and the content.
+fn show(changes: Vec<Change>) -> String {
+    let mut out: Vec<String> = Vec::new();
+    let mut before: Option<PathBuf> = None;
+    for change in changes {
+        let Change::Put(entry, content) = change else {
+            panic!("only additions");
+        };
+        assert!(before.is_none_or(|b| b < entry.path), "path order");
+        before = Some(entry.path.clone());
+        let mut text = entry.path.to_str().unwrap().to_owned();
+        let usual = match &entry.kind {
+            Kind::Dir => {
+                text.push('/');
+                0o755
+            }
+            Kind::Symlink { target } => {
+                text += &format!("->{}", target.display());
+                0o777
+            }
+            Kind::Hardlink { target } => {
+                text += &format!("={}", target.display());
+                0o644
+            }
+            _ => 0o644,
+        };
+        if entry.meta.mode != usual {
+            text += &format!("({:o})", entry.meta.mode);
+        }
+        if (entry.meta.uid, entry.meta.gid) != (0, 0) {
+            text += &format!("[{}:{}]", entry.meta.uid, entry.meta.gid);
+        }
+        let bytes = match content {
+            Content::None => None,
+            Content::Bytes(b) => Some(String::from_utf8(b.to_vec()).unwrap()),
+            Content::Open(open) => {
+                let mut text = String::new();
+                open().unwrap().read_to_string(&mut text).unwrap();
+                Some(text)
+            }
+        };
+        if let Some(bytes) = bytes {
+            let name = entry.path.file_name().unwrap().to_str().unwrap();
+            if bytes != name {
+                text += &format!("<{bytes}>");
+            }
+        }
+        out.push(text);
+    }
+    out.join(" ")
+}
+
+#[test]
+fn destinations() {
+    let src = [
+        "f",
+        "g",
+        "d/x",
+        "d/sub/y 0600",
+        "d/sub/ 0700",
+        "l -> f",
+        "d/in -> x",
+    ];
+    let root = [
+        "etc/",
+        "etc/conf",
+        "etc/dir/",
+        "srv/ 0711",
+        "to -> /etc",
+        "away -> ../../etc/new",
+        "file",
+        "tmp/ 01777",
+    ];
+    let table: &[(&[&str], &str, &str, &str)] = &[
+        (&["f"], "/", "/", "f"),
+        (&["f"], "/", ".", "f"),
+        (&["f"], "/", "/n", "n<f>"),
+        (&["f"], "/", "/n/", "n/ n/f"),
+        (&["f"], "/", "n/m", "n/ n/m<f>"),
+        (&["f"], "/w", "m", "w/ w/m<f>"),
+        (&["f"], "/w", "", "w/ w/f"),
+        (&["f"], "/w/v", "..", "w<f>"),
+        (&["f"], "/w/v", "../../../..", "f"),
+        (&["f"], "/", "/etc", "etc/ etc/f"),
+        (&["f"], "/", "/etc/conf", "etc/ etc/conf<f>"),
+        (&["f"], "/", "/tmp/q/", "tmp/(1777) tmp/q/ tmp/q/f"),
+        (&["f"], "/", "/n/.", "n/ n/f"),
+        (&["l"], "/", "/n/", "n/ n/l<f>"),
+        (&["f"], "/", "/to/", "etc/ etc/f"),
+        (&["f"], "/to", "x", "etc/ etc/x<f>"),
+        (&["f"], "/", "/away", "etc/ etc/new<f>"),
+        (
+            &["d"],
+            "/",
+            "/n",
+            "n/ n/in->x n/sub/(700) n/sub/y(600)<d/sub/y> n/x<d/x>",
+        ),
+        (
+            &["d"],
+            "/",
+            "/",
+            "in->x sub/(700) sub/y(600)<d/sub/y> x<d/x>",
+        ),
+        (&["f", "g"], "/", "/n/", "n/ n/f n/g"),
+        (&["f", "g"], "/", "/etc", "etc/ etc/f etc/g"),
+        (
+            &["f", "d"],
+            "/",
+            "n/",
+            "n/ n/f n/in->x n/sub/(700) n/sub/y(600)<d/sub/y> n/x<d/x>",
+        ),
+        (&["nothing*"], "/", "/n/", ""),
+        (
+            &["?"],
+            "/",
+            "/n/",
+            "n/ n/f n/g n/in->x n/l<f> n/sub/(700) n/sub/y(600)<d/sub/y> n/x<d/x>",
+        ),
+        (
+            &["f", "g"],
+            "/",
+            "/n",
+            "error: with more than one source the destination \"/n\" must be a directory and end with a /",
+        ),
+        (
+            &["f"],
+            "/",
+            "/file/",
+            "error: cannot create \"file\": \"file\" is not a directory",
+        ),
+        (
+            &["f"],
+            "/",
+            "/file/x/y",
+            "error: cannot create \"file/x\": \"file\" is not a directory",
+        ),
+        (
+            &["d"],
+            "/",
+            "/file",
+            "error: cannot copy a directory onto \"file\", which is not a directory",
+        ),
+    ];
+    let mut case = case(&src, &root);
+    for (sources, workdir, dest, expected) in table {
+        case.workdir = workdir;
+        assert_eq!(
+            case.run(sources, dest),
+            *expected,
+            "{sources:?} {workdir} {dest}"
+        );
+    }
+}
+
+#[test]
+fn conflicts_and_merging() {
+    let case = case(
+        &[
+            "d/a/",
+            "d/a/x",
+            "d/b",
+            "e/b/",
+            "e/b/z",
+            "d/c/ 0700",
+            "d/c/w",
+        ],
+        &[
+            "r/b/",
+            "r/b/keep",
+            "s/a",
+            "t/c/ 0711",
+            "u/",
+            "u/a -> /t",
+            "v/",
+            "v/b -> /s/a",
+        ],
+    );
+    for (source, dest, expected) in [
+        (
+            "d",
+            "/r",
+            "error: cannot copy a file onto the directory \"r/b\"",
+        ),
+        (
+            "d",
+            "/s",
+            "error: cannot copy a directory onto \"s/a\", which is not a directory",
+        ),
+        (
+            "d",
+            "/u",
+            "error: cannot copy a directory onto \"u/a\", which is not a directory",
+        ),
+        ("e", "/r", "r/ r/b/ r/b/z<e/b/z>"),
+        (
+            "d",
+            "/t",
+            "t/ t/a/ t/a/x<d/a/x> t/b<d/b> t/c/(700) t/c/w<d/c/w>",
+        ),
+        // A link below the destination is replaced, not followed.
+        (
+            "d",
+            "/v",
+            "v/ v/a/ v/a/x<d/a/x> v/b<d/b> v/c/(700) v/c/w<d/c/w>",
+        ),
+        ("d/b", "/v/", "v/ v/b<d/b>"),
+    ] {
+        assert_eq!(case.run(&[source], dest), expected, "{source} {dest}");
+    }
+    assert_eq!(
+        case.run(&["d", "e"], "/n/"),
+        "error: cannot copy a directory onto \"n/b\", which is not a directory"
+    );
+}
+
+#[test]
+fn owners_and_modes() {
+    let mut case = case(
+        &["f", "d/x 04755", "d/l -> x", "d/sub/"],
+        &["etc/ 0711", "l -> etc"],
+    );
+    case.options.chown = Some((5, 6));
+    for (source, dest, expected) in [
+        ("f", "/n/m/f", "n/[5:6] n/m/[5:6] n/m/f[5:6]"),
+        (
+            "d",
+            "/etc",
+            "etc/(711) etc/l->x[5:6] etc/sub/[5:6] etc/x(4755)[5:6]<d/x>",
+        ),
+    ] {
+        assert_eq!(case.run(&[source], dest), expected, "{source} {dest}");
+    }
+    case.options.chown = None;
+    case.options.chmod = Some(Chmod::parse("770").unwrap());
+    // --link has no effect with --chmod: the link at the destination is seen.
+    case.options.link = true;
+    for (source, dest, expected) in [
+        ("f", "/p/s/f", "p/(770) p/s/(770) p/s/f(770)"),
+        (
+            "d",
+            "/l/",
+            "etc/(711) etc/l->x etc/sub/(770) etc/x(770)<d/x>",
+        ),
+    ] {
+        assert_eq!(case.run(&[source], dest), expected, "{source} {dest}");
+    }
+    case.options.chmod = Some(Chmod::parse("u=rwX,go=").unwrap());
+    assert_eq!(
+        case.run(&["d"], "/q"),
+        "q/(700) q/l->x q/sub/(700) q/x(700)<d/x>"
+    );
+    case.options.chmod = None;
+    assert_eq!(case.run(&["f"], "/l/f"), "l/ l/f");
+    assert_eq!(case.run(&["f"], "/etc/"), "etc/ etc/f");
+}
+
+#[test]
+fn parents() {
+    let mut case = case(
+        &["a/ 0711", "a/b/ 0700", "a/b/x", "a/y", "a/b/c/"],
+        &["a/ 0750", "o/a/ 01777"],
+    );
+    case.parents = true;
+    for (source, dest, expected) in [
+        ("a/b/x", "/n/", "n/ n/a/(711) n/a/b/(700) n/a/b/x<a/b/x>"),
+        ("a/./b/x", "/n", "n/ n/b/(700) n/b/x<a/b/x>"),
+        ("a/none*", "/n/", "n/"),
+        ("a/b/x", "/", "a/(711) a/b/(700) a/b/x<a/b/x>"),
+        ("./a/*/c", "/o", "o/ o/a/(711) o/a/b/(700) o/a/b/c/"),
+    ] {
+        assert_eq!(case.run(&[source], dest), expected, "{source} {dest}");
+    }
+    case.exclude = vec!["a/b"];
+    assert_eq!(case.run(&["a"], "/n/"), "n/ n/a/(711) n/a/y<a/y>");
+}
+
+#[test]
+fn hard_links() {
+    let case = case(&["d/b", "d/a/", "d/a/z = d/b", "d/c = d/b", "e/b"], &[]);
+    assert_eq!(
+        case.run(&["d"], "/n/"),
+        "n/ n/a/ n/a/z<d/b> n/b=n/a/z n/c=n/a/z"
+    );
+    // What replaces one name leaves the others what they were.
+    assert_eq!(
+        case.run(&["d", "e"], "/n/"),
+        "n/ n/a/ n/a/z<d/b> n/b<e/b> n/c=n/a/z"
+    );
+    assert_eq!(case.run(&["d/b", "d/c"], "/n/"), "n/ n/b<d/b> n/c<d/b>");
+}
+
+fn file(name: &str) -> Source {
+    Source::File(Single {
+        name: name.into(),
+        body: Body::Bytes(name.as_bytes().into()),
+        size: name.len() as u64,
+        mode: 0o644,
+        mtime: Mtime::default(),
+    })
+}
+
+#[test]
+fn single_files() {
+    let case = case(&[], &["d/"]);
+    let run = |sources, dest| match plan(
+        sources,
+        dest,
+        Path::new("/w"),
+        &LocalTree::open(case.root.path(), None).unwrap(),
+        &case.options,
+    ) {
+        Ok(changes) => show(changes),
+        Err(e) => format!("error: {e}"),
+    };
+    assert_eq!(run(vec![file("EOF")], "single"), "w/ w/single<EOF>");
+    assert_eq!(
+        run(vec![file("EOF"), file("EOF2")], "double/"),
+        "w/ w/double/ w/double/EOF w/double/EOF2"
+    );
+    assert_eq!(run(vec![file("EOF")], "/d"), "d/ d/EOF");
+    for bad in ["", ".", "..", "../x", "/x", "a/b", "a\0b"] {
+        let out = run(vec![file(bad)], "/d/");
+        assert!(
+            out.ends_with("can't be the name of a file"),
+            "{bad:?}: {out}"
+        );
+    }
+}
+
+#[test]
+fn archives() {
+    let case = case(
+        &[],
+        &["etc/", "lib -> usr/lib", "usr/lib/", "old/", "old/x"],
+    );
+    let entry = |path: &str, kind: Kind, mode: u32| {
+        let size = matches!(kind, Kind::File { .. });
+        let entry = Entry {
+            path: path.into(),
+            kind,
+            meta: Meta {
+                mode,
+                ..Meta::default()
+            },
+        };
+        let body = if size {
+            Body::Bytes(path.as_bytes().into())
+        } else {
+            Body::None
+        };
+        (entry, body)
+    };
+    let file = |path: &str| {
+        entry(
+            path,
+            Kind::File {
+                size: path.len() as u64,
+            },
+            0o644,
+        )
+    };
+    let run = |entries, dest: &str| match plan(
+        vec![Source::Archive(entries)],
+        dest,
+        Path::new("/"),
+        &LocalTree::open(case.root.path(), None).unwrap(),
+        &case.options,
+    ) {
+        Ok(changes) => show(changes),
+        Err(e) => format!("error: {e}"),
+    };
+    assert_eq!(run(vec![file("x")], "/n"), "n/ n/x");
+    assert_eq!(
+        run(vec![entry("lib", Kind::Dir, 0o700), file("lib/so")], "/"),
+        "usr/ usr/lib/ usr/lib/so<lib/so>"
+    );
+    assert_eq!(run(vec![file("old")], "/"), "old");
+    assert_eq!(
+        run(vec![entry("etc", Kind::Dir, 0o700), file("etc/a")], "/"),
+        "etc/(700) etc/a<etc/a>"
+    );
+    let link = |target: &str| Kind::Hardlink {
+        target: target.into(),
+    };
+    assert_eq!(
+        run(vec![file("b"), entry("a", link("b"), 0)], "/n/"),
+        "n/ n/a<b> n/b=n/a"
+    );
+    assert!(run(vec![entry("a", link("../etc/passwd"), 0)], "/n/").starts_with("error"));
+    assert_eq!(
+        run(
+            vec![
+                entry(
+                    "l",
+                    Kind::Symlink {
+                        target: "/etc".into()
+                    },
+                    0o777
+                ),
+                file("l/f")
+            ],
+            "/n"
+        ),
+        "etc/ etc/f<l/f> n/ n/l->/etc"
+    );
+}
+
+#[test]
+fn changed_files_are_noticed() {
+    let case = case(&["f", "g", "h"], &[]);
+    let changes = case.changes(&["f", "g", "h"], "/n/").unwrap();
+    std::fs::write(case.src.path().join("f"), "longer than before").unwrap();
+    std::fs::remove_file(case.src.path().join("g")).unwrap();
+    symlink("/etc/passwd", case.src.path().join("g")).unwrap();
+    std::fs::rename(case.src.path().join("h"), case.src.path().join("i")).unwrap();
+    let mut seen = 0;
+    for change in changes {
+        if let Change::Put(_, Content::Open(open)) = change {
+            assert!(open().is_err());
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 3);
+}
+
+#[test]
+fn targets() {
+    for (dest, workdir, path, is_dir) in [
+        ("", "/w", "w", true),
+        (".", "/w", "w", true),
+        ("./", "/w", "w", true),
+        ("a", "/w", "w/a", false),
+        ("/a/b/", "/w", "a/b", true),
+        ("/a/./b/.", "/w", "a/b", true),
+        ("../..", "/w", "", false),
+    ] {
+        let target = Target::parse(dest, Path::new(workdir));
+        assert_eq!(
+            (target.path.to_str().unwrap(), target.is_dir),
+            (path, is_dir),
+            "{dest}"
+        );
+    }
+}

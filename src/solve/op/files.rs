@@ -1,0 +1,225 @@
+//! COPY and ADD as a step: finds the sources, takes their digest, plans the
+//! layer.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::super::key::KeyBuilder;
+use super::super::layers::chain;
+use super::super::{Done, Solver, StepError};
+use super::chmod::Chmod;
+use super::copy::{self, Body, CopyOptions, SharedTree, Single, Source};
+use crate::context::checksum::checksum;
+use crate::context::ignore::Ignore;
+use crate::context::select::{Match, select};
+use crate::context::{Empty, Tree};
+use crate::digest::Digest;
+use crate::graph::{CopyOp, CopySource, From};
+use crate::layer::tar_write::{TarWriter, WriteError};
+use crate::layer::unpack::{Form, UnpackOptions, unpack};
+use crate::layer::{Change, Mtime};
+use crate::snapshot::users;
+use crate::sys::fs::Root;
+
+/// A copy that is ready to be written.
+#[derive(Debug)]
+pub(in super::super) struct Prepared {
+    /// Its key, content included.
+    pub(in super::super) key: Digest,
+    /// The layer.
+    pub(in super::super) changes: Vec<Change>,
+}
+
+/// Everything that enters the key but the content of files.
+fn definition(op: &CopyOp) -> KeyBuilder {
+    let mut key = KeyBuilder::new(if op.add { "add" } else { "copy" });
+    key.add("dest", &op.dest)
+        .add("workdir", &op.workdir)
+        .optional("chown", op.chown.as_ref())
+        .optional("chmod", op.chmod.as_ref())
+        .add("link", if op.link { "yes" } else { "no" })
+        .add("parents", if op.parents { "yes" } else { "no" })
+        .list("exclude", &op.exclude)
+        .optional("checksum", op.checksum.as_ref())
+        .add("keep git dir", format!("{:?}", op.keep_git_dir))
+        .add("unpack", format!("{:?}", op.unpack));
+    for source in &op.sources {
+        match source {
+            CopySource::Path { path, .. } => key.add("path", path),
+            CopySource::Url { url, .. } => key.add("url", url),
+            CopySource::Inline { name, content } => key.add("inline", name).add("body", content),
+        };
+    }
+    key
+}
+
+/// The key by the step that is copied from, where it is copied from a step:
+/// known without reading a file. `None` where content has to be looked at.
+pub(in super::super) fn quick_key(
+    solver: &Solver<'_, '_>,
+    op: &CopyOp,
+) -> Result<Option<KeyBuilder>, StepError> {
+    let From::Step(id) = op.from else {
+        return Ok(None);
+    };
+    let mut key = definition(op);
+    key.add("from", solver.done(id)?.key.as_str());
+    Ok(Some(key))
+}
+
+/// Looks at the sources: the key by their content, and what to write.
+pub(in super::super) fn prepare(
+    solver: &Solver<'_, '_>,
+    op: &CopyOp,
+    parent: &Done,
+) -> Result<Prepared, StepError> {
+    let env = solver.env;
+    let exclude = Ignore::from_patterns(&op.exclude).map_err(|e| StepError::Refused {
+        message: format!("--exclude: {e}"),
+        hint: None,
+    })?;
+    let mut key = definition(op);
+    key.add("parent", parent.key.as_str());
+    let mut sources = Vec::new();
+    for source in &op.sources {
+        match source {
+            CopySource::Path { path, .. } => {
+                let tree = solver.source_tree(&op.from)?;
+                let matches = select(&*tree, path, op.parents, &exclude)?;
+                let sum = checksum(&*tree, &matches, env.options.seal.threads, &env.cancel)?;
+                key.add("content", sum.digest.as_str());
+                let rest = if op.add && op.unpack != Some(false) {
+                    super::sources::split_archives(solver, &tree, matches, &mut sources)?
+                } else {
+                    matches
+                };
+                if !rest.is_empty() {
+                    sources.push(Source::Tree {
+                        tree: SharedTree(tree),
+                        matches: rest,
+                    });
+                }
+            }
+            CopySource::Inline { name, content } => sources.push(Source::File(Single {
+                name: name.clone(),
+                body: Body::Bytes(content.as_bytes().into()),
+                size: content.len() as u64,
+                mode: 0o644,
+                mtime: Mtime {
+                    secs: env.options.now,
+                    nanos: 0,
+                },
+            })),
+            CopySource::Url { url, .. } => {
+                let fetched = super::sources::fetch(solver, op, url, &exclude)?;
+                key.add("content", fetched.digest.as_str());
+                sources.push(fetched.source);
+            }
+        }
+    }
+    let chmod = match &op.chmod {
+        Some(text) => Some(Chmod::parse(text).map_err(|e| StepError::Refused {
+            message: format!("--chmod: {e}"),
+            hint: None,
+        })?),
+        None => None,
+    };
+    let mut options = CopyOptions {
+        chown: None,
+        chmod,
+        link: op.link,
+        created: Mtime {
+            secs: env.options.now,
+            nanos: 0,
+        },
+    };
+    // A name is looked up in the target's own passwd.
+    let named = op
+        .chown
+        .as_ref()
+        .is_some_and(|c| c.contains(|c: char| !c.is_ascii_digit() && c != ':'));
+    let root: Arc<dyn Tree> = if options.independent() && !named {
+        Arc::new(Empty)
+    } else {
+        Arc::new(solver.tree(&parent.layers)?)
+    };
+    if let Some(chown) = &op.chown {
+        options.chown = Some(users::resolve_chown(&*root, chown)?);
+    }
+    let changes = copy::plan(sources, &op.dest, Path::new(&op.workdir), &*root, &options)?;
+    Ok(Prepared {
+        key: solver.finish_key(key)?,
+        changes,
+    })
+}
+
+/// The content digest of everything below `source`.
+pub(super) fn digest_below(
+    solver: &Solver<'_, '_>,
+    tree: &dyn Tree,
+    source: &str,
+) -> Result<Digest, StepError> {
+    let matches = below(tree, source)?;
+    let threads = solver.env.options.seal.threads;
+    Ok(checksum(tree, &matches, threads, &solver.env.cancel)?.digest)
+}
+
+/// Changes that make what is at `source`: the content of a directory, or a
+/// file under its own name.
+pub(in super::super) fn changes_below(
+    tree: &Arc<dyn Tree>,
+    source: &str,
+) -> Result<Vec<Change>, StepError> {
+    let matches = below(&**tree, source)?;
+    let options = CopyOptions {
+        chown: None,
+        chmod: None,
+        link: false,
+        created: Mtime::default(),
+    };
+    let sources = vec![Source::Tree {
+        tree: SharedTree(tree.clone()),
+        matches,
+    }];
+    Ok(copy::plan(sources, "/", Path::new("/"), &Empty, &options)?)
+}
+
+fn below(tree: &dyn Tree, source: &str) -> Result<Vec<Match>, StepError> {
+    let nothing: [&str; 0] = [];
+    let none = Ignore::from_patterns(nothing).map_err(|e| StepError::Refused {
+        message: e.to_string(),
+        hint: None,
+    })?;
+    let source = if source.is_empty() { "/" } else { source };
+    Ok(select(tree, source, false, &none)?)
+}
+
+/// Writes `changes` into the empty directory `dest`.
+pub(in super::super) fn apply(changes: Vec<Change>, dest: &Path) -> Result<(), StepError> {
+    let fail = || StepError::io(format!("can't write into {}", dest.display()));
+    let root = Root::open(dest).map_err(fail())?;
+    let (reader, writer) = std::io::pipe().map_err(fail())?;
+    // The tar in between is what makes this the same as unpacking a layer.
+    std::thread::scope(|scope| {
+        let written = scope.spawn(move || {
+            let mut tar = TarWriter::new(std::io::BufWriter::with_capacity(1 << 18, writer), None);
+            for change in changes {
+                tar.change(change)?;
+            }
+            let mut out = tar.finish().map_err(WriteError::Write)?;
+            std::io::Write::flush(&mut out).map_err(WriteError::Write)
+        });
+        let read = unpack(reader, &root, &UnpackOptions::new(Form::Flat));
+        let written = written
+            .join()
+            .unwrap_or_else(|_| Err(WriteError::Write(std::io::Error::other("a worker stopped"))));
+        // A broken pipe on one side is the other side's failure.
+        match (read, written) {
+            (Ok(_), Ok(())) => Ok(()),
+            (Err(e), Ok(()) | Err(WriteError::Write(_))) => {
+                Err(fail()(std::io::Error::other(chain(&e))))
+            }
+            (_, Err(e)) => Err(fail()(std::io::Error::other(chain(&e)))),
+        }
+    })
+}

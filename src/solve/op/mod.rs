@@ -1,0 +1,9 @@
+//! What each kind of step does.
+
+pub mod chmod;
+pub mod copy;
+pub(super) mod files;
+pub(super) mod mounts;
+pub mod run;
+pub mod sources;
+pub(super) mod workdir;

@@ -1,0 +1,196 @@
+//! RUN: a command in a container on top of its input's layers.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::super::key::KeyBuilder;
+use super::super::{Done, Solver, StepError};
+use super::mounts::Mounts;
+use super::workdir::make_dirs;
+use crate::container::{Network, RootSpec, RunSpec};
+use crate::context::Tree;
+use crate::event::Task;
+use crate::graph::{RunNetwork, RunOp};
+use crate::layer::{Change, Entry};
+use crate::snapshot::users;
+use crate::store::NewLayer;
+
+/// Name of the host inside build containers: always the same, so that it can't
+/// make two builds differ.
+const HOSTNAME: &str = "shiplap";
+
+/// A secret's value, read when a step asks for it.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Secret {
+    /// In a file.
+    File(PathBuf),
+    /// At hand.
+    Value(Vec<u8>),
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(***)")
+    }
+}
+
+impl Secret {
+    /// The value.
+    pub(super) fn read(&self) -> std::io::Result<Vec<u8>> {
+        match self {
+            Self::File(path) => std::fs::read(path),
+            Self::Value(value) => Ok(value.clone()),
+        }
+    }
+}
+
+pub(in super::super) fn key(solver: &Solver<'_, '_>, op: &RunOp) -> Result<KeyBuilder, StepError> {
+    let options = &solver.env.options;
+    let mut key = KeyBuilder::new("run");
+    key.list("args", &op.args)
+        .list("env", op.env.iter().map(|(n, v)| format!("{n}={v}")))
+        .add("cwd", &op.cwd)
+        .add("user", &op.user)
+        .add(
+            "network",
+            format!("{:?}", network(op, options.host_network)),
+        )
+        .add("insecure", if op.insecure { "yes" } else { "no" })
+        .list("devices", &op.devices)
+        .list(
+            "hosts",
+            options.add_hosts.iter().map(|(n, a)| format!("{n} {a}")),
+        )
+        .add("shm", options.shm_size.to_string());
+    key.optional("script name", op.script.as_ref().map(|(name, _)| name))
+        .optional("script", op.script.as_ref().map(|(_, body)| body));
+    super::mounts::add_to_key(solver, op, &mut key)?;
+    Ok(key)
+}
+
+fn network(op: &RunOp, host: bool) -> Network {
+    match op.network {
+        Some(RunNetwork::None) => Network::None,
+        Some(RunNetwork::Host) => Network::Host,
+        Some(RunNetwork::Default) | None if host => Network::Host,
+        Some(RunNetwork::Default) | None => Network::None,
+    }
+}
+
+/// Runs the command; what it changed is in the directory that comes back.
+pub(in super::super) fn run(
+    solver: &Solver<'_, '_>,
+    op: &RunOp,
+    parent: &Done,
+    task: &Task,
+) -> Result<NewLayer, StepError> {
+    let env = solver.env;
+    if op.insecure && !env.options.allow_insecure {
+        return Err(StepError::Refused {
+            message: "RUN --security=insecure is not allowed".into(),
+            hint: Some(
+                "allow it with --allow security.insecure, if you trust this Dockerfile".into(),
+            ),
+        });
+    }
+    if let Some(device) = op.devices.first() {
+        return Err(StepError::Refused {
+            message: format!("the device {device:?} is not available"),
+            hint: Some("only devices that were granted to the build can be used".into()),
+        });
+    }
+    let lower = solver.dirs(&parent.layers)?;
+    let tree: Arc<dyn Tree> = Arc::new(solver.tree(&parent.layers)?);
+    let layer = env.store.new_layer()?;
+    let user = users::resolve_user(&*tree, if op.user.is_empty() { "0" } else { &op.user })?;
+    make_cwd(&*tree, op, &layer, env.options.now)?;
+
+    let mut environment = op.env.clone();
+    environment.extend(op.hidden_env.iter().cloned());
+    let mounts = Mounts::prepare(solver, op, &mut environment)?;
+    if !environment.iter().any(|(n, _)| n == "HOME") {
+        environment.push(("HOME".into(), user.home.to_string_lossy().into_owned()));
+    }
+    let root = RootSpec::Overlay {
+        lower,
+        upper: layer.fs().to_path_buf(),
+        work: layer.work().to_path_buf(),
+    };
+    let mut spec = RunSpec::new(root, op.args.iter().cloned());
+    spec.env = environment
+        .iter()
+        .map(|(n, v)| format!("{n}={v}"))
+        .collect();
+    spec.cwd.clone_from(&op.cwd);
+    spec.user = crate::container::UserIds {
+        uid: user.uid,
+        gid: user.gid,
+        groups: user.groups,
+    };
+    spec.hostname = HOSTNAME.into();
+    spec.network = network(op, env.options.host_network);
+    spec.hosts = hosts(&env.options.add_hosts);
+    spec.resolv_conf.clone_from(&env.options.resolv_conf);
+    spec.mounts = mounts.specs();
+    spec.insecure = op.insecure;
+    spec.shm_size = env.options.shm_size;
+    spec.ulimits.clone_from(&env.options.ulimits);
+
+    let executor = (env.executor)()?;
+    let exit = executor.run(
+        &spec,
+        &|stream, line| task.log(stream, line.to_vec()),
+        &env.cancel,
+    );
+    drop(mounts);
+    if env.cancel.is_cancelled() {
+        return Err(StepError::Cancelled);
+    }
+    let exit = exit?;
+    if exit.code == Some(0) {
+        return Ok(layer);
+    }
+    let command = op.args.join(" ");
+    let command: String = command.chars().take(200).collect();
+    let what = match (exit.code, exit.signal) {
+        (Some(code), _) => format!("the command {command:?} ended with exit code {code}"),
+        (None, Some(signal)) => format!("the command {command:?} was killed by signal {signal}"),
+        (None, None) => format!("the command {command:?} did not end properly"),
+    };
+    Err(StepError::Command {
+        what,
+        code: exit.code,
+    })
+}
+
+fn hosts(extra: &[(String, String)]) -> String {
+    let mut text =
+        format!("127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    for (name, address) in extra {
+        let _ = writeln!(text, "{address}\t{name}");
+    }
+    text
+}
+
+/// A base may name a working directory that it does not have; the step sees
+/// one all the same, as with every container runtime.
+fn make_cwd(tree: &dyn Tree, op: &RunOp, layer: &NewLayer, now: i64) -> Result<(), StepError> {
+    let path = Path::new(&op.cwd);
+    let fail = || StepError::io(format!("can't make the working directory {}", op.cwd));
+    if tree.lookup(path, true).map_err(fail())?.is_some() {
+        return Ok(());
+    }
+    for change in make_dirs(tree, path, (0, 0), now)? {
+        let Change::Put(Entry { path, meta, .. }, _) = change else {
+            continue;
+        };
+        // The directory is new and empty: nothing in it can lead elsewhere.
+        let dir = layer.fs().join(&path);
+        std::fs::create_dir(&dir).map_err(fail())?;
+        std::os::unix::fs::lchown(&dir, Some(meta.uid), Some(meta.gid)).map_err(fail())?;
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(meta.mode);
+        std::fs::set_permissions(&dir, mode).map_err(fail())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,107 @@
+//! Records of build steps by key, and directories that outlive a build.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+
+use super::blobs::{create_file, open_regular};
+use super::{Lock, LockMode, Store, StoreError, read_small};
+use crate::digest::Digest;
+
+/// No record is larger.
+const MAX_RECORD_BYTES: u64 = 16 << 20;
+/// How old the time of the last use may get before it is written again.
+const USE_RESOLUTION: Duration = Duration::from_secs(3600);
+
+impl Store {
+    /// The record for `key`; `None` where there is none that is whole.
+    pub fn cache_get(&self, key: &Digest) -> Option<Vec<u8>> {
+        let path = self.record_path(key);
+        let bytes = read_small(&path, MAX_RECORD_BYTES).ok()?;
+        let record = record_payload(&bytes)?.to_vec();
+        // The time of the last use is what prune goes by.
+        let used = std::fs::symlink_metadata(&path).and_then(|m| m.modified());
+        if used.is_ok_and(|t| t.elapsed().is_ok_and(|age| age > USE_RESOLUTION))
+            && let Ok(file) = open_regular(&path)
+        {
+            let _ = file.set_modified(SystemTime::now());
+        }
+        Some(record)
+    }
+
+    /// Keeps `record` for `key`, in the place of one that is there.
+    ///
+    /// It is not flushed: after a power failure it may be gone, and a torn one
+    /// is not found. Digests (`sha256:…`) that stand in it keep their blobs and
+    /// layers from being pruned.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn cache_put(&self, key: &Digest, record: &[u8]) -> Result<(), StoreError> {
+        let session = self.session()?;
+        let temporary = session.path("r");
+        let path = self.record_path(key);
+        let written = (|| {
+            let mut file = create_file(&temporary)?;
+            let mut bytes = format!("{}\n", Digest::of(record)).into_bytes();
+            bytes.extend_from_slice(record);
+            file.write_all(&bytes)?;
+            rustix::fs::rename(&temporary, &path)?;
+            Ok::<_, io::Error>(())
+        })();
+        written.map_err(|e| {
+            let _ = std::fs::remove_file(&temporary);
+            StoreError::io("write the cache record", &path)(e)
+        })
+    }
+
+    /// Forgets the record for `key`.
+    ///
+    /// # Errors
+    /// When it can't be removed.
+    pub fn cache_remove(&self, key: &Digest) -> Result<(), StoreError> {
+        let path = self.record_path(key);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::io("remove the cache record", &path)(e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn record_path(&self, key: &Digest) -> PathBuf {
+        self.path("cache")
+            .join(format!("{}-{}", key.algorithm(), key.encoded()))
+    }
+
+    /// The directory of the cache mount `key`, made if need be.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn mount_dir(&self, key: &Digest) -> Result<PathBuf, StoreError> {
+        let path = self.path("mounts").join(key.encoded());
+        match rustix::fs::mkdir(&path, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => Ok(path),
+            Err(e) => Err(StoreError::io("create the cache mount", &path)(e)),
+        }
+    }
+
+    /// Waits for the lock of the cache mount `key`.
+    ///
+    /// # Errors
+    /// When the lock file can't be made.
+    pub fn lock_mount(&self, key: &Digest, mode: LockMode) -> Result<Lock, StoreError> {
+        let name = format!("mount-{}", key.encoded());
+        Lock::wait(&self.path("locks").join(name), mode)
+    }
+}
+
+/// The record behind the line with its digest, if they match.
+pub(super) fn record_payload(bytes: &[u8]) -> Option<&[u8]> {
+    let end = bytes.iter().take(200).position(|b| *b == b'\n')?;
+    let (head, payload) = (&bytes[..end], &bytes[end + 1..]);
+    (Digest::of(payload).as_str().as_bytes() == head).then_some(payload)
+}

@@ -1,0 +1,258 @@
+//! Lazy removal: a rename now, the work when there is time.
+//!
+//! Removing a large tree slows down whatever makes files right after it, so
+//! nothing is removed while a build runs: it goes to `trash/`, and
+//! [`Store::empty_trash`] is called when the work is done.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::lock::Session;
+use super::{Lock, LockMode, Store, StoreError};
+
+/// Directories nested deeper than this are first moved up, so that a tree of
+/// any depth takes a bounded number of descriptors.
+const MAX_OPEN: usize = 48;
+
+/// A scratch directory; it goes to the trash when it is dropped.
+#[derive(Debug)]
+pub struct TempDir {
+    store: Store,
+    path: PathBuf,
+    _session: Arc<Session>,
+}
+
+impl TempDir {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = self.store.trash(&self.path);
+    }
+}
+
+/// What [`Store::empty_trash`] did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Emptied {
+    /// Entries of the trash that are gone.
+    pub removed: u64,
+    /// What could not be removed, and why.
+    pub left: Vec<(PathBuf, String)>,
+}
+
+impl Store {
+    /// Makes a scratch directory on the store's file system, mode 0700.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn temp_dir(&self) -> Result<TempDir, StoreError> {
+        let session = self.session()?;
+        let path = session.path("d");
+        rustix::fs::mkdir(&path, Mode::RWXU).map_err(StoreError::io("create", &path))?;
+        Ok(TempDir {
+            store: self.clone(),
+            path,
+            _session: session,
+        })
+    }
+
+    /// Takes `path`, which is inside the store, out of sight. What is not
+    /// there is no error.
+    ///
+    /// # Errors
+    /// When it can neither be renamed nor removed.
+    pub fn trash(&self, path: &Path) -> Result<(), StoreError> {
+        let session = self.session()?;
+        let to = self
+            .path("trash")
+            .join(format!("{}-{:x}", session.id, session.number()));
+        match rustix::fs::rename(path, &to) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            // A full disk may have no room for the new name.
+            Err(Errno::NOSPC | Errno::DQUOT) => {
+                remove_path(path).map_err(StoreError::io("remove", path))
+            }
+            Err(e) => Err(StoreError::io("remove", path)(e)),
+        }
+    }
+
+    /// Removes what is in the trash for good; if another process is at it,
+    /// does nothing. Never leaves the trash: links are removed, not followed,
+    /// and what is mounted somewhere below stays.
+    ///
+    /// # Errors
+    /// When the trash can't be read. What can't be removed is reported in the
+    /// result and stays.
+    pub fn empty_trash(&self) -> Result<Emptied, StoreError> {
+        let trash = self.path("trash");
+        let mut emptied = Emptied::default();
+        let Some(_lock) = Lock::attempt(&self.path("locks/trash"), LockMode::Exclusive)? else {
+            return Ok(emptied);
+        };
+        for entry in std::fs::read_dir(&trash).map_err(StoreError::io("read", &trash))? {
+            let path = entry.map_err(StoreError::io("read", &trash))?.path();
+            match remove_path(&path) {
+                Ok(()) => emptied.removed += 1,
+                Err(e) => emptied.left.push((path, e.to_string())),
+            }
+        }
+        Ok(emptied)
+    }
+}
+
+/// Removes what is at `path`, a whole tree if it is a directory.
+pub(super) fn remove_path(path: &Path) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let parent = rustix::fs::open(parent, flags, Mode::empty())?;
+    remove_entry(parent.as_fd(), name)
+}
+
+fn remove_entry(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(e) => return Err(e.into()),
+    }
+    let top = enter(parent, name)?;
+    // Subtrees that were too deep, moved to the top under these names. Each
+    // round gets rid of `MAX_OPEN` levels, so this ends.
+    let mut deep = VecDeque::new();
+    let mut serial = 0u64;
+    let mut move_up = |deep: &mut VecDeque<OsString>, dir: BorrowedFd<'_>, entry: &OsStr| {
+        let to = loop {
+            let name = OsString::from(format!(".deep-{serial}"));
+            serial += 1;
+            if rustix::fs::statat(&top, &name, AtFlags::SYMLINK_NOFOLLOW).is_err() {
+                break name;
+            }
+        };
+        rustix::fs::renameat(dir, entry, &top, &to)?;
+        deep.push_back(to);
+        Ok(())
+    };
+    clear(top.as_fd(), &mut |dir, entry| {
+        move_up(&mut deep, dir, entry)
+    })?;
+    while let Some(name) = deep.pop_front() {
+        let sub = enter(top.as_fd(), &name)?;
+        clear(sub.as_fd(), &mut |dir, entry| {
+            move_up(&mut deep, dir, entry)
+        })?;
+        rustix::fs::unlinkat(&top, &name, AtFlags::REMOVEDIR)?;
+    }
+    rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?;
+    Ok(())
+}
+
+struct Level {
+    dir: OwnedFd,
+    name: OsString,
+    todo: Vec<(OsString, bool)>,
+}
+
+/// Empties the directory `top`. `too_deep` is to move a subdirectory away.
+fn clear(
+    top: BorrowedFd<'_>,
+    too_deep: &mut dyn FnMut(BorrowedFd<'_>, &OsStr) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut stack = vec![Level {
+        dir: rustix::io::fcntl_dupfd_cloexec(top, 3)?,
+        name: OsString::new(),
+        todo: list(top)?,
+    }];
+    loop {
+        let depth = stack.len();
+        let Some(level) = stack.last_mut() else {
+            return Ok(());
+        };
+        let Some((name, is_dir)) = level.todo.pop() else {
+            let Some(done) = stack.pop() else {
+                return Ok(());
+            };
+            if let Some(parent) = stack.last() {
+                rustix::fs::unlinkat(&parent.dir, &done.name, AtFlags::REMOVEDIR)?;
+            }
+            continue;
+        };
+        if !is_dir {
+            match rustix::fs::unlinkat(&level.dir, &name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => continue,
+                Err(Errno::ISDIR | Errno::PERM) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        if depth >= MAX_OPEN {
+            too_deep(level.dir.as_fd(), &name)?;
+            continue;
+        }
+        let dir = enter(level.dir.as_fd(), &name)?;
+        let todo = list(dir.as_fd())?;
+        stack.push(Level { dir, name, todo });
+    }
+}
+
+fn list(dir: BorrowedFd<'_>) -> io::Result<Vec<(OsString, bool)>> {
+    let mut entries = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            let is_dir = entry.file_type() == FileType::Directory;
+            entries.push((OsStr::from_bytes(name).to_owned(), is_dir));
+        }
+    }
+    Ok(entries)
+}
+
+/// Opens a directory for clearing; never another mount, never through a link.
+fn enter(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
+    let mounted = || {
+        io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            format!("{} is a mount point", name.display()),
+        )
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::NO_XDEV | ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let open = || rustix::fs::openat2(parent, name, flags, Mode::empty(), resolve);
+    let opened = match open() {
+        // Ours, but closed to us: a tree made by a step may have such modes.
+        Err(Errno::ACCESS) => {
+            rustix::fs::chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
+            open()
+        }
+        other => other,
+    };
+    let dir = match opened {
+        Ok(dir) => dir,
+        Err(Errno::XDEV) => return Err(mounted()),
+        Err(Errno::NOSYS | Errno::PERM) => {
+            let dir = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+            let (above, here) = (rustix::fs::fstat(parent)?, rustix::fs::fstat(&dir)?);
+            if above.st_dev != here.st_dev {
+                return Err(mounted());
+            }
+            dir
+        }
+        Err(e) => return Err(e.into()),
+    };
+    if rustix::fs::fstat(&dir)?.st_mode & 0o700 != 0o700 {
+        rustix::fs::fchmod(&dir, Mode::RWXU)?;
+    }
+    Ok(dir)
+}
