@@ -369,37 +369,15 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> io::Result<()> {
             Some(Fault::Slow(time)) => std::thread::sleep(*time),
             _ => {}
         }
-        let answer = match (&fault, allowed) {
-            (Some(Fault::Answer(status, more, body)), _) => {
-                let mut answer = Answer::new(*status).body(body.clone());
-                answer.headers.clone_from(more);
-                answer
-            }
-            (Some(Fault::Redirect(status, to)), _) => {
-                Answer::new(*status).with("location", to.clone())
-            }
-            (Some(Fault::LoseSessions), _) => {
-                state.lock().unwrap().uploads.clear();
-                Answer::error(404, "BLOB_UPLOAD_UNKNOWN")
-            }
-            (_, Err(answer)) => answer,
-            (fault, Ok(())) => {
-                let range = match fault {
-                    Some(Fault::IgnoreRange) => None,
-                    _ => headers.get("range").cloned(),
-                };
-                let other = matches!(fault, Some(Fault::OtherRange));
-                let request = Request {
-                    method: &method,
-                    target: &target,
-                    headers: &headers,
-                    body,
-                    range,
-                    other,
-                };
-                answer(&mut state.lock().unwrap(), request)
-            }
+        let request = Request {
+            method: &method,
+            target: &target,
+            headers: &headers,
+            body,
+            range: headers.get("range").cloned(),
+            other: matches!(fault, Some(Fault::OtherRange)),
         };
+        let answer = react(&mut state.lock().unwrap(), fault.as_ref(), allowed, request);
         match &fault {
             Some(Fault::WorkThenClose) => return Ok(()),
             Some(Fault::WorkThen(status)) => {
@@ -417,6 +395,34 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> io::Result<()> {
             Some(Fault::Cut(_) | Fault::Stall(_) | Fault::Length(_) | Fault::Endless)
         ) {
             return Ok(());
+        }
+    }
+}
+
+/// The answer to a request, faults that replace it included.
+fn react(
+    state: &mut State,
+    fault: Option<&Fault>,
+    allowed: Result<(), Answer>,
+    mut request: Request<'_>,
+) -> Answer {
+    match (fault, allowed) {
+        (Some(Fault::Answer(status, more, body)), _) => {
+            let mut answer = Answer::new(*status).body(body.clone());
+            answer.headers.clone_from(more);
+            answer
+        }
+        (Some(Fault::Redirect(status, to)), _) => Answer::new(*status).with("location", to.clone()),
+        (Some(Fault::LoseSessions), _) => {
+            state.uploads.clear();
+            Answer::error(404, "BLOB_UPLOAD_UNKNOWN")
+        }
+        (_, Err(answer)) => answer,
+        (fault, Ok(())) => {
+            if matches!(fault, Some(Fault::IgnoreRange)) {
+                request.range = None;
+            }
+            answer(state, request)
         }
     }
 }
