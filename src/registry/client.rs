@@ -361,27 +361,28 @@ impl Client {
         }
         let base = self.base(host)?;
         let ours = |url: &Url| origin::same_origin(url, &base);
-        let mut authorization = if ours(&call.url) {
-            self.authorization(host, &base, &call.access)?
-        } else {
-            None
-        };
-        let answer = self.follow(call, authorization.as_deref())?;
-        if answer.status != 401 || !ours(&answer.url) || !ours(&call.url) {
-            return Ok(answer);
+        if !ours(&call.url) {
+            return self.follow(call, None);
         }
-        let challenges = answer.headers.get_all("www-authenticate").iter();
-        let challenges = challenges.filter_map(|v| v.to_str().ok());
-        let known = authorization.take();
-        host.auth.challenged(challenges, known.as_deref());
-        match self.authorization(host, &base, &call.access)? {
-            Some(fresh) if Some(&fresh) != known.as_ref() => {
-                // The connection can be used again only when it is read dry.
-                drop(answer.read_some());
-                Ok(self.follow(call, Some(&fresh))?)
+        let mut given = self.authorization(host, &base, &call.access)?;
+        // A second time, because a token may be used up by others meanwhile.
+        for _ in 0..2 {
+            let answer = self.follow(call, given.as_deref())?;
+            if answer.status != 401 || !ours(&answer.url) {
+                return Ok(answer);
             }
-            _ => Ok(answer),
+            let challenges = answer.headers.get_all("www-authenticate").iter();
+            let challenges = challenges.filter_map(|v| v.to_str().ok());
+            host.auth.challenged(challenges, given.as_deref());
+            let fresh = self.authorization(host, &base, &call.access)?;
+            if fresh.is_none() || fresh == given {
+                return Ok(answer);
+            }
+            // The connection can be used again only when it is read dry.
+            drop(answer.read_some());
+            given = fresh;
         }
+        self.follow(call, given.as_deref())
     }
 
     /// One exchange, and the redirects that it leads to. `Authorization` goes

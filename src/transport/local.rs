@@ -1,4 +1,4 @@
-//! A blob sink with names as a place of images: the local store.
+//! The local store as a place of images, or any other sink that has names.
 
 use std::io;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use super::plan::{self, Plan};
 use super::{Source, TransportError};
 use crate::image::{BlobSink, Descriptor};
 use crate::reference::Reference;
+use crate::store::{Store, StoreError};
 
 /// Gives names to images.
 pub trait Names: Send + Sync {
@@ -32,7 +33,32 @@ impl std::fmt::Debug for LocalDestination {
     }
 }
 
+impl Names for Store {
+    fn set(&self, names: &[(Reference, Descriptor)]) -> io::Result<()> {
+        self.set_refs(names).map_err(StoreError::into_io)
+    }
+}
+
+/// Opens the image that `text` means in `store`: a name, a digest or an
+/// abbreviated id.
+///
+/// # Errors
+/// When there is none, or its manifest can't be read.
+pub fn open(store: &Store, text: &str) -> Result<Source, TransportError> {
+    let mut descriptor = store.find(text)?;
+    // Annotations of the entry are about its name, not about the image.
+    descriptor.annotations.clear();
+    let mut source = Source::load(text, descriptor, Arc::new(store.clone()))?;
+    source.references.extend(Reference::parse(text).ok());
+    Ok(source)
+}
+
 impl LocalDestination {
+    /// Stores in `store` and gives the image all of `references`.
+    pub fn in_store(store: &Store, references: Vec<Reference>) -> Self {
+        Self::new(Arc::new(store.clone()), Arc::new(store.clone()), references)
+    }
+
     /// Stores in `blobs` and gives the image all of `references`, in `names`.
     pub fn new(
         blobs: Arc<dyn BlobSink>,

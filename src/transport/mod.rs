@@ -13,7 +13,9 @@
 //! | OCI layout in a tar | [`layout::open_archive`] | [`archive::OciArchive`] |
 //! | `docker save` tar | [`docker_archive::open`] | [`docker_save::DockerArchive`] |
 //! | plain directory (skopeo's) | [`dir::open`] | [`dir::DirDestination`] |
-//! | any sink with names | [`Source::new`] | [`local::LocalDestination`] |
+//! | the local store | [`local::open`] | [`local::LocalDestination`] |
+//!
+//! [`endpoint`] finds the right one for a [`Location`].
 //!
 //! # Invariants
 //! - A destination never gets a manifest whose blobs it does not have, and a
@@ -27,6 +29,7 @@ pub mod copy;
 pub mod dir;
 pub mod docker_archive;
 pub mod docker_save;
+pub mod endpoint;
 pub mod layout;
 pub mod local;
 mod location;
@@ -224,6 +227,12 @@ pub enum TransportError {
         /// Why not.
         reason: String,
     },
+    /// The local store failed.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+    /// A place can only be read, or only be written.
+    #[error("{0}")]
+    Place(String),
     /// Someone asked to stop.
     #[error("the copy was cancelled")]
     Cancelled,

@@ -1,0 +1,117 @@
+//! From a [`Location`] to the place itself.
+
+use std::path::Path;
+
+use super::archive::OciArchive;
+use super::copy::Destination;
+use super::dir::{self, DirDestination};
+use super::docker_save::DockerArchive;
+use super::layout::{self, LayoutDestination};
+use super::local::{self, LocalDestination};
+use super::registry::{self, RegistryDestination};
+use super::{Location, Output, Source, TransportError, docker_archive};
+use crate::reference::Reference;
+use crate::registry::Client;
+use crate::store::{Store, StoreError};
+
+/// What a location may lead to.
+#[derive(Debug)]
+pub struct Endpoints<'a> {
+    /// For registries.
+    pub client: &'a Client,
+    /// For bare names.
+    pub store: Option<&'a Store>,
+}
+
+impl Endpoints<'_> {
+    /// Opens the image at `location`. A bare name is looked for in the store,
+    /// then in its registry.
+    ///
+    /// # Errors
+    /// When there is no such image, or it can't be read.
+    pub fn open(&self, location: &Location) -> Result<Source, TransportError> {
+        match location {
+            Location::Registry(reference) => registry::open(self.client, reference),
+            Location::Name(name) => self.open_name(name),
+            Location::Oci { path, name } => layout::open(path, name.as_deref()),
+            Location::OciArchive { path, name } => {
+                layout::open_archive(readable(path)?, name.as_deref())
+            }
+            Location::DockerArchive { path, name } => {
+                docker_archive::open(readable(path)?, name.as_deref())
+            }
+            Location::Dir(path) => dir::open(path),
+        }
+    }
+
+    fn open_name(&self, name: &str) -> Result<Source, TransportError> {
+        if let Some(store) = self.store {
+            match local::open(store, name) {
+                Err(TransportError::Store(StoreError::NoImage { .. })) => {}
+                result => return result,
+            }
+        }
+        registry::open(self.client, &parse(name)?)
+    }
+
+    /// Prepares `location` for writing. A bare name is a name in the store.
+    /// `stream` is where an archive named `-` goes.
+    ///
+    /// # Errors
+    /// When it can't be written to.
+    pub fn create(
+        &self,
+        location: &Location,
+        stream: impl FnOnce() -> Box<dyn std::io::Write + Send>,
+    ) -> Result<Box<dyn Destination>, TransportError> {
+        let output = |path: &Path| {
+            if path.as_os_str() == "-" {
+                Output::Stream(stream())
+            } else {
+                Output::File(path.to_owned())
+            }
+        };
+        Ok(match location {
+            Location::Registry(reference) => {
+                Box::new(RegistryDestination::new(self.client, reference))
+            }
+            Location::Name(name) => {
+                let Some(store) = self.store else {
+                    return Err(TransportError::Place(format!(
+                        "{name} would be a name in the local store; write docker://{name} for a registry"
+                    )));
+                };
+                Box::new(LocalDestination::in_store(store, vec![parse(name)?]))
+            }
+            Location::Oci { path, name } => {
+                Box::new(LayoutDestination::create(path, name.as_deref())?)
+            }
+            Location::OciArchive { path, name } => {
+                let names: Vec<String> = name.iter().cloned().collect();
+                Box::new(OciArchive::create(output(path), &names)?)
+            }
+            Location::DockerArchive { path, name } => {
+                let references = match name {
+                    Some(name) => vec![parse(name)?],
+                    None => Vec::new(),
+                };
+                Box::new(DockerArchive::create(output(path), &references)?)
+            }
+            Location::Dir(path) => Box::new(DirDestination::create(path)?),
+        })
+    }
+}
+
+fn parse(name: &str) -> Result<Reference, TransportError> {
+    Reference::parse(name).map_err(|e| TransportError::Place(e.to_string()))
+}
+
+/// An archive is read in the order of its manifest, not in its own.
+fn readable(path: &Path) -> Result<&Path, TransportError> {
+    if path.as_os_str() == "-" {
+        return Err(TransportError::Place(
+            "an archive can't be read from standard input here; put it into a file".into(),
+        ));
+    }
+    Ok(path)
+}
