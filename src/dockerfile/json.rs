@@ -226,30 +226,6 @@ impl Reader<'_> {
     }
 }
 
-/// `words` as a JSON list that [`list`] reads back.
-pub(super) fn print(words: &[String]) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::from("[");
-    for (i, word) in words.iter().enumerate() {
-        out.push_str(if i == 0 { "\"" } else { ", \"" });
-        for c in word.chars() {
-            match c {
-                '"' | '\\' => {
-                    out.push('\\');
-                    out.push(c);
-                }
-                c if c < ' ' => {
-                    let _ = write!(out, "\\u{:04x}", u32::from(c));
-                }
-                c => out.push(c),
-            }
-        }
-        out.push('"');
-    }
-    out.push(']');
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,11 +262,5 @@ mod tests {
             assert_eq!(list(text), expected, "{text}");
         }
         assert_eq!(list(&"[".repeat(1 << 20)), List::None);
-    }
-
-    #[test]
-    fn printing_reads_back() {
-        let words = ["".to_owned(), "a\"b\\c\n\u{1}é".to_owned()];
-        assert_eq!(list(&print(&words)), List::Strings(words.to_vec()));
     }
 }

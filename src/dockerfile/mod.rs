@@ -35,6 +35,7 @@ mod instruction;
 mod json;
 mod line;
 mod parse;
+mod print;
 mod raw;
 mod words;
 
@@ -42,3 +43,4 @@ pub use dump::dump;
 pub use error::ParseError;
 pub use instruction::check_copy_from;
 pub use parse::{parse, parse_trigger};
+pub use print::{print, same_but_spans};

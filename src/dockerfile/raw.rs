@@ -72,7 +72,8 @@ pub(super) fn read(text: &str) -> Result<File, ParseError> {
             let joined = join(line, &mut lines, directives.escape())?;
             let mut raw = instruction(joined, &mut lines)?;
             raw.comments = std::mem::take(&mut comments);
-            raw.comments_adjacent = adjacent;
+            raw.comments_adjacent = adjacent || raw.comments.is_empty();
+            adjacent = true;
             instructions.push(raw);
         }
     }

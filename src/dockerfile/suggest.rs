@@ -4,20 +4,30 @@
 const FARTHEST: usize = 2;
 
 /// The name nearest to `word`, or `None` where all are far or one is the word
-/// itself. Of several equally near ones, the first.
+/// itself. Of several equally near ones it is one with two letters swapped,
+/// else the first.
 pub fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let mut best = None;
-    let mut limit = FARTHEST + 1;
+    let mut best: Option<(usize, bool, &str)> = None;
     for name in names {
         if name == word {
             return None;
         }
-        if let Some(distance) = distance_below(word, name, limit) {
-            limit = distance;
-            best = Some(name);
+        let limit = best.map_or(FARTHEST, |(distance, ..)| distance);
+        let Some(distance) = distance_below(word, name, limit + 1) else {
+            continue;
+        };
+        let swapped = is_swapped(word, name);
+        if best.is_none_or(|(d, s, _)| distance < d || (swapped && !s)) {
+            best = Some((distance, swapped, name));
         }
     }
-    best
+    best.map(|(.., name)| name)
+}
+
+/// Whether `a` is `b` with two neighbours swapped.
+fn is_swapped(a: &str, b: &str) -> bool {
+    let differing: Vec<(char, char)> = a.chars().zip(b.chars()).filter(|(x, y)| x != y).collect();
+    a.len() == b.len() && matches!(differing.as_slice(), [(x, y), (z, w)] if x == w && y == z)
 }
 
 /// As [`nearest`], for names that ignore case; the answer is in the word's
@@ -88,5 +98,6 @@ mod tests {
             nearest_ignoring_case("rnu", &["COPY", "RUN"]).as_deref(),
             Some("run")
         );
+        assert_eq!(nearest("RNU", ["ENV", "RUN", "ADD"]), Some("RUN"));
     }
 }

@@ -84,6 +84,17 @@ fn unknown(
     span: Span,
 ) -> ParseError {
     let names = || known.iter().map(|(k, _)| *k);
+    let elsewhere = match name {
+        "from" | "parents" => Some("COPY"),
+        "checksum" | "keep-git-dir" | "unpack" => Some("ADD"),
+        "platform" => Some("FROM"),
+        "mount" | "network" | "security" | "device" => Some("RUN"),
+        _ => None,
+    };
+    if let Some(elsewhere) = elsewhere {
+        return ParseError::new(format!("{instruction} has no flag --{name}"), span)
+            .hint(format!("{elsewhere} has it"));
+    }
     let hint = match suggest::nearest(name, names()) {
         Some(near) => format!("did you mean `--{near}`?"),
         None if known.is_empty() => {

@@ -14,6 +14,7 @@ const FLAGS: [(&str, Takes); 1] = [("platform", Takes::Text)];
 /// # Errors
 /// Where it has another form than `FROM [--platform=P] IMAGE [AS NAME]`.
 pub(in super::super) fn from(raw: Raw, context: &Context<'_>) -> Result<Stage, ParseError> {
+    let mut flags = flags::read(&raw, "FROM", &FLAGS, context)?;
     let words = match args::read(&raw, context.line, context.escape)? {
         Args::Words(words) => words,
         _ => Vec::new(),
@@ -31,7 +32,6 @@ pub(in super::super) fn from(raw: Raw, context: &Context<'_>) -> Result<Stage, P
     if let Some(name) = &name {
         check_name(name)?;
     }
-    let mut flags = flags::read(&raw, "FROM", &FLAGS, context)?;
     let doc = name.as_ref().and_then(|name| {
         let prefix = format!("{} ", name.value.to_lowercase());
         raw.comments
@@ -67,10 +67,12 @@ fn wrong_form(raw: &Raw, base: Option<Text>, second: Option<Text>) -> ParseError
             "write one name behind `AS`, as in `FROM {} AS build`",
             base.value
         ),
-        (Some(base), Some(_)) => format!(
-            "to name the stage, write `FROM {} AS name`; comments need their own line",
-            base.value
-        ),
+        (Some(_), Some(second)) if second.value.starts_with('#') => {
+            "a comment needs a line of its own".to_owned()
+        }
+        (Some(base), Some(_)) => {
+            format!("to name the stage, write `FROM {} AS name`", base.value)
+        }
         (Some(_), None) => "write `FROM image AS name`".to_owned(),
     };
     ParseError::new(

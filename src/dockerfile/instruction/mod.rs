@@ -128,10 +128,14 @@ fn one(raw: &Raw, args: Args, context: &Context<'_>) -> Result<Text, ParseError>
         Args::Line(text) => Ok(context.text(text)),
         _ => {
             let name = raw.keyword.value.to_uppercase();
-            Err(ParseError::new(
-                format!("{name} needs exactly one argument"),
-                raw.span,
-            ))
+            let example = match name.as_str() {
+                "USER" => "USER nobody",
+                "WORKDIR" => "WORKDIR /srv",
+                "STOPSIGNAL" => "STOPSIGNAL SIGTERM",
+                _ => "LABEL org.opencontainers.image.authors=\"me@example.org\"",
+            };
+            let message = format!("{name} needs exactly one argument");
+            Err(ParseError::new(message, raw.span).hint(format!("write `{example}`")))
         }
     }
 }

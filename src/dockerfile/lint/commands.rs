@@ -8,8 +8,8 @@ use super::super::mount;
 use super::super::span::Span;
 use super::super::word::{self, Expansion, WordError};
 use super::super::{ports, suggest};
+use super::froms::{at, given};
 use super::scope::Scope;
-use super::stages::{at, given};
 use super::{LintOptions, Rule, Settings, Sink, statics};
 
 /// How many bytes the words of a file may expand to in all.

@@ -13,7 +13,9 @@ use super::error::ParseError;
 use super::span::Span;
 
 mod commands;
+mod froms;
 mod names;
+mod needs;
 mod rules;
 mod scope;
 mod settings;
