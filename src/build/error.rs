@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::bases::BaseError;
 use crate::container::IsolationError;
+use crate::context::source::OpenError;
 use crate::dockerfile::ParseError;
 use crate::dockerfile::span::Span;
 use crate::graph::{BaseRequest, PlanError};
@@ -29,6 +30,9 @@ pub enum BuildError {
     /// The request can't be met as it is.
     #[error("{0}")]
     Input(String),
+    /// The context can't be had.
+    #[error(transparent)]
+    Context(#[from] OpenError),
     /// A file of the request can't be read.
     #[error("can't read {what} {}", path.display())]
     Read {

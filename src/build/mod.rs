@@ -27,7 +27,8 @@ pub use request::{Built, Destination, NetworkMode, Output, OutputKind, PullPolic
 
 use crate::container::{self, Executor, Isolation, IsolationError};
 use crate::dockerfile;
-use crate::event::{Cancel, Events};
+use crate::dockerfile::lint::{self, BaseImage, LintOptions};
+use crate::event::{Cancel, Event, Events};
 use crate::graph::{self, Bases, Graph, NamedContext, PlanOptions, Planned, Resolved};
 use crate::image::Image;
 use crate::image::media_type::Format;
@@ -87,7 +88,7 @@ pub fn build(
         source,
         found,
         graphs,
-    } = prepare(request, tools)?;
+    } = prepare(request, tools, events, cancel)?;
     let (seconds, nanos) = now();
     let epoch = graphs
         .iter()
@@ -115,8 +116,8 @@ pub fn build(
     };
     let env = Env {
         store: &tools.store,
-        context: input.context.clone(),
-        named: BTreeMap::new(),
+        context: Some(input.context.clone()),
+        named: input.named.clone(),
         bases: &images,
         executor: &get_executor,
         remote: &tools.remote,
@@ -168,8 +169,8 @@ pub fn build(
 ///
 /// # Errors
 /// As [`build`] up to there.
-pub fn plans(request: &Request, tools: &Tools) -> Result<Vec<Graph>, BuildError> {
-    Ok(prepare(request, tools)?.graphs)
+pub fn plans(request: &Request, tools: &Tools, cancel: &Cancel) -> Result<Vec<Graph>, BuildError> {
+    Ok(prepare(request, tools, &Events::none(), cancel)?.graphs)
 }
 
 /// What is known when all is planned.
@@ -181,8 +182,13 @@ struct Prepared {
 }
 
 /// Reads the input and plans all platforms.
-fn prepare(request: &Request, tools: &Tools) -> Result<Prepared, BuildError> {
-    let input = input::open(request, tools)?;
+fn prepare(
+    request: &Request,
+    tools: &Tools,
+    events: &Events,
+    cancel: &Cancel,
+) -> Result<Prepared, BuildError> {
+    let input = input::open(request, tools, cancel)?;
     let source = error::SourceText {
         file: input.file.clone(),
         text: Arc::clone(&input.text),
@@ -198,12 +204,76 @@ fn prepare(request: &Request, tools: &Tools) -> Result<Prepared, BuildError> {
         let options = plan_options(request, platform);
         graphs.push(plan(&file, &options, &mut found, request, tools, &source)?);
     }
+    lint(&file, request, &input, &found, &source, events)?;
     Ok(Prepared {
         input,
         source,
         found,
         graphs,
     })
+}
+
+/// Reports what the linter finds; an error where the file asks for that.
+fn lint(
+    file: &dockerfile::ast::Dockerfile,
+    request: &Request,
+    input: &input::Input,
+    found: &bases::Found,
+    source: &error::SourceText,
+    events: &Events,
+) -> Result<(), BuildError> {
+    let target = request.platforms.first().map(Platform::to_string);
+    let host = Platform::host().to_string();
+    let base = |name: &str| {
+        let (_, base) = found.iter().find(|(request, _)| request.name == name)?;
+        let config = &base.image.config;
+        Some(BaseImage {
+            env: config.config.env.clone(),
+            has_shell: config.config.shell.is_some(),
+            on_build: config.config.on_build.clone(),
+            platform: Some(config.platform().to_string()),
+        })
+    };
+    let ignore = input.ignore.as_ref().filter(|i| !i.has_exceptions());
+    let ignored = |path: &str| ignore.is_some_and(|i| i.ignored(std::path::Path::new(path)));
+    let check = request
+        .build_args
+        .iter()
+        .rev()
+        .find(|(n, _)| n == "BUILDKIT_DOCKERFILE_CHECK");
+    let report = lint::lint(
+        file,
+        &LintOptions {
+            build_args: &request.build_args,
+            target: request.target.as_deref(),
+            only_needed: true,
+            target_platform: Some(target.as_deref().unwrap_or(&host)),
+            build_platform: Some(&host),
+            base: Some(&base),
+            ignored: ignore.is_some().then_some(&ignored),
+            check: check.map(|(_, v)| v.as_str()),
+        },
+    );
+    let lines = dockerfile::span::LineIndex::new(&source.text);
+    let mut rules: Vec<&str> = Vec::new();
+    for warning in &report.warnings {
+        let rule = warning.rule.info().name;
+        events.emit(Event::Warning {
+            rule: Some(rule.to_owned()),
+            message: warning.detail.clone(),
+            line: Some(lines.line_column(warning.span.start).0),
+        });
+        if !rules.contains(&rule) {
+            rules.push(rule);
+        }
+    }
+    if report.fails && !rules.is_empty() {
+        return Err(BuildError::Input(format!(
+            "the Dockerfile asks that warnings are errors, and there are some: {}",
+            rules.join(", ")
+        )));
+    }
+    Ok(())
 }
 
 /// Plans one platform, looking bases up until the plan is complete.
@@ -250,8 +320,7 @@ fn plan(
 
 fn plan_options(request: &Request, platform: Platform) -> PlanOptions {
     let contexts = request.build_contexts.iter().map(|(name, value)| {
-        let is_image = value.starts_with("docker-image://") || value.starts_with("oci-layout://");
-        let context = if is_image {
+        let context = if input::is_image_context(value) {
             NamedContext::Image(value.clone())
         } else {
             NamedContext::Tree
@@ -292,8 +361,17 @@ fn solve_options(request: &Request, tools: &Tools, seal: SealOptions, now: i64) 
         secrets: secrets.collect(),
         ssh: request.ssh.iter().cloned().collect(),
         allow_insecure: false,
-        ulimits: Vec::new(),
+        ulimits: request.ulimits.iter().filter_map(ulimit).collect(),
     }
+}
+
+fn ulimit(limit: &request::Ulimit) -> Option<container::Ulimit> {
+    let name = serde_json::Value::String(limit.name.clone());
+    Some(container::Ulimit {
+        resource: serde_json::from_value(name).ok()?,
+        soft: limit.soft,
+        hard: limit.hard,
+    })
 }
 
 /// Seconds and nanoseconds since 1970.

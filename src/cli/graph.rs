@@ -48,7 +48,8 @@ impl GraphArgs {
         let cancel = session.interrupts.cancel();
         let client = self.registry.client(Scope::Build(&[]), cancel.clone())?;
         let tools = session.tools(client)?;
-        let graphs = shiplap::build::plans(&request, &tools).map_err(build::located)?;
+        let graphs = shiplap::build::plans(&request, &tools, &session.interrupts.cancel())
+            .map_err(build::located)?;
         let joined = |text: fn(&Graph) -> String| {
             let texts: Vec<String> = graphs.iter().map(text).collect();
             output::result(&texts.join("\n"))

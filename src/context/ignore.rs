@@ -107,6 +107,11 @@ impl Ignore {
         self.rules.is_empty()
     }
 
+    /// Whether a `!` pattern takes something back.
+    pub fn has_exceptions(&self) -> bool {
+        self.rules.iter().any(|r| r.takes_back)
+    }
+
     /// Whether `path` is ignored.
     pub fn ignored(&self, path: &Path) -> bool {
         self.ignored_bytes(path.as_os_str().as_bytes())

@@ -48,7 +48,7 @@ pub struct Env<'a> {
     /// Hands out what runs commands; asked only when there is one to run.
     pub executor: &'a (dyn Fn() -> Result<Arc<dyn Executor>, IsolationError> + Sync),
     /// Reaches what ADD names by URL.
-    pub remote: &'a op::sources::Remote,
+    pub remote: &'a Remote,
     /// What was asked for.
     pub options: Options,
     /// Who listens.
@@ -106,6 +106,9 @@ pub enum StepError {
     /// Files could not be copied.
     #[error(transparent)]
     Copy(#[from] op::copy::CopyError),
+    /// An archive could not be unpacked.
+    #[error(transparent)]
+    Add(#[from] op::add::AddError),
     /// A source could not be found.
     #[error(transparent)]
     Select(#[from] crate::context::select::SelectError),

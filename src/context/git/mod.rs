@@ -108,6 +108,20 @@ pub struct GitOptions {
     pub checksum: Option<String>,
 }
 
+impl GitOptions {
+    /// Without a program: nothing can be fetched.
+    pub fn absent() -> Self {
+        Self {
+            program: PathBuf::new(),
+            path: OsString::new(),
+            env: Vec::new(),
+            authorization: None,
+            keep_git_dir: false,
+            checksum: None,
+        }
+    }
+}
+
 /// A tree that was checked out.
 #[derive(Debug)]
 pub struct Checkout {

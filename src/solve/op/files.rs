@@ -7,8 +7,10 @@ use std::sync::Arc;
 use super::super::key::KeyBuilder;
 use super::super::layers::chain;
 use super::super::{Done, Solver, StepError};
+use super::add::unpack_archives;
 use super::chmod::Chmod;
 use super::copy::{self, Body, CopyOptions, SharedTree, Single, Source};
+use super::sources::limits;
 use crate::context::checksum::checksum;
 use crate::context::ignore::Ignore;
 use crate::context::select::{Match, select};
@@ -88,16 +90,15 @@ pub(in super::super) fn prepare(
                 let matches = select(&*tree, path, op.parents, &exclude)?;
                 let sum = checksum(&*tree, &matches, env.options.seal.threads, &env.cancel)?;
                 key.add("content", sum.digest.as_str());
-                let rest = if op.add && op.unpack != Some(false) {
-                    super::sources::split_archives(solver, &tree, matches, &mut sources)?
-                } else {
-                    matches
+                let found = Source::Tree {
+                    tree: SharedTree(tree),
+                    matches,
                 };
-                if !rest.is_empty() {
-                    sources.push(Source::Tree {
-                        tree: SharedTree(tree),
-                        matches: rest,
-                    });
+                // Files are unpacked by what they are, unless told not to.
+                if op.add && op.unpack != Some(false) {
+                    sources.extend(unpack_archives(vec![found], &limits(solver)?)?);
+                } else {
+                    sources.push(found);
                 }
             }
             CopySource::Inline { name, content } => sources.push(Source::File(Single {
@@ -113,7 +114,12 @@ pub(in super::super) fn prepare(
             CopySource::Url { url, .. } => {
                 let fetched = super::sources::fetch(solver, op, url, &exclude)?;
                 key.add("content", fetched.digest.as_str());
-                sources.push(fetched.source);
+                // What was fetched is unpacked only when asked for.
+                if op.unpack == Some(true) {
+                    sources.extend(unpack_archives(vec![fetched.source], &limits(solver)?)?);
+                } else {
+                    sources.push(fetched.source);
+                }
             }
         }
     }
@@ -128,6 +134,7 @@ pub(in super::super) fn prepare(
         chown: None,
         chmod,
         link: op.link,
+        several: op.sources.len() > 1,
         created: Mtime {
             secs: env.options.now,
             nanos: 0,
@@ -175,6 +182,7 @@ pub(in super::super) fn changes_below(
         chown: None,
         chmod: None,
         link: false,
+        several: false,
         created: Mtime::default(),
     };
     let sources = vec![Source::Tree {

@@ -1,28 +1,24 @@
-//! Sources of ADD that are no files of a tree: archives and what a URL names.
+//! Sources of ADD that are no files of a tree: what a URL names.
 
-use std::io::{Read, Write};
-use std::path::Path;
 use std::sync::Arc;
 
 use super::super::layers::chain;
 use super::super::{Solver, StepError};
+use super::add::UnpackOptions;
 use super::copy::{Body, SharedTree, Single, Source};
 use crate::context::git::{GitOptions, GitUrl};
 use crate::context::ignore::Ignore;
 use crate::context::local::LocalTree;
-use crate::context::select::{Match, select};
+use crate::context::select::select;
 use crate::context::{Tree, git, http};
 use crate::digest::{Digest, Hasher};
 use crate::graph::CopyOp;
 use crate::image::{BlobSource, Descriptor};
-use crate::layer::Kind;
-use crate::layer::archive::open_archive;
-use crate::layer::tar_read::{Item, Names, TarReader};
 
-/// Files of archives up to this size stay in memory…
-const SMALL: u64 = 64 << 10;
-/// …until they have this many bytes together.
-const SMALL_IN_ALL: u64 = 32 << 20;
+/// Bytes that the files of one archive may have together.
+const MAX_UNPACKED: u64 = 100 << 30;
+/// Entries that one archive may have.
+const MAX_ENTRIES: u64 = 10_000_000;
 /// The largest file that is downloaded, in bytes.
 const MAX_DOWNLOAD: u64 = 64 << 30;
 
@@ -42,76 +38,17 @@ pub(super) struct Fetched {
     pub(super) source: Source,
 }
 
-/// Turns those matches that are archives into sources of their own; the rest
-/// comes back.
-pub(super) fn split_archives(
-    solver: &Solver<'_, '_>,
-    tree: &Arc<dyn Tree>,
-    matches: Vec<Match>,
-    sources: &mut Vec<Source>,
-) -> Result<Vec<Match>, StepError> {
-    let mut rest = Vec::new();
-    for found in matches {
-        let file = found
-            .root()
-            .filter(|r| matches!(r.node.kind, Kind::File { size } if size > 0));
-        let Some(file) = file else {
-            rest.push(found);
-            continue;
-        };
-        let path = file.path.clone();
-        let what = || StepError::io(format!("can't read {}", path.display()));
-        let opened = tree.open(&path).map_err(what())?;
-        match open_archive(opened).map_err(what())? {
-            Some(tar) => sources.push(read_archive(solver, tar, &path)?),
-            None => rest.push(found),
-        }
-    }
-    Ok(rest)
+/// The limits within which ADD unpacks archives.
+pub(super) fn limits<'a>(solver: &'a Solver<'_, '_>) -> Result<UnpackOptions<'a>, StepError> {
+    Ok(UnpackOptions {
+        temp: solver.scratch()?,
+        max_bytes: MAX_UNPACKED,
+        max_entries: MAX_ENTRIES,
+        cancel: &solver.env.cancel,
+    })
 }
 
-/// All entries of an archive; their content is put aside.
-fn read_archive(solver: &Solver<'_, '_>, tar: impl Read, name: &Path) -> Result<Source, StepError> {
-    let fail = |e: &dyn std::error::Error| StepError::Refused {
-        message: format!("can't unpack {}: {}", name.display(), chain(e)),
-        hint: Some("ADD --unpack=false copies the archive as it is".into()),
-    };
-    let scratch = solver.scratch()?;
-    let keep = Arc::new(tempfile::TempDir::new_in(scratch).map_err(|e| fail(&e))?);
-    let mut tar = TarReader::new(tar, Names::Plain);
-    let mut entries = Vec::new();
-    let mut in_memory = 0;
-    while let Some(item) = tar.next_entry().map_err(|e| fail(&e))? {
-        let Item::Put(entry) = item else {
-            continue;
-        };
-        let body = match entry.kind {
-            Kind::File { size: 0 } => Body::None,
-            Kind::File { size } if size <= SMALL && in_memory + size <= SMALL_IN_ALL => {
-                in_memory += size;
-                let mut bytes = Vec::new();
-                tar.body().read_to_end(&mut bytes).map_err(|e| fail(&e))?;
-                Body::Bytes(bytes.into())
-            }
-            Kind::File { .. } => {
-                let path = keep.path().join(entries.len().to_string());
-                let mut file = std::fs::File::create_new(&path).map_err(|e| fail(&e))?;
-                std::io::copy(&mut tar.body(), &mut file).map_err(|e| fail(&e))?;
-                file.flush().map_err(|e| fail(&e))?;
-                Body::Spooled {
-                    path,
-                    keep: Arc::clone(&keep),
-                }
-            }
-            _ => Body::None,
-        };
-        entries.push((entry, body));
-    }
-    Ok(Source::Archive(entries))
-}
-
-/// Fetches what a URL names: a git repository, an archive to unpack, or a
-/// file.
+/// Fetches what a URL names: a git repository or a file.
 pub(super) fn fetch(
     solver: &Solver<'_, '_>,
     op: &CopyOp,
@@ -253,17 +190,6 @@ fn fetch_file(solver: &Solver<'_, '_>, op: &CopyOp, url: &str) -> Result<Fetched
     }
     let digest = digest.finish();
     let blob = blob_of(&file.digest, file.size);
-    if op.unpack == Some(true) {
-        let reader = env.store.open(&blob).map_err(|e| fail(&e))?;
-        let Some(tar) = open_archive(reader).map_err(|e| fail(&e))? else {
-            return Err(StepError::Refused {
-                message: format!("{} is no archive that can be unpacked", http::redacted(url)),
-                hint: None,
-            });
-        };
-        let source = read_archive(solver, tar, Path::new(&file.name))?;
-        return Ok(Fetched { digest, source });
-    }
     let keep = Arc::new(tempfile::TempDir::new_in(scratch).map_err(|e| fail(&e))?);
     let path = keep.path().join("file");
     let mut reader = env.store.open(&blob).map_err(|e| fail(&e))?;
