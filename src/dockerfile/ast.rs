@@ -88,6 +88,10 @@ pub struct Instruction {
 /// The instructions other than FROM.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(
+    clippy::large_enum_variant,
+    reason = "COPY is among the most frequent ones, and matching stays plain"
+)]
+#[allow(
     missing_docs,
     reason = "they are the instructions of the Dockerfile reference"
 )]

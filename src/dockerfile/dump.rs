@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use super::args::{self, Args};
 use super::error::ParseError;
 use super::line::Logical;
-use super::raw::{self, Raw};
+use super::raw::{Raw, Reader};
 
 /// Dumps `text`; the result ends in a newline.
 ///
@@ -17,10 +17,10 @@ use super::raw::{self, Raw};
 /// Where the first pass fails: too long lines, malformed pairs, lists of other
 /// things than strings, heredocs without end, no instructions.
 pub fn dump(text: &str) -> Result<String, ParseError> {
-    let file = raw::read(text)?;
+    let mut reader = Reader::new(text);
     let mut out = String::new();
-    for raw in &file.instructions {
-        instruction(&mut out, raw, &raw.line, file.directives.escape)?;
+    while let Some(raw) = reader.next()? {
+        instruction(&mut out, &raw, &raw.line, reader.escape())?;
         out.push('\n');
     }
     Ok(out)

@@ -54,6 +54,18 @@ pub(super) fn opening(word: &str) -> Result<Option<Opening>, word::WordProblem> 
     if delimiter.is_empty() || delimiter.contains('<') {
         return Ok(None);
     }
+    let fd = word[..digits].parse().unwrap_or(0);
+    if delimiter
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    {
+        return Ok(Some(Opening {
+            name: delimiter.to_owned(),
+            expand: true,
+            strip_tabs,
+            fd,
+        }));
+    }
     let names = word::delimiter_words(delimiter, false).map_err(|e| e.problem)?;
     let [name] = names.as_slice() else {
         return Ok(None);
@@ -65,7 +77,7 @@ pub(super) fn opening(word: &str) -> Result<Option<Opening>, word::WordProblem> 
         name: name.clone(),
         expand,
         strip_tabs,
-        fd: word[..digits].parse().unwrap_or(0),
+        fd,
     }))
 }
 

@@ -4,7 +4,7 @@ use super::args::Keyword;
 use super::ast::{Dockerfile, Instruction, Stage};
 use super::error::ParseError;
 use super::instruction::{self, Context};
-use super::raw::{self, Raw};
+use super::raw::{Raw, Reader};
 use super::span::Span;
 
 /// Reads a Dockerfile.
@@ -12,17 +12,16 @@ use super::span::Span;
 /// # Errors
 /// The first [`ParseError`]; its span lies in `text`.
 pub fn parse(text: &str) -> Result<Dockerfile, ParseError> {
-    let file = raw::read(text)?;
-    let escape = file.directives.escape;
+    let mut reader = Reader::new(text);
     let mut global_args = Vec::new();
     let mut stages: Vec<Stage> = Vec::new();
     let mut empty_continuations = Vec::new();
-    for mut raw in file.instructions {
+    while let Some(mut raw) = reader.next()? {
         empty_continuations.extend(raw.empty_continuation);
         let line = std::mem::take(&mut raw.line);
         let context = Context {
             line: &line,
-            escape,
+            escape: reader.escape(),
         };
         let Some(keyword) = Keyword::of(&raw.keyword.value) else {
             return Err(instruction::unknown(&raw, &context));
@@ -52,7 +51,7 @@ pub fn parse(text: &str) -> Result<Dockerfile, ParseError> {
         );
     }
     Ok(Dockerfile {
-        directives: file.directives,
+        directives: reader.directives(),
         global_args,
         stages,
         empty_continuations,
@@ -66,20 +65,15 @@ pub fn parse(text: &str) -> Result<Dockerfile, ParseError> {
 /// [`ParseError`] where it is no single instruction, or one that can't be a
 /// trigger.
 pub fn parse_trigger(text: &str) -> Result<Instruction, ParseError> {
-    let mut instructions = raw::read(text)?.instructions;
+    let mut reader = Reader::new(text);
     let whole = Span::new(0, text.len());
-    let single = if instructions.len() == 1 {
-        instructions.pop()
-    } else {
-        None
-    };
-    let Some(raw) = single else {
-        return Err(ParseError::new(
+    match (reader.next()?, reader.next()?) {
+        (Some(raw), None) => trigger(raw, whole),
+        _ => Err(ParseError::new(
             "the trigger isn't a single instruction",
             whole,
-        ));
-    };
-    trigger(raw, whole)
+        )),
+    }
 }
 
 fn trigger(mut raw: Raw, whole: Span) -> Result<Instruction, ParseError> {

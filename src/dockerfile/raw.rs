@@ -10,13 +10,6 @@ use super::line::{Line, Lines, Logical, continued};
 use super::span::Span;
 use super::words;
 
-/// What stands in a file.
-#[derive(Debug)]
-pub(super) struct File {
-    pub(super) directives: Directives,
-    pub(super) instructions: Vec<Raw>,
-}
-
 /// A piece of a logical line: `start..end` of its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Piece {
@@ -44,49 +37,73 @@ pub(super) struct Raw {
     pub(super) empty_continuation: Option<Span>,
 }
 
-/// Reads a file.
-///
-/// # Errors
-/// For lines that are too long, bad directives, heredocs that don't end and a
-/// file without instructions.
-pub(super) fn read(text: &str) -> Result<File, ParseError> {
-    let mut lines = Lines::new(text);
-    let mut directives = directive::Reader::new();
-    let mut comments = Vec::new();
-    let mut adjacent = true;
-    let mut instructions = Vec::new();
-    while let Some(line) = lines.next()? {
-        if directives.take(line)? {
-            continue;
+/// Reads a file's instructions one after the other.
+#[derive(Debug)]
+pub(super) struct Reader<'a> {
+    lines: Lines<'a>,
+    directives: directive::Reader,
+    length: usize,
+    any: bool,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(text: &'a str) -> Self {
+        Self {
+            lines: Lines::new(text),
+            directives: directive::Reader::new(),
+            length: text.len(),
+            any: false,
         }
-        let text = line.text().trim_start();
-        if let Some(comment) = text.strip_prefix('#') {
-            match comment.trim() {
-                "" => comments.clear(),
-                comment => comments.push(comment.to_owned()),
+    }
+
+    /// The escape character; right from the first instruction on.
+    pub(super) fn escape(&self) -> char {
+        self.directives.escape()
+    }
+
+    /// The directives; all of them from the first instruction on.
+    pub(super) fn directives(self) -> Directives {
+        self.directives.finish()
+    }
+
+    /// The next instruction.
+    ///
+    /// # Errors
+    /// For lines that are too long, bad directives, heredocs that don't end
+    /// and a file without instructions.
+    pub(super) fn next(&mut self) -> Result<Option<Raw>, ParseError> {
+        let mut comments: Vec<String> = Vec::new();
+        let mut adjacent = true;
+        while let Some(line) = self.lines.next()? {
+            if self.directives.take(line)? {
+                continue;
             }
-            adjacent = true;
-        } else if text.is_empty() {
-            adjacent = false;
-        } else {
-            let joined = join(line, &mut lines, directives.escape())?;
-            let mut raw = instruction(joined, &mut lines)?;
-            raw.comments = std::mem::take(&mut comments);
-            raw.comments_adjacent = adjacent || raw.comments.is_empty();
-            adjacent = true;
-            instructions.push(raw);
+            let text = line.text().trim_start();
+            if let Some(comment) = text.strip_prefix('#') {
+                match comment.trim() {
+                    "" => comments.clear(),
+                    comment => comments.push(comment.to_owned()),
+                }
+                adjacent = true;
+            } else if text.is_empty() {
+                adjacent = false;
+            } else {
+                self.any = true;
+                let escape = self.escape();
+                let joined = join(line, &mut self.lines, escape)?;
+                let mut raw = instruction(joined, &mut self.lines)?;
+                raw.comments_adjacent = adjacent || comments.is_empty();
+                raw.comments = comments;
+                return Ok(Some(raw));
+            }
         }
+        if self.any {
+            return Ok(None);
+        }
+        let whole = Span::new(0, self.length);
+        Err(ParseError::new("the file has no instructions", whole)
+            .hint("a Dockerfile begins with a FROM, for instance `FROM scratch`"))
     }
-    if instructions.is_empty() {
-        return Err(
-            ParseError::new("the file has no instructions", Span::new(0, text.len()))
-                .hint("a Dockerfile begins with a FROM, for instance `FROM scratch`"),
-        );
-    }
-    Ok(File {
-        directives: directives.finish(),
-        instructions,
-    })
 }
 
 struct Joined {

@@ -40,6 +40,9 @@ pub struct BaseImage {
     pub platform: Option<String>,
 }
 
+/// Finds what is known of an image by its expanded name.
+pub type BaseLookup<'a> = dyn Fn(&str) -> Option<BaseImage> + 'a;
+
 /// What to lint for.
 #[derive(Clone, Copy, Default)]
 pub struct LintOptions<'a> {
@@ -57,7 +60,7 @@ pub struct LintOptions<'a> {
     /// The platform that builds; `None` is `linux/amd64`.
     pub build_platform: Option<&'a str>,
     /// What is known of the image of that name; `None` where nothing is.
-    pub base: Option<&'a dyn Fn(&str) -> Option<BaseImage>>,
+    pub base: Option<&'a BaseLookup<'a>>,
     /// Whether the ignore file excludes a path of the context. `None` where
     /// there is no ignore file, and where one has exceptions: whether a
     /// directory of which parts come back is excluded can't be said.
