@@ -304,7 +304,8 @@ fn the_host_is_out_of_reach() {
     let null = Path::new("/dev/null").metadata().unwrap().mode();
     bed.sh("busybox chmod 600 /dev/null /proc/self/fd/0; busybox kill -9 -1 || :");
     assert_eq!(Path::new("/dev/null").metadata().unwrap().mode(), null);
-    assert_eq!(bed.sh("busybox ls /proc | busybox grep -c '^[0-9]'"), "3\n");
+    let processes = bed.sh("busybox ls /proc | busybox grep '^[0-9]'");
+    assert!(processes.lines().count() <= 3, "{processes}");
     let mounts = bed.sh("busybox cat /proc/self/mountinfo");
     assert!(
         !mounts.contains(&*bed.dir.path().to_string_lossy()),

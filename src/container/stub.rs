@@ -308,12 +308,13 @@ impl<'a> MountPoints<'a> {
     /// Whether `dir` is on the root's own mount. Kernels that cannot tell the
     /// mount tell the filesystem.
     fn is_own(&self, dir: BorrowedFd<'_>) -> bool {
-        let place = |fd| {
-            let flags = AtFlags::EMPTY_PATH;
-            let stat = rustix::fs::statx(fd, c"", flags, StatxFlags::MNT_ID).ok()?;
-            let known = stat.stx_mask & StatxFlags::MNT_ID.bits() != 0;
-            let mount = if known { stat.stx_mnt_id } else { 0 };
-            Some((stat.stx_dev_major, stat.stx_dev_minor, mount))
+        let place = |fd: BorrowedFd<'_>| {
+            let device = rustix::fs::fstat(fd).ok()?.st_dev;
+            let mount = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
+                .ok()
+                .filter(|s| s.stx_mask & StatxFlags::MNT_ID.bits() != 0)
+                .map(|s| s.stx_mnt_id);
+            Some((device, mount))
         };
         match (place(self.root.fd()), place(dir)) {
             (Some(root), Some(dir)) => root == dir,

@@ -124,7 +124,7 @@ impl Root {
             if kind == rustix::fs::FileType::Symlink && !(last && flags.contains(OFlags::NOFOLLOW))
             {
                 links += 1;
-                if links > MAX_LINKS {
+                if links > MAX_LINKS || is_magic_link(here, &next)? {
                     return Err(rustix::io::Errno::LOOP.into());
                 }
                 let target = rustix::fs::readlinkat(&next, c"", Vec::new())?;
@@ -230,6 +230,14 @@ impl Root {
     }
 }
 
+/// Whether `link`, found in `dir`, is one of those of `/proc` that lead to an
+/// object and not to the path they show. The others are all in its root.
+fn is_magic_link(dir: &OwnedFd, link: &OwnedFd) -> io::Result<bool> {
+    const PROC_ROOT_INODE: u64 = 1;
+    let on_proc = rustix::fs::fstatfs(link)?.f_type == rustix::fs::PROC_SUPER_MAGIC;
+    Ok(on_proc && rustix::fs::fstat(dir)?.st_ino != PROC_ROOT_INODE)
+}
+
 /// The path without leading slashes; `.` for nothing.
 fn relative(path: &Path) -> std::borrow::Cow<'_, Path> {
     let bytes = path.as_os_str().as_bytes();
@@ -333,6 +341,24 @@ mod tests {
         check(&root);
         root.no_openat2.store(true, Ordering::Relaxed);
         check(&root);
+    }
+
+    #[test]
+    fn magic_links_are_refused() {
+        let root = Root::open(Path::new("/")).unwrap();
+        for _ in 0..2 {
+            for path in ["/proc/self/fd/0", "/proc/self/root/etc", "/proc/self/cwd"] {
+                let got = root.open_at(Path::new(path), OFlags::PATH, Mode::empty());
+                let errno = got.unwrap_err().raw_os_error();
+                assert_eq!(
+                    errno,
+                    Some(rustix::io::Errno::LOOP.raw_os_error()),
+                    "{path}"
+                );
+            }
+            root.open_dir(Path::new("/proc/self/task")).unwrap();
+            root.no_openat2.store(true, Ordering::Relaxed);
+        }
     }
 
     #[test]
