@@ -17,7 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::glob::Glob;
-use super::pattern::Pattern;
+use super::pattern::{Needs, Pattern, bit};
 
 /// The longest line of an ignore file, in bytes.
 pub const MAX_LINE: usize = 65_535;
@@ -53,7 +53,24 @@ pub enum IgnoreError {
 #[derive(Debug, Clone)]
 struct Rule {
     takes_back: bool,
+    needs: Needs,
     pattern: Pattern,
+}
+
+/// What is known of a path before any pattern is tried.
+struct Known<'a> {
+    path: &'a [u8],
+    /// Places of the slashes.
+    cuts: &'a [usize],
+    has: Needs,
+}
+
+impl Rule {
+    /// Whether the pattern matches the path or what is above it.
+    #[inline]
+    fn covers(&self, known: &Known<'_>) -> bool {
+        self.needs.are_in(&known.has) && self.pattern.covers(known.path, known.cuts)
+    }
 }
 
 /// The rules of an ignore file.
@@ -94,9 +111,11 @@ impl Ignore {
                 pattern: String::from_utf8_lossy(&cleaned).into_owned(),
             };
             Glob::parse(body).map_err(|_| bad())?;
+            let pattern = Pattern::compile(body).ok_or_else(bad)?;
             rules.push(Rule {
                 takes_back,
-                pattern: Pattern::compile(body).ok_or_else(bad)?,
+                needs: pattern.needs(),
+                pattern,
             });
         }
         Ok(Self { rules })
@@ -121,11 +140,11 @@ impl Ignore {
     pub fn ignored_bytes(&self, path: &[u8]) -> bool {
         let mut buffer = [0; 32];
         let mut more = Vec::new();
-        let cuts = slashes(path, &mut buffer, &mut more);
+        let known = look(path, &mut buffer, &mut more);
         let mut ignored = false;
         for rule in &self.rules {
             // A rule that would change nothing need not be looked at.
-            if rule.takes_back == ignored && rule.pattern.covers(path, cuts) {
+            if rule.takes_back == ignored && rule.covers(&known) {
                 ignored = !rule.takes_back;
             }
         }
@@ -141,12 +160,12 @@ impl Ignore {
         let path = dir.as_os_str().as_bytes();
         let mut buffer = [0; 32];
         let mut more = Vec::new();
-        let cuts = slashes(path, &mut buffer, &mut more);
+        let known = look(path, &mut buffer, &mut more);
         let below = [path, b"/"].concat();
         // From the end: a rule that ignores the directory as a whole also
         // settles all that earlier rules say about what is below.
         for rule in self.rules.iter().rev() {
-            let covers = rule.pattern.covers(path, cuts);
+            let covers = rule.covers(&known);
             match (rule.takes_back, covers) {
                 (true, true) => return true,
                 (false, true) => return false,
@@ -171,25 +190,31 @@ impl Ignore {
     }
 }
 
-/// Places of the slashes in `path`.
-fn slashes<'a>(path: &[u8], buffer: &'a mut [usize; 32], more: &'a mut Vec<usize>) -> &'a [usize] {
+/// Looks at `path` once.
+fn look<'a>(path: &'a [u8], buffer: &'a mut [usize; 32], more: &'a mut Vec<usize>) -> Known<'a> {
+    let mut has = Needs::default();
     let mut n = 0;
+    let mut before = None;
     for (i, b) in path.iter().enumerate() {
+        has.anywhere |= bit(*b);
         if *b == b'/' {
-            if n == buffer.len() {
-                more.extend(
-                    path.iter()
-                        .enumerate()
-                        .filter(|(_, b)| **b == b'/')
-                        .map(|(i, _)| i),
-                );
-                return more;
+            has.at_end |= before.map_or(0, bit);
+            match buffer.get_mut(n) {
+                Some(place) => *place = i,
+                None => more.push(i),
             }
-            buffer[n] = i;
             n += 1;
         }
+        before = Some(*b);
     }
-    &buffer[..n]
+    has.at_end |= before.map_or(0, bit);
+    let cuts: &[usize] = if more.is_empty() {
+        &buffer[..n]
+    } else {
+        more.splice(..0, *buffer);
+        more
+    };
+    Known { path, cuts, has }
 }
 
 /// The patterns of an ignore file with the numbers of their lines: comments and

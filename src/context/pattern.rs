@@ -96,6 +96,39 @@ pub fn translate(pattern: &[u8]) -> Form {
     form
 }
 
+/// Sets of ASCII characters, one bit for each, that decide most paths without
+/// a comparison.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Needs {
+    pub(super) anywhere: u128,
+    pub(super) at_end: u128,
+}
+
+impl Needs {
+    /// All of `text`, and the last character of `end`.
+    fn of(text: &[u8], end: &[u8]) -> Self {
+        Self {
+            anywhere: text.iter().fold(0, |set, b| set | bit(*b)),
+            at_end: match end.last() {
+                Some(b'/') | None => 0,
+                Some(last) => bit(*last),
+            },
+        }
+    }
+
+    /// Whether all of this is in `path`.
+    #[inline]
+    pub(super) fn are_in(&self, path: &Self) -> bool {
+        self.anywhere & !path.anywhere == 0 && self.at_end & !path.at_end == 0
+    }
+}
+
+/// The bit of an ASCII character, none for another byte.
+#[inline]
+pub(super) fn bit(b: u8) -> u128 {
+    if b.is_ascii() { 1 << b } else { 0 }
+}
+
 /// A compiled pattern.
 #[derive(Debug, Clone)]
 pub(super) enum Pattern {
@@ -114,6 +147,19 @@ impl Pattern {
             Form::Suffix => Self::Suffix(pattern[2..].to_vec()),
             Form::Regexp(text) => Self::Program(Program::parse(&text)?),
         })
+    }
+
+    /// The ASCII characters that must be in a path for this to match it or
+    /// what is above it, and those that one of its components must end in.
+    pub(super) fn needs(&self) -> Needs {
+        match self {
+            // The text may end in the middle of a component.
+            Self::Prefix(text) => Needs::of(text, &[]),
+            Self::Exact(text) => Needs::of(text, text),
+            // The slash in front may be missing.
+            Self::Suffix(text) => Needs::of(text.strip_prefix(b"/").unwrap_or(text), text),
+            Self::Program(program) => program.needs(),
+        }
     }
 
     pub(super) fn matches(&self, path: &[u8]) -> bool {

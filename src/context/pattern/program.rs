@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use super::Needs;
 use super::dfa::Dfa;
 use super::parse::Parser;
 use crate::context::glob::decode;
@@ -138,6 +139,17 @@ impl Program {
     pub(super) fn reaches_below(&self, dir: &[u8]) -> bool {
         let common = self.prefix.len().min(dir.len());
         self.prefix[..common] == dir[..common] && self.run(dir, Goal::GoOn)
+    }
+
+    pub(super) fn needs(&self) -> Needs {
+        let mut text = String::new();
+        for step in &self.steps {
+            match step {
+                Step::One(Set::Char(c)) if *c != char::REPLACEMENT_CHARACTER => text.push(*c),
+                _ => {}
+            }
+        }
+        Needs::of(text.as_bytes(), &self.suffix)
     }
 
     /// Whether `goal`, which is not [`Goal::GoOn`], is reached in `path`.
