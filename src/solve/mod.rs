@@ -57,6 +57,15 @@ pub struct Env<'a> {
     pub cancel: Cancel,
 }
 
+impl std::fmt::Debug for Env<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Env")
+            .field("store", &self.store.root())
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What the user asked for, as far as steps are concerned.
 #[derive(Debug, Clone)]
 pub struct Options {
