@@ -11,15 +11,19 @@
 //! for each cause, and `hint: …` lines. Errors of the library never mention
 //! flags or files of the user's; hints do, and they are here.
 
+use std::error::Error as StdError;
 use std::io;
 use std::ops::Range;
 
 use anyhow::Error;
+use shiplap::build::{BaseError, BuildError};
 use shiplap::dockerfile::ParseError;
 use shiplap::dockerfile::span::Span;
 use shiplap::graph::PlanError;
 use shiplap::registry::{Failure, RegistryError};
+use shiplap::solve::StepError;
 use shiplap::store::StoreError;
+use shiplap::transport::TransportError;
 
 use super::Session;
 use crate::ui;
@@ -205,6 +209,38 @@ fn messages(error: &Error) -> (String, Vec<String>) {
     (first, messages)
 }
 
+/// `error` and what it only passes on: an error that is transparent stands in
+/// the chain for the one inside it.
+fn layers<'a>(error: &'a (dyn StdError + 'static)) -> Vec<&'a (dyn StdError + 'static)> {
+    let mut layers = vec![error];
+    while let Some(inner) = layers.last().and_then(|last| passed_on(*last)) {
+        layers.push(inner);
+    }
+    layers
+}
+
+fn passed_on<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    if let Some(TransportError::Registry(inner)) = error.downcast_ref() {
+        return Some(inner);
+    }
+    if let Some(BuildError::Store(inner)) = error.downcast_ref() {
+        return Some(inner);
+    }
+    match error.downcast_ref() {
+        Some(BaseError::Transport(inner)) => return Some(inner),
+        Some(BaseError::Store(inner)) => return Some(inner),
+        _ => {}
+    }
+    if let Some(StepError::Store(inner)) = error.downcast_ref() {
+        return Some(inner);
+    }
+    if let Some(StepError::Layer(inner)) = error.downcast_ref() {
+        return Some(inner);
+    }
+    let inner = error.downcast_ref::<io::Error>()?.get_ref()?;
+    Some(inner)
+}
+
 /// What the user can do about it.
 fn hints(error: &Error) -> Vec<String> {
     let mut hints = Vec::new();
@@ -213,7 +249,7 @@ fn hints(error: &Error) -> Vec<String> {
             hints.push(text.to_owned());
         }
     };
-    for cause in error.chain() {
+    for cause in error.chain().flat_map(layers) {
         if let Some(hinted) = cause.downcast_ref::<Hinted>() {
             hint(&hinted.hint);
         }
@@ -235,6 +271,12 @@ fn hints(error: &Error) -> Vec<String> {
         }
         if let Some(StoreError::Unsafe { .. } | StoreError::Foreign { .. }) = cause.downcast_ref() {
             hint("choose another store with --root DIR or SHIPLAP_ROOT");
+        }
+        if let Some(StepError::Refused {
+            hint: Some(text), ..
+        }) = cause.downcast_ref()
+        {
+            hint(text);
         }
         if let Some(plan) = cause.downcast_ref::<PlanError>() {
             plan.hint.iter().for_each(|text| hint(text));
@@ -304,6 +346,19 @@ mod tests {
             "{\"causes\":[],\"column\":1,\"file\":\"Dockerfile\",\"hints\":[\"did you mean RUN?\"],\
              \"line\":2,\"message\":\"unknown instruction: RUNN\",\"type\":\"error\"}\n"
         );
+    }
+
+    #[test]
+    fn hints_are_found_inside_errors_that_pass_on() {
+        let none = || StoreError::NoImage { text: "x".into() };
+        for error in [
+            Error::from(none()),
+            BuildError::Store(none()).into(),
+            Error::from(none().into_io()).context("can't build"),
+            StepError::Store(none()).into(),
+        ] {
+            assert_eq!(hints(&error).len(), 1, "{error:#}");
+        }
     }
 
     #[test]
