@@ -62,6 +62,18 @@ impl Platform {
             text: text.chars().take(100).collect(),
             reason,
         };
+        // `os(version)/arch`, as Windows images need it.
+        if let Some((os, rest)) = text.split_once('(') {
+            let Some((version, rest)) = rest.split_once(')') else {
+                return Err(fail("a ( is not closed"));
+            };
+            if version.is_empty() || !version.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+                return Err(fail("the version is no number"));
+            }
+            let mut platform = Self::parse(&format!("{os}{rest}"))?;
+            platform.os_version = Some(version.to_owned());
+            return Ok(platform);
+        }
         let parts: Vec<&str> = text.split('/').collect();
         for part in &parts {
             let ok = !part.is_empty()

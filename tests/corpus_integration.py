@@ -12,7 +12,10 @@ does not, or an exception agrees after all.
 import argparse, base64, gzip, hashlib, http.server, io, json, os, re, shutil, subprocess, sys, tarfile, tempfile, threading
 
 # case id -> why it can't agree here
-EXCEPTIONS = {}
+EXCEPTIONS = {
+    "TestProvenanceExportLocalMultiPlatform-01": "its base is an index of two platforms; the stand-in base has one",
+    "TestSourceDateEpochNamedContextHTTPArchive-01": "SOURCE_DATE_EPOCH from a named context's newest file",
+}
 
 
 def sh(*argv, **kw):
@@ -154,7 +157,7 @@ class Cases:
         path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         for name, cmd in (("busybox", '["sh"]'), ("alpine", '["/bin/sh"]')):
             self.run("import", "--change", "ENV " + path, "--change", "CMD " + cmd, tar, name + ":latest")
-        for tag in ("stable", "musl", "1.36"):
+        for tag in ("stable", "stable-musl", "1.36"):
             self.run("tag", "busybox:latest", "busybox:" + tag)
 
     def run(self, *argv):

@@ -155,6 +155,11 @@ fn changed(changes: &[String], platform: Platform) -> anyhow::Result<ImageConfig
         return Err(refused());
     }
     let mut config = graph.config;
+    // What an empty image is given is not said of a root filesystem.
+    if !file.stages[0].instructions.iter().any(|i| i.kind.name() == "WORKDIR") {
+        config.config.working_dir.clear();
+    }
+    config.config.args_escaped = false;
     config.os = platform.os;
     config.architecture = platform.architecture;
     config.variant = platform.variant.unwrap_or_default();

@@ -95,7 +95,8 @@ impl Stage {
             .is_ok_and(|s| s.f_type as u64 == CGROUP2_SUPER_MAGIC);
         let mut tried = Ok(());
         for path in STAGES {
-            let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+            // Without NOEXEC, which binds of a script would inherit.
+            let flags = MountFlags::NOSUID;
             tried = rustix::mount::mount("tmpfs", path, "tmpfs", flags, c"mode=0700");
             if tried.is_ok() {
                 let path = path.into();
@@ -513,7 +514,11 @@ impl Source {
                 let file = stage.file(&format!("file{index}"), content, *mode)?;
                 std::os::unix::fs::chown(&file, Some(*uid), Some(*gid)).tried(what())?;
                 let path = place(false)?;
-                bind(&file, &path, flags(true)).tried(what())?;
+                let mut flags = flags(true) | MountFlags::NOSUID;
+                if mode & 0o111 == 0 {
+                    flags |= MountFlags::NOEXEC;
+                }
+                bind(&file, &path, flags).tried(what())?;
                 (path, false)
             }
         };

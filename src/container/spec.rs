@@ -446,7 +446,8 @@ fn check_target(target: &Path) -> Result<(), SpecError> {
     match names.first().and_then(|n| n.to_str()) {
         None if names.is_empty() => refuse("it is the root filesystem itself"),
         Some("proc" | "sys") => refuse("nothing can be mounted in /proc and /sys"),
-        Some("dev") if names.get(1).is_none_or(|n| *n != "shm") => {
+        // Scripts of RUN stand in /dev/pipes, a directory that is nobody else's.
+        Some("dev") if names.get(1).is_none_or(|n| *n != "shm" && *n != "pipes") => {
             refuse("in /dev, only /dev/shm can be mounted over")
         }
         _ => Ok(()),

@@ -194,20 +194,21 @@ impl Ignore {
 fn look<'a>(path: &'a [u8], buffer: &'a mut [usize; 32], more: &'a mut Vec<usize>) -> Known<'a> {
     let mut has = Needs::default();
     let mut n = 0;
-    let mut before = None;
+    let mut before = 0;
     for (i, b) in path.iter().enumerate() {
-        has.anywhere |= bit(*b);
+        let own = bit(*b);
+        has.anywhere |= own;
         if *b == b'/' {
-            has.at_end |= before.map_or(0, bit);
+            has.at_end |= before;
             match buffer.get_mut(n) {
                 Some(place) => *place = i,
                 None => more.push(i),
             }
             n += 1;
         }
-        before = Some(*b);
+        before = own;
     }
-    has.at_end |= before.map_or(0, bit);
+    has.at_end |= before;
     let cuts: &[usize] = if more.is_empty() {
         &buffer[..n]
     } else {

@@ -16,7 +16,7 @@ mod dfa;
 mod parse;
 mod program;
 
-use self::program::{Program, ends_with};
+use self::program::{Program, ends_with, starts_with};
 use super::glob::decode;
 
 /// How a pattern is matched.
@@ -96,16 +96,16 @@ pub fn translate(pattern: &[u8]) -> Form {
     form
 }
 
-/// Sets of ASCII characters, one bit for each, that decide most paths without
-/// a comparison.
+/// Sets of bytes, as sums of [`bit`]s, that decide most paths without a
+/// comparison.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Needs {
-    pub(super) anywhere: u128,
-    pub(super) at_end: u128,
+    pub(super) anywhere: u64,
+    pub(super) at_end: u64,
 }
 
 impl Needs {
-    /// All of `text`, and the last character of `end`.
+    /// All of `text`, and the last byte of `end`.
     fn of(text: &[u8], end: &[u8]) -> Self {
         Self {
             anywhere: text.iter().fold(0, |set, b| set | bit(*b)),
@@ -123,10 +123,11 @@ impl Needs {
     }
 }
 
-/// The bit of an ASCII character, none for another byte.
+/// One of 64 bits for a byte. That several bytes share one only makes the sets
+/// decide less.
 #[inline]
-pub(super) fn bit(b: u8) -> u128 {
-    if b.is_ascii() { 1 << b } else { 0 }
+pub(super) fn bit(b: u8) -> u64 {
+    1 << (b & 63)
 }
 
 /// A compiled pattern.
@@ -135,7 +136,7 @@ pub(super) enum Pattern {
     Exact(Vec<u8>),
     Prefix(Vec<u8>),
     Suffix(Vec<u8>),
-    Program(Program),
+    Program(Box<Program>),
 }
 
 impl Pattern {
@@ -145,12 +146,12 @@ impl Pattern {
             Form::Exact => Self::Exact(pattern.to_vec()),
             Form::Prefix => Self::Prefix(pattern[..pattern.len() - 2].to_vec()),
             Form::Suffix => Self::Suffix(pattern[2..].to_vec()),
-            Form::Regexp(text) => Self::Program(Program::parse(&text)?),
+            Form::Regexp(text) => Self::Program(Box::new(Program::parse(&text)?)),
         })
     }
 
-    /// The ASCII characters that must be in a path for this to match it or
-    /// what is above it, and those that one of its components must end in.
+    /// The bytes that must be in a path for this to match it or what is above
+    /// it, and the one that a component of it must end in.
     pub(super) fn needs(&self) -> Needs {
         match self {
             // The text may end in the middle of a component.
@@ -165,7 +166,7 @@ impl Pattern {
     pub(super) fn matches(&self, path: &[u8]) -> bool {
         match self {
             Self::Exact(text) => path == text,
-            Self::Prefix(text) => path.starts_with(text),
+            Self::Prefix(text) => starts_with(path, text),
             Self::Suffix(text) => {
                 ends_with(path, text)
                     || text
@@ -182,11 +183,11 @@ impl Pattern {
         match self {
             Self::Exact(text) => match path.get(text.len()) {
                 None => path == text,
-                Some(b'/') => path.starts_with(text),
+                Some(b'/') => starts_with(path, text),
                 Some(_) => false,
             },
             // What is above is a prefix of the path.
-            Self::Prefix(text) => path.starts_with(text),
+            Self::Prefix(text) => starts_with(path, text),
             Self::Suffix(_) => {
                 self.matches(path) || cuts.iter().any(|cut| self.matches(&path[..*cut]))
             }

@@ -874,12 +874,21 @@ impl Planner<'_> {
             .filter(|(n, _)| !in_env(n))
             .filter_map(|(n, v)| Some((n.to_owned(), v?.to_owned())))
             .collect();
-        let hidden_env = self.options.build_args.iter().filter(|(n, _)| {
-            PROXY_ARGS.contains(&n.as_str())
-                && !in_env(n)
-                && !state.args.iter().any(|(a, _)| a == n)
-        });
-        let hidden_env = hidden_env.cloned().collect();
+        // Programs differ in which case they read, so both are set.
+        let mut hidden_env: Vec<(String, String)> = Vec::new();
+        for (name, value) in &self.options.build_args {
+            if !PROXY_ARGS.contains(&name.as_str()) {
+                continue;
+            }
+            for name in [name.to_ascii_uppercase(), name.to_ascii_lowercase()] {
+                let given = build_arg(self.options, &name).is_some_and(|v| v != value);
+                let declared = state.args.iter().any(|(a, _)| a == name);
+                let twice = hidden_env.iter().any(|(n, _)| *n == name);
+                if !in_env(&name) && !declared && !given && !twice {
+                    hidden_env.push((name, value.clone()));
+                }
+            }
+        }
         let created_by = run_history(&state.args, &state.config.config.env, &words);
         let cwd = match state.config.config.working_dir.as_str() {
             "" => "/".to_owned(),

@@ -25,7 +25,11 @@ impl Store {
     /// [`StoreError::NoImage`] when there is none, [`StoreError::AmbiguousId`]
     /// when an abbreviation fits several.
     pub fn find(&self, text: &str) -> Result<Descriptor, StoreError> {
-        if let Ok(digest) = Digest::parse(text) {
+        // `app:1` follows the grammar of digests too.
+        if let Ok(digest) = Digest::parse(text)
+            && digest.algorithm().starts_with("sha")
+            && digest.encoded().len() >= 64
+        {
             return self.find_digest(&digest, text);
         }
         if let Ok(reference) = Reference::parse(text) {

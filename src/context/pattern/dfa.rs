@@ -77,10 +77,11 @@ impl Dfa {
 
     /// Whether `goal` is reached; `None` for a path that has more than ASCII.
     pub(super) fn run(&self, path: &[u8], goal: Goal) -> Option<bool> {
+        let stops = goal == Goal::EndOrSlash;
         let mut state = 0;
         for b in path {
             let column = *self.columns.get(usize::from(*b))?;
-            if *b == b'/' && goal == Goal::EndOrSlash && self.accepts[state] {
+            if *b == b'/' && stops && self.accepts[state] {
                 return Some(true);
             }
             let next = self.next[state * self.width + usize::from(column)];

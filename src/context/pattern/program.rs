@@ -118,14 +118,14 @@ impl Program {
         if self.middle != Middle::Other || self.looks_ahead {
             return ends.any(|end| self.matches(&path[..end]));
         }
-        path.starts_with(&self.prefix)
+        starts_with(path, &self.prefix)
             && ends.any(|end| ends_with(&path[..end], &self.suffix))
             && self.finds(path, Goal::EndOrSlash)
     }
 
     pub(super) fn matches(&self, path: &[u8]) -> bool {
         let ends = self.prefix.len() + self.suffix.len();
-        if path.len() < ends || !ends_with(path, &self.suffix) || !path.starts_with(&self.prefix) {
+        if path.len() < ends || !ends_with(path, &self.suffix) || !starts_with(path, &self.prefix) {
             return false;
         }
         let middle = &path[self.prefix.len()..path.len() - self.suffix.len()];
@@ -257,6 +257,15 @@ impl Program {
 
 pub(super) fn set(states: &mut [u64], i: usize) {
     states[i / 64] |= 1 << (i % 64);
+}
+
+/// `starts_with` in the same way.
+#[inline]
+pub(super) fn starts_with(path: &[u8], start: &[u8]) -> bool {
+    match start.first() {
+        None => true,
+        first => path.first() == first && path.starts_with(start),
+    }
 }
 
 /// `ends_with` that looks at one byte before it compares, since most often

@@ -123,10 +123,15 @@ pub(in super::super) fn run(
         .map(|(n, v)| format!("{n}={v}"))
         .collect();
     spec.cwd.clone_from(&op.cwd);
+    // The primary group is one of the process's groups, as runc has it.
+    let mut groups = user.groups.clone();
+    if !groups.contains(&user.gid) {
+        groups.insert(0, user.gid);
+    }
     spec.user = crate::container::UserIds {
         uid: user.uid,
         gid: user.gid,
-        groups: user.groups,
+        groups,
     };
     spec.hostname = HOSTNAME.into();
     spec.network = network(op, env.options.host_network);
