@@ -1,5 +1,10 @@
 //! FROM and `--from` references → pinned images.
 
+#![allow(
+    clippy::result_large_err,
+    reason = "a handful of errors in a whole build"
+)]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;

@@ -151,13 +151,13 @@ impl SourceText {
     }
 
     pub(super) fn step(&self, e: SolveError) -> BuildError {
-        if matches!(e.source, StepError::Cancelled) {
+        if matches!(*e.source, StepError::Cancelled) {
             return BuildError::Cancelled;
         }
         BuildError::Step {
             name: e.name,
             place: self.place(e.span),
-            source: Box::new(e.source),
+            source: e.source,
         }
     }
 }

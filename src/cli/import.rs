@@ -156,7 +156,11 @@ fn changed(changes: &[String], platform: Platform) -> anyhow::Result<ImageConfig
     }
     let mut config = graph.config;
     // What an empty image is given is not said of a root filesystem.
-    if !file.stages[0].instructions.iter().any(|i| i.kind.name() == "WORKDIR") {
+    if !file.stages[0]
+        .instructions
+        .iter()
+        .any(|i| i.kind.name() == "WORKDIR")
+    {
         config.config.working_dir.clear();
     }
     config.config.args_escaped = false;

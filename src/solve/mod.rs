@@ -172,7 +172,7 @@ pub struct SolveError {
     pub span: Option<crate::dockerfile::span::Span>,
     /// What went wrong.
     #[source]
-    pub source: StepError,
+    pub source: Box<StepError>,
 }
 
 /// What a solved graph made.
@@ -258,7 +258,7 @@ fn at(step: &Step) -> impl FnOnce(StepError) -> SolveError + '_ {
     |source| SolveError {
         name: step.name.clone(),
         span: step.span,
-        source,
+        source: Box::new(source),
     }
 }
 

@@ -293,7 +293,7 @@ fn check_content(root: &Path) -> Result<(), StoreError> {
     for entry in std::fs::read_dir(root).map_err(StoreError::io("read", root))? {
         let name: OsString = entry.map_err(StoreError::io("read", root))?.file_name();
         let known = |n: &&str| name.as_os_str() == *n;
-        if !DIRECTORIES.iter().any(|n| known(&n)) && !FILES.iter().any(|n| known(&n)) {
+        if !DIRECTORIES.iter().any(&known) && !FILES.iter().any(known) {
             return Err(StoreError::Foreign {
                 path: root.to_owned(),
                 found: name.to_string_lossy().into_owned(),

@@ -254,11 +254,9 @@ impl Store {
             // No session of our own: it would need the gate that we hold.
             let name = format!("swept-{}-{serial}", std::process::id());
             let to = root.join("trash").join(name);
-            match rustix::fs::rename(path, &to) {
-                Err(Errno::NOSPC | Errno::DQUOT | Errno::EXIST | Errno::NOTEMPTY) => {
-                    let _ = remove_path(path);
-                }
-                _ => {}
+            let moved = rustix::fs::rename(path, &to);
+            if let Err(Errno::NOSPC | Errno::DQUOT | Errno::EXIST | Errno::NOTEMPTY) = moved {
+                let _ = remove_path(path);
             }
         }
     }

@@ -543,7 +543,7 @@ fn removal_stays_in_the_trash() {
     symlink("/", temp.path().join("root")).unwrap();
     let closed = temp.path().join("closed");
     std::fs::create_dir_all(closed.join("below")).unwrap();
-    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).unwrap();
     // Deeper than descriptors or a path's length allow.
     let mut at = rustix::fs::open(temp.path(), OFlags::PATH, Mode::empty()).unwrap();
     for _ in 0..3000 {
