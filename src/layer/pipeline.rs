@@ -215,7 +215,12 @@ fn write_tar<W: Write>(
     };
     let (mut batch, mut bytes) = (Vec::new(), 0);
     for change in changes {
-        let change = change.map_err(SealError::Changes)?;
+        let mut change = change.map_err(SealError::Changes)?;
+        // Fractions of seconds would cost every entry a record of its own and
+        // double the layer of many small files; other builders drop them too.
+        if let Change::Put(entry, _) = &mut change {
+            entry.meta.mtime.nanos = 0;
+        }
         let size = match &change {
             Change::Put(entry, Content::Open(_) | Content::Bytes(_)) => match entry.kind {
                 Kind::File { size } => size,
