@@ -62,8 +62,7 @@ impl Store {
         let descriptor = Descriptor::of(media_type, bytes);
         if self.blob_size(&descriptor.digest) != Some(descriptor.size) {
             let mut blob = self.new_blob()?;
-            blob.write_all(bytes)
-                .map_err(StoreError::io("write", &blob.path))?;
+            blob.append(bytes)?;
             blob.publish(&descriptor.digest)?;
         }
         Ok(descriptor)
@@ -80,19 +79,19 @@ impl Store {
         }
         let mut blob = self.new_blob()?;
         let path = self.blob_path(&descriptor.digest);
-        VerifyingReader::new(reader, descriptor.digest.clone(), Some(descriptor.size))
-            .and_then(|mut verified| {
-                let mut buffer = vec![0; 128 << 10];
-                loop {
-                    match verified.read(&mut buffer) {
-                        Ok(0) => return Ok(()),
-                        Ok(n) => blob.write_all(&buffer[..n])?,
-                        Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                        Err(e) => return Err(e),
-                    }
-                }
-            })
-            .map_err(StoreError::io("store the blob", &path))?;
+        let fail = |e| StoreError::io("store the blob", &path)(e);
+        let digest = descriptor.digest.clone();
+        let mut verified =
+            VerifyingReader::new(reader, digest, Some(descriptor.size)).map_err(fail)?;
+        let mut buffer = vec![0; 128 << 10];
+        loop {
+            match verified.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => blob.append(&buffer[..n])?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(fail(e)),
+            }
+        }
         blob.publish(&descriptor.digest)
     }
 
@@ -160,6 +159,14 @@ impl Ingest {
             other => other,
         };
         renamed.map_err(StoreError::io("store the blob", &to))
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.file
+            .write_all(bytes)
+            .map_err(StoreError::io("write", &self.path))?;
+        self.bytes += bytes.len() as u64;
+        Ok(())
     }
 
     /// Bytes written so far.

@@ -17,7 +17,8 @@
 //! ```
 //!
 //! Other tools read the layout in place (`skopeo inspect oci:ROOT:debian:12`);
-//! entries of `index.json` and fields that we did not write are kept.
+//! entries of `index.json` and fields that we did not write are kept. (Their own
+//! grammar of names has no `__`, so such a name they reach by its digest only.)
 //!
 //! # What is visible is complete
 //! Everything is made under `tmp/` (layers: under an id that no link leads to)
@@ -81,7 +82,7 @@ mod recover;
 mod refs;
 mod trash;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -292,8 +293,8 @@ fn check_version(root: &Path) -> Result<bool, StoreError> {
 fn check_content(root: &Path) -> Result<(), StoreError> {
     for entry in std::fs::read_dir(root).map_err(StoreError::io("read", root))? {
         let name: OsString = entry.map_err(StoreError::io("read", root))?.file_name();
-        let known = |n: &&str| name.as_os_str() == *n;
-        if !DIRECTORIES.iter().any(&known) && !FILES.iter().any(known) {
+        let known = |n: &&str| name.as_os_str() == OsStr::new(*n);
+        if !DIRECTORIES.iter().any(known) && !FILES.iter().any(known) {
             return Err(StoreError::Foreign {
                 path: root.to_owned(),
                 found: name.to_string_lossy().into_owned(),
@@ -311,6 +312,10 @@ fn initialize(root: &Path) -> Result<(), StoreError> {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(StoreError::io("create", &path)(e)),
         }
+    }
+    // All lock files now: later the disk may be full, and prune needs them.
+    for name in ["recover", "store", "sessions", "trash"] {
+        Lock::wait(&root.join("locks").join(name), LockMode::Shared)?;
     }
     let _gate = Lock::wait(&root.join("locks/refs"), LockMode::Exclusive)?;
     let session = Session::begin(&root.join("tmp"), &root.join("locks/sessions"))?;

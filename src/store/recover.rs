@@ -254,8 +254,9 @@ impl Store {
             // No session of our own: it would need the gate that we hold.
             let name = format!("swept-{}-{serial}", std::process::id());
             let to = root.join("trash").join(name);
-            let moved = rustix::fs::rename(path, &to);
-            if let Err(Errno::NOSPC | Errno::DQUOT | Errno::EXIST | Errno::NOTEMPTY) = moved {
+            if let Err(Errno::NOSPC | Errno::DQUOT | Errno::EXIST | Errno::NOTEMPTY) =
+                rustix::fs::rename(path, &to)
+            {
                 let _ = remove_path(path);
             }
         }
@@ -267,7 +268,7 @@ impl Store {
         let (Ok(dirs), Ok(links)) = (layer_dirs(root), layer_links(root)) else {
             return Vec::new();
         };
-        if dirs.len() <= links.len() && dirs.is_empty() {
+        if dirs.is_empty() {
             return Vec::new();
         }
         let mut linked = BTreeSet::new();

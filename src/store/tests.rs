@@ -1,3 +1,6 @@
+// Skipped tests say so.
+#![allow(clippy::print_stderr)]
+
 use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -543,7 +546,7 @@ fn removal_stays_in_the_trash() {
     symlink("/", temp.path().join("root")).unwrap();
     let closed = temp.path().join("closed");
     std::fs::create_dir_all(closed.join("below")).unwrap();
-    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).unwrap();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o0)).unwrap();
     // Deeper than descriptors or a path's length allow.
     let mut at = rustix::fs::open(temp.path(), OFlags::PATH, Mode::empty()).unwrap();
     for _ in 0..3000 {
@@ -576,4 +579,126 @@ fn many_writers_of_one_blob() {
     });
     assert_eq!(first.refs().unwrap().len(), 8);
     assert_eq!(first.check(false).unwrap().blobs, 1);
+}
+
+/// Says in the child process which file system to fill.
+const FULL_DISK: &str = "STORE_TEST_FULL_DISK";
+
+/// Runs the test `name` again, alone, with a small tmpfs of its own.
+fn on_small_disk(name: &str, options: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let script = format!("mount -t tmpfs -o {options} tmpfs \"$0\" && exec \"$1\" --exact {name}");
+    let command = |script: &str| {
+        std::process::Command::new("unshare")
+            .args(["-m", "sh", "-c", script])
+            .arg(dir.path())
+            .arg(std::env::current_exe().unwrap())
+            .env(FULL_DISK, dir.path())
+            .output()
+    };
+    let probe = command("mount -t tmpfs tmpfs \"$0\"");
+    if !probe.is_ok_and(|o| o.status.success()) {
+        eprintln!("skipped: needs root and mounts");
+        return;
+    }
+    let output = command(&script).unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+}
+
+#[test]
+fn a_full_disk_is_told_and_prune_helps() {
+    let Some(dir) = std::env::var_os(FULL_DISK) else {
+        return on_small_disk(
+            "store::tests::a_full_disk_is_told_and_prune_helps",
+            "size=1m",
+        );
+    };
+    let store = Store::open(&Path::new(&dir).join("store")).unwrap();
+    let kept = image(&store, b"kept", &amd64());
+    store
+        .set_refs(&[(reference("kept"), kept.clone())])
+        .unwrap();
+    let mut stored = 0;
+    let error = loop {
+        let bytes = vec![stored; 50_000];
+        match store.put_bytes("x", &bytes) {
+            Ok(_) => stored += 1,
+            Err(e) => break e,
+        }
+    };
+    assert!(error.to_string().contains("no space"), "{error}");
+    // Until not one more byte fits.
+    let rest = Path::new(&dir).join("rest");
+    let mut file = std::fs::File::create(&rest).unwrap();
+    while file.write_all(&[0; 512]).is_ok() {}
+    assert!(store.put_bytes("x", b"small").is_err());
+    assert!(store.set_refs(&[(reference("b"), kept.clone())]).is_err());
+    assert!(store.cache_put(&Digest::of(b""), b"x").is_err());
+    assert_eq!(store.refs().unwrap().len(), 1);
+    assert_eq!(store.check(false).unwrap().damages, []);
+
+    let pruned = store.prune(&PruneOptions::default()).unwrap();
+    assert_eq!((pruned.blobs, pruned.left), (u64::from(stored), vec![]));
+    store.set_refs(&[(reference("b"), kept.clone())]).unwrap();
+    store.put_bytes("x", &[1; 50_000]).unwrap();
+    assert!(store.load_image(&kept, None).is_ok());
+}
+
+#[test]
+fn no_inode_left() {
+    let Some(dir) = std::env::var_os(FULL_DISK) else {
+        return on_small_disk("store::tests::no_inode_left", "size=8m,nr_inodes=60");
+    };
+    let store = Store::open(&Path::new(&dir).join("store")).unwrap();
+    let layer = store.new_layer().unwrap();
+    while std::fs::write(
+        layer
+            .fs()
+            .join(store.session().unwrap().number().to_string()),
+        "",
+    )
+    .is_ok()
+    {}
+    let error = store.put_bytes("x", b"one more").unwrap_err();
+    assert!(error.to_string().contains("inode"), "{error}");
+    assert!(store.new_layer().is_err());
+    drop(layer);
+    store.prune(&PruneOptions::default()).unwrap();
+    store.put_bytes("x", b"one more").unwrap();
+    assert_eq!(store.check(false).unwrap().damages, []);
+}
+
+#[test]
+fn a_read_only_store_can_be_read() {
+    let Some(dir) = std::env::var_os(FULL_DISK) else {
+        return on_small_disk("store::tests::a_read_only_store_can_be_read", "size=8m");
+    };
+    let root = Path::new(&dir).join("store");
+    let store = Store::open(&root).unwrap();
+    let a = image(&store, b"a", &amd64());
+    store.set_refs(&[(reference("a"), a.clone())]).unwrap();
+    drop(store);
+    let remount = std::process::Command::new("mount")
+        .args(["-o", "remount,ro"])
+        .arg(&dir)
+        .status();
+    assert!(remount.unwrap().success());
+    let store = Store::open(&root).unwrap();
+    assert_eq!(store.find("a").unwrap().digest, a.digest);
+    assert!(store.load_image(&a, None).is_ok());
+    let error = store.put_bytes("x", b"new").unwrap_err();
+    assert!(error.to_string().contains("read-only"), "{error}");
+    assert!(store.set_refs(&[(reference("b"), a)]).is_err());
+    assert!(
+        store
+            .prune(&PruneOptions {
+                dry_run: true,
+                ..PruneOptions::default()
+            })
+            .is_ok()
+    );
 }

@@ -74,17 +74,21 @@ impl Store {
     /// # Errors
     /// When it can neither be renamed nor removed.
     pub fn trash(&self, path: &Path) -> Result<(), StoreError> {
-        let session = self.session()?;
-        let to = self
-            .path("trash")
-            .join(format!("{}-{:x}", session.id, session.number()));
-        match rustix::fs::rename(path, &to) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            // A full disk may have no room for the new name.
-            Err(Errno::NOSPC | Errno::DQUOT) => {
-                remove_path(path).map_err(StoreError::io("remove", path))
-            }
-            Err(e) => Err(StoreError::io("remove", path)(e)),
+        // A full disk may have no room for a session or for the new name.
+        let renamed = self.session().and_then(|session| {
+            let name = format!("{}-{:x}", session.id, session.number());
+            rustix::fs::rename(path, self.path("trash").join(name))
+                .map_err(StoreError::io("remove", path))
+        });
+        match renamed {
+            Err(StoreError::Io { source, .. }) => match Errno::from_io_error(&source) {
+                Some(Errno::NOENT) => Ok(()),
+                Some(Errno::NOSPC | Errno::DQUOT) => {
+                    remove_path(path).map_err(StoreError::io("remove", path))
+                }
+                _ => Err(StoreError::io("remove", path)(source)),
+            },
+            other => other,
         }
     }
 
