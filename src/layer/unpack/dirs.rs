@@ -190,7 +190,7 @@ impl<'a> Dirs<'a> {
                 continue;
             }
             let real = real_path(&stack).join(&name);
-            let found = self.open_child(&here, &name);
+            let found = self.enter_child(&here, &name, &real);
             let link = match found.as_ref().err().copied() {
                 None => None,
                 Some(Errno::NOENT) => match self.lower_kind(&real)? {
@@ -246,6 +246,17 @@ impl<'a> Dirs<'a> {
         Ok(Rc::new(Dir { fd, ino }))
     }
 
+    /// [`open_child`](Self::open_child), to work in it.
+    pub(super) fn enter_child(
+        &mut self,
+        dir: &Dir,
+        name: &OsStr,
+        path: &Path,
+    ) -> Result<Rc<Dir>, Errno> {
+        let fd = rustix::fs::openat(&dir.fd, name, DIRECTORY, Mode::empty())?;
+        self.take(fd, path)
+    }
+
     /// Makes the directory `name` in `dir`, in the place of what is there.
     pub(super) fn make_child(
         &mut self,
@@ -277,7 +288,7 @@ impl<'a> Dirs<'a> {
 
     /// Takes an open directory, noting what it has now where the layer does
     /// not say what it shall have.
-    fn take(&mut self, fd: OwnedFd, path: &Path) -> io::Result<Rc<Dir>> {
+    fn take(&mut self, fd: OwnedFd, path: &Path) -> rustix::io::Result<Rc<Dir>> {
         let stat = rustix::fs::fstat(&fd)?;
         let dir = Rc::new(Dir {
             fd,
@@ -400,7 +411,7 @@ impl<'a> Dirs<'a> {
     }
 
     /// Notes that entries of the layer may come into `dir`.
-    fn touch(&mut self, dir: &Dir) -> io::Result<()> {
+    fn touch(&mut self, dir: &Dir) -> rustix::io::Result<()> {
         if self.form != Form::Flat || !self.touched.insert(dir.ino) {
             return Ok(());
         }

@@ -325,7 +325,7 @@ impl Unpacker<'_> {
 
     fn directory(&mut self, dir: &Rc<Dir>, name: &OsStr, entry: &Entry) -> Result<(), UnpackError> {
         let path = &entry.path;
-        let (made, existed) = match self.dirs.open_child(dir, name) {
+        let (made, existed) = match self.dirs.enter_child(dir, name, path) {
             Ok(made) => (made, true),
             Err(_) => (self.dirs.make_child(dir, name, path)?, false),
         };

@@ -929,6 +929,7 @@ fn implied_directories_are_told_and_leave_others_alone() {
     let layer = raw()
         .file("tmp/x", b"1")
         .file("home/u/y", b"2")
+        .file("home/u/more/y", b"2")
         .file("new/z", b"3")
         .end();
     let paths = |list: &[&str]| list.iter().map(PathBuf::from).collect::<Vec<_>>();
@@ -945,7 +946,7 @@ fn implied_directories_are_told_and_leave_others_alone() {
     let root = sandbox.root("flat", false);
     unpack(&base[..], &root, &options(false)).unwrap();
     let done = unpack(&layer[..], &root, &options(false)).unwrap();
-    assert_eq!(done.implied, paths(&["new"]));
+    assert_eq!(done.implied, paths(&["home/u/more", "new"]));
     assert_eq!(state(&sandbox.dir.path().join("flat")), kept);
     // A removal is no change of the directory either.
     let gone = raw()
@@ -958,7 +959,7 @@ fn implied_directories_are_told_and_leave_others_alone() {
     let lower = sandbox.root("lower", false);
     unpack(&base[..], &lower, &options(true)).unwrap();
     let stack = Stack(vec![sandbox.dir.path().join("lower")]);
-    let all = paths(&["", "home", "home/u", "new", "tmp"]);
+    let all = paths(&["", "home", "home/u", "home/u/more", "new", "tmp"]);
 
     let with = sandbox.root("with", false);
     let mut with_lower = options(true);
