@@ -14,6 +14,8 @@ need() { command -v "$1" >/dev/null || missing="$missing $2"; }
 # system directories, for users whose PATH has none of them
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 need cc "gcc libc6-dev"
+# the fuzz targets are linked with it
+need c++ g++
 need busybox busybox-static
 need skopeo skopeo
 need umoci umoci

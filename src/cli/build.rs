@@ -76,7 +76,7 @@ pub(super) struct BuildArgs {
         default_value = "auto",
         help_heading = "Steps"
     )]
-    #[arg(value_parser = ["auto", "namespaces", "chroot", "proot", "oci"])]
+    #[arg(value_parser = ["auto", "namespaces"])]
     isolation: String,
     /// Line of /etc/hosts in RUN steps
     #[arg(long, value_name = "HOST:ADDRESS", value_parser = values::host, help_heading = "Steps")]
@@ -217,8 +217,12 @@ impl BuildArgs {
             .client(Scope::Build(&registries), cancel.clone())?;
         let tools = session.tools(client)?;
         let ui = session.ui(&self.progress)?;
-        let built = build::build(&request, &tools, &ui.events(), &cancel).map_err(located)?;
+        let built = build::build(&request, &tools, &ui.events(), &cancel).map_err(located);
         drop(ui);
+        // Scratch trees go when all is shown; what can't be removed now is
+        // removed by the next build.
+        let _ = tools.store.empty_trash();
+        let built = built?;
         if let Some(file) = &self.iidfile {
             write(file, built.config.as_str())?;
         }

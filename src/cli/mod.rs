@@ -14,6 +14,7 @@ mod images;
 mod import;
 mod inspect;
 mod output_spec;
+mod prune;
 mod pull;
 mod push;
 pub(crate) mod signals;
@@ -31,7 +32,7 @@ use crate::ui::{self, Progress, Ui};
 use signals::Interrupts;
 
 /// Builds container images from Dockerfiles, takes images apart, and ships
-/// them to any registry: no daemon, no root needed.
+/// them to any registry, without a daemon.
 #[derive(Debug, Parser)]
 #[command(
     name = "shiplap",
@@ -92,6 +93,7 @@ enum Command {
     Images(images::ImagesArgs),
     Tag(images::TagArgs),
     Rmi(images::RmiArgs),
+    Prune(prune::PruneArgs),
     Inspect(inspect::InspectArgs),
     History(inspect::HistoryArgs),
     Import(import::ImportArgs),
@@ -113,6 +115,7 @@ impl Command {
             Self::Images(args) => args.run(session),
             Self::Tag(args) => args.run(session),
             Self::Rmi(args) => args.run(session),
+            Self::Prune(args) => args.run(session),
             Self::Inspect(args) => args.run(session),
             Self::History(args) => args.run(session),
             Self::Load(args) => args.run(session),
