@@ -85,7 +85,7 @@ fn config_of(layers: &[Vec<u8>]) -> Vec<u8> {
 
 fn image(layers: &[Vec<u8>], compressions: &[Compression]) -> Source {
     let mut memory = Memory::default();
-    let config = memory.put(crate::image::media_type::OCI_CONFIG, &config_of(layers));
+    let config = memory.put(media_type::OCI_CONFIG, &config_of(layers));
     let layers = layers
         .iter()
         .zip(compressions)
@@ -303,7 +303,7 @@ fn walk(dir: &Path) -> Vec<PathBuf> {
 fn several_images_share_an_archive() {
     let dir = tempfile::tempdir().unwrap();
     let shared = tar_of("base", &[1; 50_000]);
-    let mut one = image(&[shared.clone()], &[Compression::Gzip]);
+    let mut one = image(std::slice::from_ref(&shared), &[Compression::Gzip]);
     let mut two = image(
         &[shared, tar_of("app", b"app")],
         &[Compression::Gzip, Compression::Zstd],
