@@ -1,0 +1,121 @@
+//! What is run again, and what is not.
+
+use crate::sandbox::{Ran, Sandbox};
+
+fn cached(ran: &Ran) -> usize {
+    ran.stderr
+        .lines()
+        .filter(|l| l.ends_with(" CACHED"))
+        .count()
+}
+
+#[test]
+fn content_decides() {
+    let Some(s) = Sandbox::with_base("content_decides") else {
+        return;
+    };
+    let dockerfile =
+        "FROM base AS a\nCOPY f /f\nRUN cat /f > /g\nFROM base\nCOPY --from=a /g /g\nRUN cat /g\n";
+    let context = s.context("ctx", &[("Dockerfile", dockerfile), ("f", "one")]);
+    assert_eq!(cached(&s.build(&context, &["-t", "x"])), 0);
+    assert_eq!(cached(&s.build(&context, &["-t", "x"])), 4);
+    // A fresh checkout has other times.
+    let file = std::fs::File::options()
+        .append(true)
+        .open(s.path("ctx/f"))
+        .unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH)
+        .unwrap();
+    assert_eq!(cached(&s.build(&context, &["-t", "x"])), 4);
+    assert_eq!(cached(&s.build(&context, &["-t", "x", "--no-cache"])), 0);
+    s.context("ctx", &[("f", "two")]);
+    assert_eq!(cached(&s.build(&context, &["-t", "x"])), 0);
+    // Another instruction that gives the same file: what is copied from it is
+    // known by its content.
+    s.context(
+        "ctx",
+        &[(
+            "Dockerfile",
+            &dockerfile.replace("cat /f > /g", "cat  /f  > /g; true"),
+        )],
+    );
+    assert_eq!(cached(&s.build(&context, &["-t", "x"])), 3);
+}
+
+#[test]
+fn only_what_the_target_needs() {
+    let Some(s) = Sandbox::with_base("only_what_the_target_needs") else {
+        return;
+    };
+    let context = s.context(
+        "ctx",
+        &[(
+            "Dockerfile",
+            "FROM base AS broken\nRUN false\nFROM base AS good\nRUN echo good > /r\nFROM broken\nRUN true\n",
+        )],
+    );
+    assert_eq!(s.file_of(&context, &["--target", "GOOD"], "r"), "good\n");
+    assert_eq!(s.run(&["build", &context]).code, Some(1));
+}
+
+#[test]
+fn independent_stages_run_at_the_same_time() {
+    let Some(s) = Sandbox::with_base("independent_stages_run_at_the_same_time") else {
+        return;
+    };
+    let wait = |mine: &str, other: &str| {
+        format!(
+            "RUN --mount=type=cache,id=meet,target=/m touch /m/{mine}; n=0; \
+             until [ -e /m/{other} ]; do sleep 0.05; n=$((n+1)); [ $n -lt 400 ] || exit 1; done; echo {mine} > /{mine}\n"
+        )
+    };
+    let dockerfile = format!(
+        "FROM base AS a\n{}FROM base AS b\n{}FROM scratch\nCOPY --from=a /a /\nCOPY --from=b /b /\n",
+        wait("a", "b"),
+        wait("b", "a")
+    );
+    let context = s.context("ctx", &[("Dockerfile", &dockerfile)]);
+    assert_eq!(s.file_of(&context, &["--jobs", "2"], "b"), "b\n");
+}
+
+#[test]
+fn the_same_input_gives_the_same_digest() {
+    let Some(s) = Sandbox::with_base("the_same_input_gives_the_same_digest") else {
+        return;
+    };
+    let files = [
+        (
+            "Dockerfile",
+            "FROM base\nRUN mkdir /d && echo x > /d/x && ln /d/x /d/y\nCOPY . /c/\nWORKDIR /w\n",
+        ),
+        ("f", "f"),
+        ("sub/g", "g"),
+    ];
+    let build = |store: &str, context: &str| {
+        let store = s.path(store);
+        s.import_at(&store);
+        let out = s
+            .command(&store)
+            .env("SOURCE_DATE_EPOCH", "1700000000")
+            .args(["build", "-q", "--rewrite-timestamp", "-t", "x", context])
+            .output()
+            .unwrap();
+        assert!(
+            out.status.success(),
+            "{}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let first = build("one", &s.context("c1", &files));
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let second = build("two", &s.context("c2", &files));
+    assert_eq!(first, second);
+    assert!(first.starts_with("sha256:"));
+    let history: serde_json::Value = serde_json::from_str(
+        &s.run_in(&s.path("one"), &["inspect", "--config", "x"])
+            .stdout,
+    )
+    .unwrap();
+    assert_eq!(history["created"], "2023-11-14T22:13:20Z");
+}

@@ -1,0 +1,23 @@
+//! The program as its users run it: whole commands, real files, real kernels,
+//! real registries. What a machine lacks is said, and skipped.
+
+mod build_cache;
+mod build_run;
+mod errors;
+mod outputs;
+mod push_pull;
+mod sandbox;
+mod store;
+
+/// Every file of tests here is part of the binary.
+#[test]
+fn no_file_is_forgotten() {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it");
+    let main = include_str!("main.rs");
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if let Some(module) = name.strip_suffix(".rs").filter(|m| *m != "main") {
+            assert!(main.contains(&format!("mod {module};")), "{name}");
+        }
+    }
+}
