@@ -36,6 +36,7 @@ pub(crate) fn has(program: &str) -> bool {
 }
 
 /// Says that a test is skipped and why.
+#[allow(clippy::print_stderr, reason = "for whoever reads the run")]
 pub(crate) fn skip(test: &str, why: &str) {
     eprintln!("skipped {test}: {why}");
 }
