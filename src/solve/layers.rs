@@ -1,16 +1,20 @@
 //! Layers while a build goes on: a blob, a directory, or both, made when
 //! something asks for them.
 
+use std::fs::File;
 use std::io::{self, Read};
-use std::path::PathBuf;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::context::Tree;
 use crate::digest::{DiffId, VerifyingReader};
 use crate::event::Events;
 use crate::image::media_type::layer_compression;
 use crate::image::{BlobSink, BlobSource, Descriptor, Image};
 use crate::layer::compress;
-use crate::layer::unpack::{Form, UnpackOptions, unpack};
+use crate::layer::unpack::{Form, Lower, UnpackError, UnpackOptions, Unpacked, unpack};
+use crate::layer::{Entry, Meta};
+use crate::snapshot::Merged;
 use crate::store::{NewLayer, Store};
 use crate::sys::fs::Root;
 
@@ -196,7 +200,13 @@ impl Layer {
     }
 
     /// The layer as a directory in overlayfs' form; made now if need be.
-    pub fn dir(&self, store: &Store, events: &Events) -> Result<PathBuf, LayerError> {
+    /// `below` is what it lies on, lowest first.
+    pub fn dir(
+        &self,
+        below: &[Arc<Self>],
+        store: &Store,
+        events: &Events,
+    ) -> Result<PathBuf, LayerError> {
         {
             let mut state = self.lock();
             loop {
@@ -213,7 +223,7 @@ impl Layer {
                     .unwrap_or_else(PoisonError::into_inner);
             }
         }
-        let result = self.unpack(store, events);
+        let result = self.unpack(below, store, events);
         let mut state = self.lock();
         state.unpacking = false;
         if let Ok(dir) = &result {
@@ -223,38 +233,42 @@ impl Layer {
         result
     }
 
-    fn unpack(&self, store: &Store, events: &Events) -> Result<PathBuf, LayerError> {
+    fn unpack(
+        &self,
+        below: &[Arc<Self>],
+        store: &Store,
+        events: &Events,
+    ) -> Result<PathBuf, LayerError> {
         let blob = self.blob()?;
         if let Some(dir) = store.layer_dir(&blob.diff_id) {
             return Ok(dir);
         }
+        self.fetch(store, events)?;
+        let task = events.start(format!("unpack layer {}", blob.descriptor.digest.short()));
         let fail = |reason: String| LayerError::Unpack {
             digest: blob.descriptor.digest.to_string(),
             reason,
         };
-        let io_fail = |e: io::Error| fail(chain(&e));
-        self.fetch(store, events)?;
-        let task = events.start(format!("unpack layer {}", blob.descriptor.digest.short()));
-        let compression = layer_compression(&blob.descriptor.media_type).ok_or_else(|| {
-            fail(format!(
-                "its media type {:?} is no layer",
-                blob.descriptor.media_type
-            ))
-        })?;
-        let packed = store.open(&blob.descriptor).map_err(io_fail)?;
-        let tar = compress::decompress(packed, compression).map_err(io_fail)?;
-        let mut tar =
-            VerifyingReader::new(tar, blob.diff_id.digest().clone(), None).map_err(io_fail)?;
-        let new = store.new_layer().map_err(|e| fail(chain(&e)))?;
-        let root = Root::open(new.fs()).map_err(io_fail)?;
-        unpack(
-            &mut tar,
-            &root,
-            &UnpackOptions::new(Form::Overlay { user_xattr: false }),
-        )
-        .map_err(|e| fail(chain(&e)))?;
-        io::copy(&mut tar, &mut io::sink()).map_err(io_fail)?;
-        let dir = new.publish(&blob.diff_id).map_err(|e| fail(chain(&e)))?;
+        let alone = match unpack_blob(store, &blob, None) {
+            Ok((new, done)) if done.implied.iter().all(|p| p.as_os_str().is_empty()) => Some(new),
+            Ok(_) | Err(BlobError::Unpack(UnpackError::LowerLink { .. })) => None,
+            Err(e) => return Err(fail(chain(&e))),
+        };
+        let dir = match alone {
+            Some(new) => new.publish(&blob.diff_id).map_err(|e| fail(chain(&e)))?,
+            None => {
+                // Parents that the layer has no entries for, or links to files
+                // of lower layers: what comes out belongs on top of just these
+                // layers, so no other build may find it by its diffID.
+                let lower = dirs(below, store, events)?;
+                let lower = Merged::new(lower).map_err(|e| fail(chain(&e)))?;
+                let (new, _) =
+                    unpack_blob(store, &blob, Some(&Below(lower))).map_err(|e| fail(chain(&e)))?;
+                let dir = new.fs().to_path_buf();
+                self.lock().made = Some(new);
+                dir
+            }
+        };
         task.finish(crate::event::Outcome::Done);
         Ok(dir)
     }
@@ -274,21 +288,83 @@ impl Layer {
     }
 }
 
+/// Why a blob can't be unpacked.
+#[derive(Debug, thiserror::Error)]
+enum BlobError {
+    #[error("its media type {0:?} is no layer")]
+    Kind(String),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+}
+
+/// Unpacks a blob of the store into a directory of its own.
+fn unpack_blob(
+    store: &Store,
+    blob: &LayerBlob,
+    lower: Option<&dyn Lower>,
+) -> Result<(NewLayer, Unpacked), BlobError> {
+    let kind = &blob.descriptor.media_type;
+    let compression = layer_compression(kind).ok_or_else(|| BlobError::Kind(kind.clone()))?;
+    let packed = store.open(&blob.descriptor)?;
+    let tar = compress::decompress(packed, compression)?;
+    let mut tar = VerifyingReader::new(tar, blob.diff_id.digest().clone(), None)?;
+    let new = store.new_layer()?;
+    let root = Root::open(new.fs())?;
+    let options = UnpackOptions {
+        lower,
+        ..UnpackOptions::new(Form::Overlay { user_xattr: false })
+    };
+    let unpacked = unpack(&mut tar, &root, &options)?;
+    // All of it, so that all of it is verified.
+    io::copy(&mut tar, &mut io::sink())?;
+    Ok((new, unpacked))
+}
+
+/// The layers below one that is unpacked.
+struct Below(Merged);
+
+impl Lower for Below {
+    fn entry(&self, path: &Path) -> io::Result<Option<Entry>> {
+        let Some(node) = self.0.lookup(path, false)? else {
+            return Ok(None);
+        };
+        Ok(Some(Entry {
+            path: path.to_path_buf(),
+            kind: node.kind,
+            meta: Meta {
+                xattrs: self.0.xattrs(path)?,
+                ..node.meta
+            },
+        }))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<File> {
+        self.0.open(path)
+    }
+}
+
 /// The directories of a stack of layers, lowest first; missing ones are made
 /// side by side.
 pub(super) fn dirs(
-    layers: &[std::sync::Arc<Layer>],
+    layers: &[Arc<Layer>],
     store: &Store,
     events: &Events,
 ) -> Result<Vec<PathBuf>, LayerError> {
     let missing = layers.iter().filter(|l| l.lock().dir.is_none()).count();
     if missing <= 1 {
-        return layers.iter().map(|l| l.dir(store, events)).collect();
+        return (layers.iter().enumerate())
+            .map(|(n, l)| l.dir(&layers[..n], store, events))
+            .collect();
     }
     std::thread::scope(|scope| {
         let work: Vec<_> = layers
             .iter()
-            .map(|l| scope.spawn(|| l.dir(store, events)))
+            .enumerate()
+            .map(|(n, l)| scope.spawn(move || l.dir(&layers[..n], store, events)))
             .collect();
         work.into_iter()
             .map(|w| {

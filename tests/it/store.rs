@@ -78,3 +78,64 @@ fn a_corrupt_blob_is_found() {
     assert!(ran.stderr.contains(&digest), "{}", ran.stderr);
     assert!(!s.ok(&["images"]).contains("never"));
 }
+
+/// A docker-archive of an image with these layers, lowest first.
+fn docker_archive(layers: &[Vec<u8>]) -> Vec<u8> {
+    use shiplap::digest::Digest;
+    let diff_ids: Vec<Digest> = layers.iter().map(|l| Digest::of(l)).collect();
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    });
+    let names: Vec<String> = (0..layers.len()).map(|n| format!("{n}.tar")).collect();
+    let manifest =
+        serde_json::json!([{"Config": "c.json", "RepoTags": ["odd:1"], "Layers": names}]);
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut put = |name: &str, data: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(data.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, data).unwrap();
+    };
+    put("c.json", config.to_string().as_bytes());
+    for (name, layer) in names.iter().zip(layers) {
+        put(name, layer);
+    }
+    put("manifest.json", manifest.to_string().as_bytes());
+    tar.into_inner().unwrap()
+}
+
+#[test]
+fn layers_that_lean_on_those_below() {
+    let Some(s) = Sandbox::with_base("layers_that_lean_on_those_below") else {
+        return;
+    };
+    // No entry for /tmp, which is 1777 below; and a link to a file below.
+    let mut upper = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(1);
+    header.set_mode(0o644);
+    upper.append_data(&mut header, "tmp/x", &b"x"[..]).unwrap();
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Link);
+    header.set_size(0);
+    upper
+        .append_link(&mut header, "linked", "bin/busybox")
+        .unwrap();
+    let base = std::fs::read(s.path("base.tar")).unwrap();
+    let archive = s.path("odd.tar");
+    std::fs::write(
+        &archive,
+        docker_archive(&[base, upper.into_inner().unwrap()]),
+    )
+    .unwrap();
+    s.ok(&["load", "-i", archive.to_str().unwrap()]);
+    let context = s.context(
+        "ctx",
+        &[(
+            "Dockerfile",
+            "FROM odd:1\nRUN stat -c %a /tmp > /r; cat /tmp/x >> /r; cmp /linked /bin/busybox && echo linked >> /r\n",
+        )],
+    );
+    assert_eq!(s.file_of(&context, &[], "r"), "1777\nxlinked\n");
+}
