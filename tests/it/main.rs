@@ -6,6 +6,7 @@ mod build_run;
 mod errors;
 mod outputs;
 mod push_pull;
+mod real_program;
 mod sandbox;
 mod store;
 
