@@ -1,8 +1,8 @@
 //! One filesystem delta and its tar: entries, changes, and how they are
 //! written, compressed, read and applied.
 //!
-//! A delta is a list of [`Change`]s in path order. [`pipeline`] turns it into
-//! a layer blob in one pass; [`tar_read`] and [`unpack`] are the way back.
+//! A delta is a stream of [`Change`]s in path order ([`Changes`]). [`pipeline`]
+//! turns it into a layer blob in one pass; [`tar_read`] and [`unpack`] are the way back.
 //! Paths are relative, without `.` and `..`, and are bytes: nothing here
 //! assumes UTF-8.
 //!
@@ -130,6 +130,12 @@ pub enum Change {
     /// directory's own [`Put`](Change::Put).
     Opaque(PathBuf),
 }
+
+/// A delta while it is being found: [`Change`]s in path order.
+///
+/// A layer may have millions of them, so nothing holds all at once. An error
+/// ends it; what was made of it until then is worth nothing.
+pub type Changes = Box<dyn Iterator<Item = io::Result<Change>> + Send>;
 
 impl Change {
     /// The path it is about.

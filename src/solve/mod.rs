@@ -25,8 +25,8 @@ use crate::digest::{ChainId, Digest};
 use crate::event::{Cancel, Event, Events, Outcome, Task};
 use crate::graph::{BaseRequest, From, Graph, Op, Step, StepId};
 use crate::image::Image;
-use crate::layer::Change;
 use crate::layer::pipeline::{self, SealOptions};
+use crate::layer::{Change, Changes};
 use crate::snapshot::Merged;
 use crate::store::{Store, TempDir};
 
@@ -308,7 +308,7 @@ pub(crate) enum Made {
     /// A directory in overlayfs' form, to be compared with what is below.
     Dir(crate::store::NewLayer),
     /// The changes themselves.
-    Changes(Vec<Change>),
+    Changes(Changes),
 }
 
 struct Solver<'s, 'e: 's> {
@@ -432,9 +432,9 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
         }
         let began = Instant::now();
         let made = match (&step.op, prepared) {
-            (Op::Copy(_), Some(prepared)) => Made::Changes(prepared.changes),
+            (Op::Copy(_), Some(prepared)) => Made::Changes(changes(prepared.changes)),
             (Op::Run(run), _) => Made::Dir(op::run::run(self, run, parent, task)?),
-            (Op::Workdir(w), _) => Made::Changes(op::workdir::workdir(self, w, parent)?),
+            (Op::Workdir(w), _) => Made::Changes(changes(op::workdir::workdir(self, w, parent)?)),
             (Op::Copy(_) | Op::Scratch | Op::Image(_), _) => return Err(StepError::Cancelled),
         };
         let seconds = began.elapsed().as_secs_f64();
@@ -458,7 +458,7 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
                 layer
             }
             Made::Changes(changes) => {
-                let blob = seal(self.env, changes.into_iter().map(Ok));
+                let blob = seal(self.env, changes);
                 note(self.env, quick.as_ref(), &key, &blob);
                 Arc::new(Layer::stored(blob?))
             }
@@ -557,6 +557,11 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
     }
 }
 
+/// Changes that are all known.
+fn changes(list: Vec<Change>) -> Changes {
+    Box::new(list.into_iter().map(Ok))
+}
+
 /// The name of a way to compress in cache records.
 fn form(options: &SealOptions) -> String {
     format!(
@@ -571,13 +576,10 @@ fn seal_dir(env: &Env<'_>, upper: PathBuf, lower: &[Arc<Layer>]) -> Result<Layer
     let dirs = layers::dirs(lower, env.store, &env.events)?;
     let lower = Merged::new(dirs).map_err(|e| fail(&e))?;
     let changes = crate::snapshot::diff::overlay(&upper, &lower).map_err(|e| fail(&e))?;
-    seal(env, changes.into_iter().map(Ok))
+    seal(env, self::changes(changes))
 }
 
-fn seal(
-    env: &Env<'_>,
-    changes: impl IntoIterator<Item = std::io::Result<Change>>,
-) -> Result<LayerBlob, LayerError> {
+fn seal(env: &Env<'_>, changes: Changes) -> Result<LayerBlob, LayerError> {
     let sealed = pipeline::seal(changes, env.store, &env.options.seal)
         .map_err(|e| LayerError::Seal(layers::chain(&e)))?;
     Ok(LayerBlob {
