@@ -237,7 +237,9 @@ impl Exporter<'_> {
                 continue;
             };
             let tags = others.iter().filter_map(|r| r.tag().map(str::to_owned));
-            let destination = RegistryDestination::new(&self.tools.client, first).with_tags(tags);
+            let destination = RegistryDestination::new(&self.tools.client, first)
+                .with_tags(tags)
+                .remembering(&self.tools.store);
             transport::copy(
                 source,
                 &destination,

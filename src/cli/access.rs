@@ -52,7 +52,7 @@ impl Session {
     /// The store as a place to copy an image to, under `names`.
     pub(super) fn destination(store: &Store, names: Vec<Reference>) -> LocalDestination {
         let given = Arc::new(StoreNames(store.clone()));
-        LocalDestination::new(Arc::new(store.clone()), given, names)
+        LocalDestination::new(Arc::new(store.clone()), given, names).remembering(store)
     }
 }
 

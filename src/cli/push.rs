@@ -53,13 +53,13 @@ impl PushArgs {
         let client = self
             .registry
             .client(Scope::Registries(&[reference.registry()]), cancel.clone())?;
-        let source = Source::load(self.image.clone(), descriptor, Arc::new(store))?;
+        let source = Source::load(self.image.clone(), descriptor, Arc::new(store.clone()))?;
         let ui = session.ui(&self.progress)?;
         let options = CopyOptions {
             selection: self.platform.map_or(Selection::All, Selection::One),
             ..CopyOptions::default()
         };
-        let destination = RegistryDestination::new(&client, &reference);
+        let destination = RegistryDestination::new(&client, &reference).remembering(&store);
         let pushed = transport::copy(&source, &destination, &options, &ui.events(), &cancel)?;
         drop(ui);
         output::result(&format!(

@@ -78,6 +78,7 @@ mod find;
 mod gc;
 mod layers;
 mod lock;
+mod places;
 mod recover;
 mod refs;
 mod trash;

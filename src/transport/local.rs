@@ -25,6 +25,8 @@ pub struct LocalDestination {
     blobs: Arc<dyn BlobSink>,
     names: Arc<dyn Names>,
     references: Vec<Reference>,
+    /// Remembers which repositories the blobs came from.
+    places: Option<Store>,
 }
 
 impl std::fmt::Debug for LocalDestination {
@@ -56,7 +58,7 @@ pub fn open(store: &Store, text: &str) -> Result<Source, TransportError> {
 impl LocalDestination {
     /// Stores in `store` and gives the image all of `references`.
     pub fn in_store(store: &Store, references: Vec<Reference>) -> Self {
-        Self::new(Arc::new(store.clone()), Arc::new(store.clone()), references)
+        Self::new(Arc::new(store.clone()), Arc::new(store.clone()), references).remembering(store)
     }
 
     /// Stores in `blobs` and gives the image all of `references`, in `names`.
@@ -69,7 +71,15 @@ impl LocalDestination {
             blobs,
             names,
             references,
+            places: None,
         }
+    }
+
+    /// Remembers in `store` which repositories the blobs came from.
+    #[must_use]
+    pub fn remembering(mut self, store: &Store) -> Self {
+        self.places = Some(store.clone());
+        self
     }
 
     fn store(&self, descriptor: &Descriptor, reader: &mut dyn io::Read) -> io::Result<()> {
@@ -103,7 +113,14 @@ impl Destination for LocalDestination {
             progress,
         };
         self.store(blob, &mut reader)
-            .map_err(TransportError::blob(blob))
+            .map_err(TransportError::blob(blob))?;
+        if let Some(store) = &self.places {
+            for from in &source.repositories {
+                // A hint for pushes; nothing is lost without it.
+                let _ = store.note_place(&blob.digest, from.registry(), from.name());
+            }
+        }
+        Ok(())
     }
 
     fn put_manifest(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<(), TransportError> {

@@ -8,6 +8,7 @@ use super::{Source, TransportError};
 use crate::image::Descriptor;
 use crate::reference::Reference;
 use crate::registry::{Client, Mount, Repository};
+use crate::store::Store;
 
 /// Finds out what `reference` names; its blobs are read when they are needed.
 ///
@@ -25,12 +26,17 @@ pub fn open(client: &Client, reference: &Reference) -> Result<Source, TransportE
     Ok(source.with_repositories(vec![repository]))
 }
 
+/// How many repositories a blob is asked for in turn.
+const MAX_MOUNTS: usize = 3;
+
 /// Writes to one repository.
 #[derive(Debug)]
 pub struct RegistryDestination {
     repository: Repository,
     reference: Reference,
     tags: Vec<String>,
+    /// Remembers which repositories have which blobs.
+    places: Option<Store>,
 }
 
 impl RegistryDestination {
@@ -41,7 +47,15 @@ impl RegistryDestination {
             repository: client.repository(reference),
             reference: reference.clone(),
             tags: reference.tag().map(str::to_owned).into_iter().collect(),
+            places: None,
         }
+    }
+
+    /// Remembers in `store` which repositories have which blobs, and asks the
+    /// registry to take them over from there.
+    pub fn remembering(mut self, store: &Store) -> Self {
+        self.places = Some(store.clone());
+        self
     }
 
     /// Pushes without any tag, by the digest alone.
@@ -60,6 +74,40 @@ impl RegistryDestination {
             }
         }
         self
+    }
+
+    /// Other repositories of the same registry that may have the blob, the
+    /// likeliest first.
+    fn elsewhere(&self, blob: &Descriptor, source: &Source) -> Vec<String> {
+        let here = &self.repository;
+        let mut names = self.places(blob);
+        let others = source.repositories.iter();
+        names.extend(
+            others
+                .filter(|from| from.registry() == here.registry())
+                .map(|from| from.name().to_owned()),
+        );
+        let mut seen = std::collections::HashSet::new();
+        names.retain(|name| name != here.name() && seen.insert(name.clone()));
+        names.truncate(MAX_MOUNTS);
+        names
+    }
+
+    fn places(&self, blob: &Descriptor) -> Vec<String> {
+        let here = self.repository.registry();
+        (self.places.as_ref()).map_or_else(Vec::new, |store| store.places(&blob.digest, here))
+    }
+
+    /// Notes that `repository` has the blob, or not. It is only a hint, so
+    /// nothing is lost where it can't be written.
+    fn note(&self, blob: &Descriptor, repository: &str, has: bool) {
+        let Some(store) = &self.places else { return };
+        let registry = self.repository.registry();
+        let _ = if has {
+            store.note_place(&blob.digest, registry, repository)
+        } else {
+            store.forget_place(&blob.digest, registry, repository)
+        };
     }
 }
 
@@ -80,7 +128,18 @@ impl Destination for RegistryDestination {
     }
 
     fn has(&self, blob: &Descriptor) -> Result<bool, TransportError> {
-        Ok(self.repository.has_blob(&blob.digest)?)
+        let places = self.places(blob);
+        let here = self.repository.name();
+        // Known to be in other repositories only: asking for it to be taken
+        // over is one request, and harmless where this one has it after all.
+        if !places.is_empty() && !places.iter().any(|p| p == here) {
+            return Ok(false);
+        }
+        let has = self.repository.has_blob(&blob.digest)?;
+        if has || !places.is_empty() {
+            self.note(blob, here, has);
+        }
+        Ok(has)
     }
 
     fn put_blob(
@@ -91,17 +150,22 @@ impl Destination for RegistryDestination {
     ) -> Result<(), TransportError> {
         let mut session = None;
         let here = &self.repository;
-        for from in &source.repositories {
-            if from.registry() != here.registry() || from.name() == here.name() {
-                continue;
-            }
-            match here.mount(&blob.digest, from.name())? {
-                Some(Mount::Done) => return Ok(()),
+        let elsewhere = self.elsewhere(blob, source);
+        for from in &elsewhere {
+            match here.mount(&blob.digest, from)? {
+                Some(Mount::Done) => {
+                    self.note(blob, here.name(), true);
+                    return Ok(());
+                }
                 Some(Mount::Session(open)) => session = Some(open),
                 None => {}
             }
+            self.note(blob, from, false);
         }
-        here.upload(blob, &*source.blobs, session, progress)?;
+        if elsewhere.is_empty() || !here.has_blob(&blob.digest)? {
+            here.upload(blob, &*source.blobs, session, progress)?;
+        }
+        self.note(blob, here.name(), true);
         Ok(())
     }
 

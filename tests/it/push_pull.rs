@@ -85,6 +85,11 @@ fn an_image_goes_there_and_back() {
     s.ok(&["push", &app]);
     let log = std::fs::read_to_string(s.path("registry.log")).unwrap();
     assert_eq!(uploads(&log), before);
+    // Nor does one to a repository that has none of them: they are mounted.
+    s.ok(&["push", &app, &format!("{at}/team/again:1")]);
+    let log = std::fs::read_to_string(s.path("registry.log")).unwrap();
+    assert!(!log.contains("\"PUT /v2/team/again/blobs/uploads"), "{log}");
+    assert!(log.contains("from=team%2Fapp"), "{log}");
     let missing = s.run(&["pull", &format!("{at}/team/nothing:1")]);
     assert_eq!(missing.code, Some(1));
     assert!(!s.ok(&["images"]).contains("nothing"));
