@@ -5,11 +5,12 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use shiplap::container::{
-    Executor, Exit, Isolation, Mount, MountKind, Network, RootSpec, RunError, RunSpec, executor,
+    Executor, Exit, Isolation, Mount, MountKind, Network, Place, RootSpec, RunError, RunSpec,
+    executor,
 };
 use shiplap::event::{Cancel, Stream};
 
@@ -17,7 +18,7 @@ const BUSYBOX: &str = "/bin/busybox";
 
 struct Bed {
     dir: tempfile::TempDir,
-    executor: Box<dyn Executor>,
+    executor: Arc<dyn Executor>,
 }
 
 impl Bed {
@@ -28,14 +29,19 @@ impl Bed {
             return None;
         }
         let program = Path::new(env!("CARGO_BIN_EXE_shiplap"));
-        let executor = match executor(Isolation::Namespaces, program) {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place {
+            program,
+            scratch: dir.path(),
+            root: None,
+        };
+        let executor = match executor(Isolation::Namespaces, &place) {
             Ok(executor) => executor,
             Err(e) => {
                 eprintln!("skipped: {e}");
                 return None;
             }
         };
-        let dir = tempfile::tempdir().unwrap();
         let base = dir.path().join("base");
         for name in ["bin", "etc", "tmp", "root", "proc", "usr/bin"] {
             std::fs::create_dir_all(base.join(name)).unwrap();

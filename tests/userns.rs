@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use shiplap::container::{
-    Isolation, Mapped, Network, RootSpec, RunSpec, can_mount, child_main, enter_user_namespace,
-    executor,
+    Isolation, Mapped, Network, Place, RootSpec, RunSpec, can_mount, child_main,
+    enter_user_namespace, executor,
 };
 use shiplap::event::Cancel;
 
@@ -99,7 +99,12 @@ fn inner(dir: &Path) {
     println!("{mapped:?}");
     assert!(can_mount());
     let program = std::env::current_exe().unwrap();
-    let executor = executor(Isolation::Auto, &program).unwrap();
+    let place = Place {
+        program: &program,
+        scratch: dir,
+        root: None,
+    };
+    let executor = executor(Isolation::Auto, &place).unwrap();
     let run = |script: &str, change: &dyn Fn(&mut RunSpec)| {
         let spec = RootSpec::Overlay {
             lower: vec![dir.join("base")],

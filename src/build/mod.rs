@@ -25,7 +25,7 @@ pub use bases::BaseError;
 pub use error::BuildError;
 pub use request::{Built, Destination, NetworkMode, Output, OutputKind, PullPolicy, Request};
 
-use crate::container::{self, Executor, Isolation, IsolationError};
+use crate::container::{self, Executor, Place};
 use crate::dockerfile;
 use crate::dockerfile::lint::{self, BaseImage, LintOptions};
 use crate::event::{Cancel, Event, Events};
@@ -35,7 +35,7 @@ use crate::image::media_type::Format;
 use crate::layer::pipeline::SealOptions;
 use crate::platform::Platform;
 use crate::registry::Client;
-use crate::solve::{self, Env, Remote, Secret};
+use crate::solve::{self, Env, Remote, Secret, StepError};
 use crate::store::Store;
 
 /// What a build works with.
@@ -106,12 +106,17 @@ pub fn build(
         .map(|(r, b)| (r.clone(), b.image.clone()))
         .collect();
     let executor: OnceLock<Arc<dyn Executor>> = OnceLock::new();
-    let isolation: Isolation = request.isolation.parse()?;
-    let get_executor = || -> Result<Arc<dyn Executor>, IsolationError> {
+    let get_executor = || -> Result<Arc<dyn Executor>, StepError> {
         if let Some(executor) = executor.get() {
             return Ok(Arc::clone(executor));
         }
-        let made: Arc<dyn Executor> = Arc::from(container::executor(isolation, &tools.program)?);
+        let scratch = tools.store.temp_dir()?;
+        let place = Place {
+            program: &tools.program,
+            scratch: scratch.path(),
+            root: request.root_kind,
+        };
+        let made = container::executor(request.isolation, &place)?;
         Ok(Arc::clone(executor.get_or_init(|| made)))
     };
     let env = Env {

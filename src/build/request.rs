@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::container::{Isolation, RootKind};
 use crate::digest::Digest;
 use crate::image::Descriptor;
 use crate::image::media_type::Compression;
@@ -56,8 +57,10 @@ pub struct Request {
     pub rewrite_timestamp: bool,
     /// Seconds since 1970 for `created` and the history.
     pub source_date_epoch: Option<i64>,
-    /// Name of the rung of isolation, or `auto`.
-    pub isolation: String,
+    /// How RUN steps are isolated.
+    pub isolation: Isolation,
+    /// What their root filesystems are made of; `None` is what works best.
+    pub root_kind: Option<RootKind>,
     /// `--secret`s.
     pub secrets: Vec<Secret>,
     /// Sockets of agents that `RUN --mount=type=ssh,id=` asks for, by id.

@@ -12,6 +12,7 @@ use shiplap::build::request::{
     Destination, NetworkMode, Output, OutputKind, PullPolicy, Request, Secret, Ulimit,
 };
 use shiplap::build::{self, BuildError, Built};
+use shiplap::container::{Isolation, IsolationError, RootKind};
 use shiplap::image::media_type::Compression;
 use shiplap::reference::Reference;
 
@@ -69,15 +70,26 @@ pub(super) struct BuildArgs {
     #[arg(long, alias = "net", value_name = "MODE", default_value = "host")]
     #[arg(value_enum, help_heading = "Steps")]
     network: Network,
-    /// How RUN steps are kept apart from this machine
+    /// How RUN steps are kept apart from this machine: auto, namespaces,
+    /// chroot, proot or oci; shiplap doctor tells what works here
     #[arg(
         long,
         value_name = "HOW",
         default_value = "auto",
         help_heading = "Steps"
     )]
-    #[arg(value_parser = ["auto", "namespaces"])]
-    isolation: String,
+    #[arg(env = "SHIPLAP_ISOLATION", hide_env = true, value_parser = isolation)]
+    isolation: Isolation,
+    /// What root filesystems of RUN steps are made of: auto, overlay (a mount)
+    /// or directory (a copy)
+    #[arg(
+        long,
+        value_name = "KIND",
+        default_value = "auto",
+        help_heading = "Steps"
+    )]
+    #[arg(env = "SHIPLAP_SNAPSHOT", hide_env = true, value_enum)]
+    snapshot: Snapshot,
     /// Line of /etc/hosts in RUN steps
     #[arg(long, value_name = "HOST:ADDRESS", value_parser = values::host, help_heading = "Steps")]
     add_host: Vec<(String, String)>,
@@ -186,6 +198,21 @@ pub(super) enum Call {
     Check,
 }
 
+/// `--snapshot`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Snapshot {
+    /// What works best here.
+    Auto,
+    /// An overlay mount.
+    Overlay,
+    /// One plain tree.
+    Directory,
+}
+
+fn isolation(name: &str) -> Result<Isolation, IsolationError> {
+    name.parse()
+}
+
 /// `--network`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Network {
@@ -285,7 +312,12 @@ impl BuildArgs {
             force_compression: self.switch(self.force_compression, |o| o.force_compression),
             rewrite_timestamp: self.switch(self.rewrite_timestamp, |o| o.rewrite_timestamp),
             source_date_epoch,
-            isolation: self.isolation.clone(),
+            isolation: self.isolation,
+            root_kind: match self.snapshot {
+                Snapshot::Auto => None,
+                Snapshot::Overlay => Some(RootKind::Overlay),
+                Snapshot::Directory => Some(RootKind::Directory),
+            },
             secrets,
             ssh,
             ulimits: self.ulimit.clone(),
@@ -490,7 +522,7 @@ mod tests {
         );
         assert_eq!(r.compression, Compression::Gzip);
         assert_eq!(r.source_date_epoch, Some(100));
-        assert_eq!(r.isolation, "auto");
+        assert_eq!(r.isolation, Isolation::Auto);
         assert!(!r.rewrite_timestamp && !r.push && r.outputs.is_empty());
     }
 

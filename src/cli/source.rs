@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use shiplap::build::request::{NetworkMode, PullPolicy, Request};
+use shiplap::container::Isolation;
 use shiplap::image::media_type::Compression;
 use shiplap::platform::Platform;
 
@@ -79,7 +80,8 @@ impl SourceArgs {
             force_compression: false,
             rewrite_timestamp: false,
             source_date_epoch: None,
-            isolation: "auto".into(),
+            isolation: Isolation::Auto,
+            root_kind: None,
             secrets: Vec::new(),
             ssh: Vec::new(),
             ulimits: Vec::new(),

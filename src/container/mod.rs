@@ -40,7 +40,7 @@ mod userns;
 use std::path::PathBuf;
 
 pub use init::child_main;
-pub use isolation::{Isolation, IsolationError, executor};
+pub use isolation::{Isolation, IsolationError, Place, Refusal, RootKind, executor};
 pub use spec::{
     Capabilities, Mount, MountKind, Network, Resource, RootSpec, RunSpec, SpecError, Ulimit,
     UserIds,
@@ -51,6 +51,18 @@ use crate::event::{Cancel, Stream};
 
 /// Runs processes in isolation.
 pub trait Executor: Send + Sync + std::fmt::Debug {
+    /// Which rung it is; never [`Isolation::Auto`].
+    fn isolation(&self) -> Isolation;
+
+    /// The kind of root filesystem that [`run`](Self::run) takes.
+    fn root(&self) -> RootKind;
+
+    /// Whether [`RunSpec::mounts`] are mounted. Where they are not, they are
+    /// put into the tree and taken away again: a [`MountKind::Bind`] of a
+    /// directory is moved there and back, so nobody else may use it meanwhile,
+    /// and [`MountKind::Overlay`] is refused.
+    fn mounts(&self) -> bool;
+
     /// Runs `spec` to its end. `output` gets each line without its line end;
     /// a line longer than 64 KiB comes in parts.
     ///

@@ -6,12 +6,12 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::isolation::{Isolation, Place, Refusal, RootKind};
 use super::output::{LONGEST, Lines};
 use super::protocol::{self, CHILD_NAME, Failure, Inbox, Report, Request};
 use super::spec::{RootSpec, RunSpec};
@@ -35,18 +35,29 @@ pub(super) struct Namespaces {
 }
 
 impl Namespaces {
-    /// Copies `program`, to be executed for every run.
-    pub(super) fn new(program: &Path) -> Result<Self, RunError> {
-        let program =
-            crate::sys::process::sealed_copy(program).map_err(|source| RunError::Start {
+    /// Copies the program, to be executed for every run, and tries it.
+    pub(super) fn new(place: &Place<'_>) -> Result<Self, Refusal> {
+        let refused = |e: RunError| {
+            use std::error::Error;
+            let cause = e.source().map(|s| format!(": {s}")).unwrap_or_default();
+            Refusal {
+                reason: format!("{e}{cause}"),
+                remedy: "root with CAP_SYS_ADMIN, or leave to make user namespaces".into(),
+            }
+        };
+        let program = crate::sys::process::sealed_copy(place.program).map_err(|source| {
+            refused(RunError::Start {
                 what: "copying the program to memory",
                 source,
-            })?;
-        Ok(Self { program })
+            })
+        })?;
+        let this = Self { program };
+        this.probe().map_err(refused)?;
+        Ok(this)
     }
 
     /// Whether the kernel lets this process make namespaces and mounts.
-    pub(super) fn probe(&self) -> Result<(), RunError> {
+    fn probe(&self) -> Result<(), RunError> {
         let mut run = self.start(&Request::Probe)?;
         run.follow(&|_, _| {}, &Cancel::new())?;
         match run.works {
@@ -102,6 +113,18 @@ impl Namespaces {
 }
 
 impl Executor for Namespaces {
+    fn isolation(&self) -> Isolation {
+        Isolation::Namespaces
+    }
+
+    fn root(&self) -> RootKind {
+        RootKind::Overlay
+    }
+
+    fn mounts(&self) -> bool {
+        true
+    }
+
     fn run(
         &self,
         spec: &RunSpec,

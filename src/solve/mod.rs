@@ -46,7 +46,7 @@ pub struct Env<'a> {
     /// The base images.
     pub bases: &'a BTreeMap<BaseRequest, Image>,
     /// Hands out what runs commands; asked only when there is one to run.
-    pub executor: &'a (dyn Fn() -> Result<Arc<dyn Executor>, IsolationError> + Sync),
+    pub executor: &'a (dyn Fn() -> Result<Arc<dyn Executor>, StepError> + Sync),
     /// Reaches what ADD names by URL.
     pub remote: &'a Remote,
     /// What was asked for.
