@@ -70,6 +70,9 @@ impl Platform {
             if version.is_empty() || !version.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
                 return Err(fail("the version is no number"));
             }
+            if rest.contains('(') {
+                return Err(fail("it has two versions"));
+            }
             let mut platform = Self::parse(&format!("{os}{rest}"))?;
             platform.os_version = Some(version.to_owned());
             return Ok(platform);
@@ -269,6 +272,10 @@ mod tests {
         ] {
             assert!(Platform::parse(bad).is_err(), "{bad:?}");
         }
+        let windows = Platform::parse("windows(10.0.17763)/amd64").unwrap();
+        assert_eq!(windows.os_version.as_deref(), Some("10.0.17763"));
+        let versions = format!("linux{}/amd64", "(1)".repeat(100_000));
+        assert!(Platform::parse(&versions).is_err());
     }
 
     #[test]

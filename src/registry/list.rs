@@ -27,17 +27,11 @@ impl Repository {
     /// # Errors
     /// Also when the list leads to another server or does not end.
     pub fn tags(&self) -> Result<Vec<String>, RegistryError> {
-        #[derive(Deserialize)]
-        struct Page {
-            #[serde(default)]
-            tags: Option<Vec<String>>,
-        }
         let op = self.operation(format!("list the tags of {self}"));
         let url = self.url("tags/list?n=1000").map_err(|f| op.fail(f))?;
         let mut tags = Vec::new();
         self.pages(url, |body| {
-            let page: Page = serde_json::from_slice(body).map_err(|e| e.to_string())?;
-            tags.extend(page.tags.unwrap_or_default());
+            tags.extend(read_tags(body)?);
             Ok(tags.len())
         })
         .map_err(|f| op.fail(f))?;
@@ -136,6 +130,17 @@ impl Repository {
     }
 }
 
+/// The tags of one page.
+pub(super) fn read_tags(page: &[u8]) -> Result<Vec<String>, String> {
+    #[derive(Deserialize)]
+    struct Page {
+        #[serde(default)]
+        tags: Option<Vec<String>>,
+    }
+    let page: Page = serde_json::from_slice(page).map_err(|e| e.to_string())?;
+    Ok(page.tags.unwrap_or_default())
+}
+
 /// The tag under which referrers are listed where the API is missing.
 pub(super) fn referrers_tag(digest: &Digest) -> String {
     let text = format!("{}-{}", digest.algorithm(), digest.encoded());
@@ -143,7 +148,7 @@ pub(super) fn referrers_tag(digest: &Digest) -> String {
 }
 
 /// The target of `rel="next"`.
-fn next_link(header: &str) -> Option<&str> {
+pub(super) fn next_link(header: &str) -> Option<&str> {
     header.split(',').find_map(|link| {
         let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
         parameters
@@ -156,7 +161,7 @@ fn next_link(header: &str) -> Option<&str> {
     })
 }
 
-fn follow_link(base: &Url, here: &Url, link: &str) -> Result<Url, Failure> {
+pub(super) fn follow_link(base: &Url, here: &Url, link: &str) -> Result<Url, Failure> {
     let target = here
         .join(link)
         .map_err(|e| Failure::Protocol(format!("the list's next page is no URL: {e}")))?;

@@ -28,6 +28,8 @@ mod client;
 mod connection;
 pub mod credentials;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod helper;
 mod list;
 mod manifest;
