@@ -161,7 +161,8 @@ impl Reference {
         })
     }
 
-    /// The short form that people write: without `docker.io/library/`.
+    /// The short form that people write: without `docker.io/library/` where
+    /// it still means the same.
     pub fn familiar(&self) -> String {
         let name = self.familiar_name();
         let tag = self
@@ -179,11 +180,17 @@ impl Reference {
 
     /// [`familiar`](Self::familiar) without tag and digest.
     pub fn familiar_name(&self) -> String {
-        if self.registry == DEFAULT_REGISTRY {
-            let repo = &self.repository;
-            repo.strip_prefix("library/").unwrap_or(repo).to_owned()
+        let repo = self.repository.as_str();
+        let short = match repo.strip_prefix("library/") {
+            Some(name) if !name.contains('/') => name,
+            _ => repo,
+        };
+        // `docker.io/a.b/c` without its registry would be one of `a.b`.
+        let first = short.split_once('/').map(|(first, _)| first);
+        if self.registry == DEFAULT_REGISTRY && !first.is_some_and(is_registry_like) {
+            short.to_owned()
         } else {
-            format!("{}/{}", self.registry, self.repository)
+            format!("{}/{repo}", self.registry)
         }
     }
 }
@@ -318,6 +325,22 @@ mod tests {
                 "ghcr.io/a__b/c-d.e:latest",
                 "ghcr.io/a__b/c-d.e:latest",
             ),
+            // What is left out must be what is implied.
+            (
+                "library/a/b",
+                "docker.io/library/a/b:latest",
+                "library/a/b:latest",
+            ),
+            (
+                "docker.io/a.b/c",
+                "docker.io/a.b/c:latest",
+                "docker.io/a.b/c:latest",
+            ),
+            (
+                "docker.io/localhost/c",
+                "docker.io/localhost/c:latest",
+                "docker.io/localhost/c:latest",
+            ),
         ] {
             let r = Reference::parse(text).unwrap();
             assert_eq!(
@@ -325,6 +348,7 @@ mod tests {
                 (full.into(), familiar.into())
             );
             assert_eq!(Reference::parse(full).unwrap(), r);
+            assert_eq!(Reference::parse(familiar).unwrap(), r);
         }
         let pinned = Reference::parse(&format!("a@sha256:{hex}")).unwrap();
         assert_eq!((pinned.tag(), pinned.target().len()), (None, 71));
