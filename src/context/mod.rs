@@ -15,7 +15,7 @@ pub mod select;
 pub mod source;
 pub mod tar;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -45,6 +45,14 @@ pub trait Tree: Send + Sync {
     fn lookup(&self, path: &Path, follow: bool) -> io::Result<Option<Node>>;
     /// The entries of the directory `path` (followed), sorted by name's bytes.
     fn read_dir(&self, path: &Path) -> io::Result<Vec<(OsString, Node)>>;
+    /// Calls `each` with the name of every entry of the directory `path`
+    /// (followed), in any order.
+    fn each_name(&self, path: &Path, each: &mut dyn FnMut(&OsStr)) -> io::Result<()> {
+        for (name, _) in self.read_dir(path)? {
+            each(&name);
+        }
+        Ok(())
+    }
     /// Opens the regular file at `path` (followed); nothing but a regular file
     /// is ever opened.
     fn open(&self, path: &Path) -> io::Result<File>;

@@ -1,34 +1,39 @@
 //! The directory snapshot: one plain tree, and finding what a step changed.
 //!
 //! Before a step, [`Table::read`] notes the status of every entry of the tree;
-//! after it, [`Table::changes`] walks the tree again. An entry whose status is
+//! after it, [`Table::changes`] walks the tree again and notes it anew. An entry whose status is
 //! the same, ctime included, was not changed: no program can set a ctime.
 //! Every other entry is compared with the lower tree, so only those are read.
 //!
 //! A change right after the table was made can leave the ctime as it was,
 //! because it counts in ticks of the kernel's clock. Entries that were that
 //! young are compared as well, as git does it.
+//!
+//! A table has about 20 bytes for each entry: its name and a fingerprint of
+//! its status.
 
-use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FileType, Stat};
 
 use super::attr;
-use super::diff::{Found, Item, Source, assemble, at, root_change, size};
-use super::walk::{self, Visit, Visited};
-use crate::context::Tree;
+use super::diff::{Diff, Differ, Item, Place, Side, Source, at, root_change, size};
+use super::names::{Mark, Names};
+use crate::context::{Empty, Tree};
 use crate::layer::{Change, Mtime};
+use crate::sys::fs::lstat_at;
 
 /// The coarsest clock of kernels that we meet ticks a hundred times a second.
 const TICK: Duration = Duration::from_millis(20);
 
 /// What is compared of an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Status {
     device: u64,
     inode: u64,
@@ -65,31 +70,70 @@ impl Status {
             },
         }
     }
-
-    fn kind(&self) -> FileType {
-        FileType::from_raw_mode(self.mode)
-    }
 }
 
-#[derive(Debug)]
-struct Row {
-    name: OsString,
-    status: Status,
-    /// Which of the directory's children it is.
-    child: Option<usize>,
-}
-
-#[derive(Debug)]
+/// The entries of one directory, sorted by name. Each is a length, a flag, a
+/// fingerprint and the name.
+#[derive(Debug, Default)]
 struct Rows {
-    /// Sorted by name.
-    rows: Vec<Row>,
+    bytes: Vec<u8>,
+    /// Number of the first of its directories; the others follow.
     first_child: usize,
+    count: usize,
+}
+
+/// One entry of [`Rows`].
+#[derive(Debug, Clone, Copy)]
+struct Row<'a> {
+    name: &'a [u8],
+    is_dir: bool,
+    fingerprint: u64,
+}
+
+/// A place in [`Rows`].
+#[derive(Debug, Clone, Copy, Default)]
+struct Cursor {
+    at: usize,
+    /// Directories before it.
+    dirs: usize,
 }
 
 impl Rows {
-    fn get(&self, name: &OsStr) -> Option<&Row> {
-        let found = self.rows.binary_search_by(|r| r.name.as_os_str().cmp(name));
-        found.ok().map(|i| &self.rows[i])
+    fn push(&mut self, name: &[u8], is_dir: bool, fingerprint: u64) {
+        let len = u16::try_from(name.len()).unwrap_or(u16::MAX);
+        self.bytes.extend_from_slice(&len.to_le_bytes());
+        self.bytes.push(u8::from(is_dir));
+        self.bytes.extend_from_slice(&fingerprint.to_le_bytes());
+        self.bytes.extend_from_slice(name);
+        self.count += 1;
+    }
+
+    /// The row at `at`, and the place behind it.
+    fn get(&self, at: Cursor) -> Option<(Row<'_>, Cursor)> {
+        let rest = self.bytes.get(at.at..)?;
+        let (len, rest) = rest.split_first_chunk::<2>()?;
+        let ([is_dir], rest) = rest.split_first_chunk::<1>()?;
+        let (fingerprint, rest) = rest.split_first_chunk::<8>()?;
+        let name = rest.get(..usize::from(u16::from_le_bytes(*len)))?;
+        let row = Row {
+            name,
+            is_dir: *is_dir != 0,
+            fingerprint: u64::from_le_bytes(*fingerprint),
+        };
+        let next = Cursor {
+            at: at.at + 11 + name.len(),
+            dirs: at.dirs + usize::from(row.is_dir),
+        };
+        Some((row, next))
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Row<'_>> {
+        let mut at = Cursor::default();
+        std::iter::from_fn(move || {
+            let (row, next) = self.get(at)?;
+            at = next;
+            Some(row)
+        })
     }
 }
 
@@ -99,6 +143,7 @@ pub struct Table {
     dirs: Vec<Rows>,
     /// Entries changed from here on are compared whatever their status says.
     young: Mtime,
+    key: RandomState,
 }
 
 impl Table {
@@ -108,44 +153,19 @@ impl Table {
     /// When a directory can't be read.
     pub fn read(root: &Path) -> io::Result<Self> {
         let source = Source::open(root)?;
-        let young = young(SystemTime::now());
-        let visited = walk::visit_all(PathBuf::new(), |path: PathBuf| {
-            let fd = source.open_dir(&path)?;
-            let entries = walk::list(fd.as_fd()).map_err(|e| at(&path, e))?;
-            let (mut children, mut rows) = (Vec::new(), Vec::with_capacity(entries.len()));
-            for (name, stat) in entries {
-                let child = attr::file_type(&stat).is_dir().then(|| {
-                    children.push(path.join(&name));
-                    children.len() - 1
-                });
-                rows.push(Row {
-                    name,
-                    status: Status::of(&stat),
-                    child,
-                });
-            }
-            Ok(Visit {
-                children,
-                result: rows,
-            })
-        })?;
-        Ok(Self::of(visited, young))
-    }
-
-    fn of(visited: Vec<Visited<Vec<Row>>>, young: Mtime) -> Self {
-        let dirs = visited
-            .into_iter()
-            .map(|v| Rows {
-                rows: v.result,
-                first_child: v.first_child,
-            })
-            .collect();
-        Self { dirs, young }
+        let side = Now::new(None);
+        let differ = Arc::new(Differ::new(source, Arc::new(Empty), side));
+        let mut walk = differ.walk();
+        while let Some(found) = walk.take() {
+            found?;
+        }
+        drop(walk);
+        differ.side.table()
     }
 
     /// How many entries it has.
     pub fn len(&self) -> usize {
-        self.dirs.iter().map(|d| d.rows.len()).sum()
+        self.dirs.iter().map(|d| d.count).sum()
     }
 
     /// Whether the tree had no entries.
@@ -154,131 +174,252 @@ impl Table {
     }
 
     /// What changed in `root` since the table was made, when it held what
-    /// `lower` holds, and the table for the next time.
+    /// `lower` holds, found while it is asked for. Nothing may change in
+    /// `root` until the last content was read.
     ///
     /// # Errors
     /// When something can't be read.
-    pub fn changes(&self, root: &Path, lower: &dyn Tree) -> io::Result<(Vec<Change>, Self)> {
+    pub fn changes(self, root: &Path, lower: Arc<dyn Tree>) -> io::Result<TableChanges> {
         let source = Source::open(root)?;
-        let young = young(SystemTime::now());
-        let root = root_change(&source, lower)?;
-        let first = Dir {
-            path: PathBuf::new(),
-            before: Some(0),
-        };
-        let visited = walk::visit_all(first, |dir| self.visit(&source, lower, dir))?;
-        let (mut found, mut rows) = (Vec::new(), Vec::new());
-        for Visited {
-            first_child,
-            result,
-        } in visited
-        {
-            let (result, row) = result;
-            found.push(Visited {
-                first_child,
-                result,
-            });
-            rows.push(Visited {
-                first_child,
-                result: row,
-            });
-        }
-        Ok((assemble(&source, found, root), Self::of(rows, young)))
+        let change = root_change(&source, &*lower)?;
+        let differ = Differ::new(source, lower, Now::new(Some(self)));
+        let diff = Diff::new(Arc::new(differ), change)?;
+        Ok(TableChanges { diff })
     }
+}
 
-    fn visit(
-        &self,
-        source: &Source,
-        lower: &dyn Tree,
-        dir: Dir,
-    ) -> io::Result<Visit<Dir, (Found, Vec<Row>)>> {
-        let fd = source.open_dir(&dir.path)?;
-        let entries = walk::list(fd.as_fd()).map_err(|e| at(&dir.path, e))?;
-        let before = dir.before.and_then(|n| self.dirs.get(n));
-        let mut found = Found::default();
-        let (mut children, mut rows) = (Vec::new(), Vec::with_capacity(entries.len()));
-        let mut present = BTreeSet::new();
-        for (name, stat) in &entries {
-            let status = Status::of(stat);
-            let row = before.and_then(|b| b.get(name));
-            let is_dir = status.kind().is_dir();
-            let child = is_dir.then_some(children.len());
-            if status.kind() != FileType::Socket {
-                present.insert(name.as_os_str());
-                let item = self.compare(source, lower, &fd, &dir.path, (name, stat), row)?;
-                if let Some(mut item) = item {
-                    item.child = child;
-                    found.items.push(item);
-                }
-            }
-            if is_dir {
-                let first = before.map(|b| b.first_child);
-                let at = row.and_then(|r| r.child);
-                children.push(Dir {
-                    path: dir.path.join(name),
-                    before: first.zip(at).map(|(first, n)| first + n),
-                });
-            }
-            rows.push(Row {
-                name: name.clone(),
-                status,
-                child,
-            });
-        }
-        let was = |row: &&Row| row.status.kind() != FileType::Socket;
-        let former = before.map_or(&[][..], |b| &b.rows).iter().filter(was);
-        let count = former.clone().count();
-        found.gone = former
-            .filter(|row| !present.contains(row.name.as_os_str()))
-            .map(|row| row.name.clone())
-            .collect();
-        found.all_gone = found.gone.len() == count;
-        Ok(Visit {
-            children,
-            result: (found, rows),
-        })
-    }
+/// The stream that [`Table::changes`] begins.
+pub struct TableChanges {
+    diff: Diff<Now>,
+}
 
-    /// The entry, if it can be part of the difference: all but those that are
-    /// surely unchanged and have one name.
-    fn compare(
-        &self,
-        source: &Source,
-        lower: &dyn Tree,
-        fd: &OwnedFd,
-        dir: &Path,
-        (name, stat): (&OsStr, &Stat),
-        row: Option<&Row>,
-    ) -> io::Result<Option<Item>> {
-        let status = Status::of(stat);
-        let same = row.is_some_and(|r| r.status == status) && status.ctime < self.young;
-        if same && !status.kind().is_dir() && stat.st_nlink <= 1 {
-            return Ok(None);
-        }
-        let path = dir.join(name);
-        let fail = |e| at(&path, e);
-        let Some(mut item) = Item::read(fd, name, stat).map_err(fail)? else {
-            return Ok(None);
-        };
-        item.meta.xattrs = attr::xattrs(fd.as_fd(), name).map_err(fail)?;
-        item.meta.xattrs.retain(|name, _| attr::is_content(name));
-        if same {
-            item.changed = false;
-        } else if row.is_some()
-            && let Some(node) = lower.lookup(&path, false)?
-        {
-            let open = || source.open_file(&path, item.inode, size(&item.kind));
-            item.changed = !item.equals(lower, &path, &node, open)?;
-        }
-        Ok(Some(item))
+impl std::fmt::Debug for TableChanges {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TableChanges")
     }
+}
+
+impl Iterator for TableChanges {
+    type Item = io::Result<Change>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.diff.next()
+    }
+}
+
+impl TableChanges {
+    /// The table of the tree as it is now, for the next step.
+    ///
+    /// # Errors
+    /// When the stream has not come to its end.
+    pub fn finish(self) -> io::Result<Table> {
+        let early = || io::Error::other("the changes were not all taken");
+        self.diff.into_side().ok_or_else(early)?.side.table()
+    }
+}
+
+/// A plain tree as a side of the difference, and the table that comes of it.
+struct Now {
+    before: Option<Arc<Table>>,
+    /// The new table, unless this is another look.
+    dirs: Option<Mutex<Vec<Rows>>>,
+    young: Mtime,
+    key: RandomState,
 }
 
 /// A directory of the tree as it is now.
 struct Dir {
-    path: PathBuf,
-    /// Its number in the table, if it was a directory then.
+    /// Its number in the table from before, if it was a directory then.
     before: Option<usize>,
+    /// Its number in the new table.
+    number: usize,
+}
+
+/// How far a directory has been looked at.
+struct State {
+    before: Option<usize>,
+    /// Where the name that comes next may be in the rows from before.
+    at: Cursor,
+    number: usize,
+    /// Number of the first of its directories.
+    first_child: usize,
+    /// Of its directories, how many have been seen, and how many it has.
+    children: (usize, usize),
+    rows: Rows,
+}
+
+impl Now {
+    fn new(before: Option<Table>) -> Self {
+        let key = before.as_ref().map(|table| table.key.clone());
+        Self {
+            before: before.map(Arc::new),
+            dirs: Some(Mutex::new(vec![Rows::default()])),
+            young: young(SystemTime::now()),
+            key: key.unwrap_or_default(),
+        }
+    }
+
+    /// The new table.
+    fn table(&self) -> io::Result<Table> {
+        let gone = || io::Error::other("there is no new table");
+        let dirs = self.dirs.as_ref().ok_or_else(gone)?;
+        let mut dirs = dirs.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Table {
+            dirs: std::mem::take(&mut *dirs),
+            young: self.young,
+            key: self.key.clone(),
+        })
+    }
+
+    fn rows(&self, before: Option<usize>) -> Option<&Rows> {
+        self.before.as_ref()?.dirs.get(before?)
+    }
+
+    /// The row of `name` from before; names come in their order.
+    fn row(&self, state: &mut State, name: &[u8]) -> Option<(u64, Option<usize>)> {
+        let rows = self.rows(state.before)?;
+        while let Some((row, next)) = rows.get(state.at) {
+            if row.name > name {
+                return None;
+            }
+            let child = row.is_dir.then_some(rows.first_child + state.at.dirs);
+            state.at = next;
+            if row.name == name {
+                return Some((row.fingerprint, child));
+            }
+        }
+        None
+    }
+
+    /// Notes an entry; its number, for a directory.
+    fn note(&self, state: &mut State, name: &OsStr, is_dir: bool, print: u64) -> io::Result<usize> {
+        if self.dirs.is_some() {
+            state.rows.push(name.as_encoded_bytes(), is_dir, print);
+        }
+        let (seen, count) = &mut state.children;
+        let number = state.first_child + *seen;
+        *seen += usize::from(is_dir);
+        if *seen > *count {
+            return Err(io::Error::other("it changed while it was being read"));
+        }
+        Ok(number)
+    }
+}
+
+impl Side for Now {
+    type Dir = Dir;
+    type State = State;
+
+    fn root(&self) -> Dir {
+        Dir {
+            before: Some(0),
+            number: 0,
+        }
+    }
+
+    fn again(&self) -> Self {
+        Self {
+            before: self.before.clone(),
+            dirs: None,
+            young: self.young,
+            key: self.key.clone(),
+        }
+    }
+
+    fn list(&self, _: &Place<'_>, dir: Dir, names: &mut Names) -> io::Result<(State, bool)> {
+        let mut children = 0;
+        for n in 0..names.len() {
+            match names.kind(n) {
+                // No layer has one.
+                FileType::Socket => names.set_mark(n, Mark::Nothing),
+                FileType::Directory => children += 1,
+                _ => {}
+            }
+        }
+        let mut state = State {
+            before: dir.before,
+            at: Cursor::default(),
+            number: dir.number,
+            first_child: 0,
+            children: (0, children),
+            rows: Rows::default(),
+        };
+        if let Some(dirs) = &self.dirs {
+            let mut dirs = dirs.lock().unwrap_or_else(PoisonError::into_inner);
+            state.first_child = dirs.len();
+            dirs.resize_with(state.first_child + children, Rows::default);
+        }
+        let mut all_gone = false;
+        if let Some(rows) = self.rows(dir.before) {
+            let (mut n, here) = (0, names.len());
+            for row in rows.iter() {
+                while n < here && names.bytes(n) < row.name {
+                    n += 1;
+                }
+                if n == here || names.bytes(n) != row.name {
+                    names.push(row.name, FileType::Unknown, Mark::Gone)?;
+                } else if names.mark(n) == Mark::Nothing {
+                    names.set_mark(n, Mark::Gone);
+                }
+            }
+            names.sort();
+            all_gone = names.count(Mark::Gone) == rows.count;
+        }
+        Ok((state, all_gone))
+    }
+
+    fn end(&self, state: State) {
+        if let Some(dirs) = &self.dirs {
+            let mut rows = state.rows;
+            rows.first_child = state.first_child;
+            rows.bytes.shrink_to_fit();
+            let mut dirs = dirs.lock().unwrap_or_else(PoisonError::into_inner);
+            dirs[state.number] = rows;
+        }
+    }
+
+    fn look(
+        &self,
+        place: &Place<'_>,
+        state: &mut State,
+        name: &OsStr,
+    ) -> io::Result<Option<(Item, Option<Dir>)>> {
+        let fail = |e| at(&place.path.join(name), e);
+        let stat = lstat_at(place.fd.as_fd(), name).map_err(fail)?;
+        let status = Status::of(&stat);
+        let is_dir = attr::file_type(&stat).is_dir();
+        let print = self.key.hash_one(status);
+        let row = self.row(state, name.as_encoded_bytes());
+        let number = self.note(state, name, is_dir, print).map_err(fail)?;
+        let child = is_dir.then(|| Dir {
+            before: row.and_then(|(_, child)| child),
+            number,
+        });
+        let Some(before) = &self.before else {
+            let Some(dir) = child else { return Ok(None) };
+            let item = Item::read(place.fd, name, &stat).map_err(fail)?;
+            return Ok(item.map(|item| (item, Some(dir))));
+        };
+        let same = row.is_some_and(|(p, _)| p == print) && status.ctime < before.young;
+        if same && !is_dir {
+            return Ok(None);
+        }
+        let Some(mut item) = Item::read(place.fd, name, &stat).map_err(fail)? else {
+            return Ok(None);
+        };
+        item.meta.xattrs = attr::xattrs(place.fd.as_fd(), name).map_err(fail)?;
+        item.meta.xattrs.retain(|name, _| attr::is_content(name));
+        let path = place.path.join(name);
+        if same {
+            item.changed = false;
+        } else if row.is_some()
+            && let Some(node) = place.lower.lookup(&path, false)?
+        {
+            let open = || place.source.open_file(&path, item.inode, size(&item.kind));
+            item.changed = !item.equals(place.lower, &path, &node, open)?;
+        }
+        Ok(Some((item, child)))
+    }
 }
 
 fn young(now: SystemTime) -> Mtime {

@@ -1,71 +1,69 @@
-//! The difference between two trees, as a list of changes.
+//! The difference between two trees, as a stream of changes.
 //!
-//! Two walkers find it: [`overlay`] reads an upper directory, and
-//! [`copy::Table::changes`](super::copy::Table::changes) compares a tree with
-//! what it was before. Both report, for each directory, which entries are
-//! new or may have changed and which are gone, and the rest is done here, so
-//! that the list depends on the two trees alone and not on how the change came
-//! about:
+//! Two sides find it: [`overlay::changes`](super::overlay::changes) reads an
+//! upper directory, and [`copy::Table::changes`](super::copy::Table::changes)
+//! compares a tree with what it was before. Both report, for each directory,
+//! which entries are new or may have changed and which are gone, and the rest
+//! is done here, so that the stream depends on the two trees alone and not on
+//! how the change came about:
 //!
-//! - An entry is left out when kind, mode, owner, mtime, extended attributes
-//!   and content are those of the lower tree. A directory like that is in the
-//!   list when something below it is; so are all names of a file of which one
-//!   name is in it, and they are linked.
+//! - An entry is left out when kind, mode, owner, mtime (in seconds, as a layer
+//!   has it), extended attributes and content are those of the lower tree. A
+//!   directory like that is in the stream when something below it is; so are
+//!   all names of a file of which one name is in it, and they are linked.
 //! - What is gone is a whiteout. Where all of a directory's former entries
 //!   (two or more) are gone, one opaque marker says so. A socket can't be in a
 //!   layer; it counts as nothing.
-//! - The root is in the list only if mode, owner or attributes differ.
+//! - The root is in the stream only if mode, owner or attributes differ.
 //! - The order is that of the path's components, byte by byte.
 //!
 //! A link made between two files that otherwise stayed as they were is no
 //! difference. Overlayfs copies a file up under one name only, so where a lower
 //! layer's file has several names, a change through one of them leaves the
 //! others as they were; in a plain tree all change.
+//!
+//! # Memory
+//! Changes come as the tree is walked, so what is held does not grow with the
+//! number of entries, but for the names of one directory (about 25 bytes
+//! each) and the first names of files with several. Only when an unchanged
+//! name of such a file is met is the tree walked once more, to find out
+//! whether another of its names has changed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 
-use super::attr::{self, overlay_attr};
-use super::walk::{self, Visit, Visited};
+use super::attr;
+use super::names::{self, Mark, Names};
+use super::walk::{Visit, Visitor, Walk};
 use crate::context::{Node, Tree};
 use crate::layer::{Change, Content, Entry, Kind, Meta};
 
-/// With fewer entries in an upper directory, each is looked up by itself.
-const WORTH_LISTING: usize = 8;
+/// Entries of a directory that are looked at in one visit.
+const CHUNK: usize = 512;
 
-/// What a walker found in one directory.
-#[derive(Default)]
-pub(super) struct Found {
-    /// Entries, in the order of their names; those that are neither changed
-    /// nor a directory nor a name of several may be left out.
-    pub(super) items: Vec<Item>,
-    /// Names that are gone, sorted.
-    pub(super) gone: Vec<OsString>,
-    /// Whether all names of the lower directory are gone.
-    pub(super) all_gone: bool,
-}
+/// A file, on whatever file system.
+pub(super) type Inode = (u64, u64);
 
-/// An entry that a walker found.
+/// An entry that may be part of the difference.
 pub(super) struct Item {
     pub(super) name: OsString,
     pub(super) kind: Kind,
     pub(super) meta: Meta,
-    pub(super) inode: (u64, u64),
+    pub(super) inode: Inode,
     pub(super) links: u64,
     pub(super) changed: bool,
-    /// Which of the visit's children it is, for a directory.
-    pub(super) child: Option<usize>,
 }
 
 impl Item {
-    /// An entry with all its attributes; `None` for a socket.
+    /// An entry without its extended attributes; `None` for a socket.
     // The field types differ between architectures.
     #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
     pub(super) fn read(dir: &OwnedFd, name: &OsStr, stat: &Stat) -> io::Result<Option<Self>> {
@@ -79,8 +77,12 @@ impl Item {
             inode: (stat.st_dev as u64, stat.st_ino as u64),
             links: stat.st_nlink as u64,
             changed: true,
-            child: None,
         }))
+    }
+
+    /// Whether it may be one name of several.
+    fn is_linked(&self) -> bool {
+        self.links > 1 && self.kind != Kind::Dir
     }
 
     /// Whether `lower` has the very same at `path`. `content` opens the bytes
@@ -92,7 +94,7 @@ impl Item {
         node: &Node,
         content: impl FnOnce() -> io::Result<File>,
     ) -> io::Result<bool> {
-        let attributes = |meta: &Meta| (meta.mode, meta.uid, meta.gid, meta.mtime);
+        let attributes = |meta: &Meta| (meta.mode, meta.uid, meta.gid, meta.mtime.secs);
         if self.kind != node.kind || attributes(&self.meta) != attributes(&node.meta) {
             return Ok(false);
         }
@@ -133,17 +135,17 @@ impl Source {
         Ok(Self(Arc::new(fd)))
     }
 
-    pub(super) fn open_dir(&self, path: &Path) -> io::Result<OwnedFd> {
+    fn open_dir(&self, path: &Path) -> io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        walk::open_beneath(self.0.as_fd(), path, flags).map_err(|e| at(path, e))
+        names::open_beneath(self.0.as_fd(), path, flags).map_err(|e| at(path, e))
     }
 
     /// Opens a regular file, if it is still the one that was found.
     // The field types differ between architectures.
     #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
-    pub(super) fn open_file(&self, path: &Path, inode: (u64, u64), size: u64) -> io::Result<File> {
+    pub(super) fn open_file(&self, path: &Path, inode: Inode, size: u64) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-        let fd = walk::open_beneath(self.0.as_fd(), path, flags).map_err(|e| at(path, e))?;
+        let fd = names::open_beneath(self.0.as_fd(), path, flags).map_err(|e| at(path, e))?;
         let stat = rustix::fs::fstat(&fd)?;
         let same = (stat.st_dev as u64, stat.st_ino as u64) == inode
             && u64::try_from(stat.st_size) == Ok(size)
@@ -163,148 +165,396 @@ pub(super) fn at(path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// Makes the list of changes of what the walker found. `root` is the root
-/// directory's entry, if that changed.
-pub(super) fn assemble(
-    source: &Source,
-    mut found: Vec<Visited<Found>>,
-    root: Option<Entry>,
-) -> Vec<Change> {
-    mark_links(&mut found);
-    let alive = alive(&found);
-    let mut changes = Vec::new();
-    changes.extend(root.map(|entry| Change::Put(entry, Content::None)));
-    // First names of files with several.
-    let mut first: HashMap<(u64, u64), PathBuf> = HashMap::new();
-    let mut stack = Vec::new();
-    if let Some(top) = found.first_mut() {
-        stack.push(Cursor::new(top, PathBuf::new(), &mut changes));
-    }
-    while let Some(cursor) = stack.last_mut() {
-        let Some(step) = cursor.steps.next() else {
-            stack.pop();
-            continue;
-        };
-        let (item, first_child) = match step {
-            Step::Gone(name) => {
-                changes.push(Change::Whiteout(cursor.path.join(name)));
-                continue;
-            }
-            Step::Item(item) => (item, cursor.first_child),
-        };
-        let child = item.child.map(|n| first_child + n);
-        let needed = child.is_some_and(|n| alive.get(n).copied().unwrap_or(false));
-        if !item.changed && !needed {
-            continue;
+/// One way to find what changed.
+pub(super) trait Side: Send + Sync + Sized + 'static {
+    /// What is known of a directory before it is opened.
+    type Dir: Send + 'static;
+    /// What is known of it while its entries are looked at.
+    type State: Send + 'static;
+
+    /// What is known of the root.
+    fn root(&self) -> Self::Dir;
+
+    /// A side that finds the same again, and does nothing else.
+    fn again(&self) -> Self;
+
+    /// The names in a directory and those that are gone from it, sorted and
+    /// marked, and whether all that it had are gone.
+    fn list(
+        &self,
+        place: &Place<'_>,
+        dir: Self::Dir,
+        names: &mut Names,
+    ) -> io::Result<(Self::State, bool)>;
+
+    /// Looks at the next name that is there. `None` when it is surely
+    /// unchanged and no directory; what is known of it for a directory.
+    fn look(
+        &self,
+        place: &Place<'_>,
+        state: &mut Self::State,
+        name: &OsStr,
+    ) -> io::Result<Option<(Item, Option<Self::Dir>)>>;
+
+    /// All names of the directory have been looked at.
+    fn end(&self, state: Self::State);
+}
+
+/// Where a side looks.
+pub(super) struct Place<'a> {
+    /// The tree as it is now.
+    pub(super) source: &'a Source,
+    /// What it was made from.
+    pub(super) lower: &'a dyn Tree,
+    /// The directory, relative to the root.
+    pub(super) path: &'a Path,
+    /// The directory itself.
+    pub(super) fd: &'a OwnedFd,
+}
+
+/// Visits directories for one side.
+pub(super) struct Differ<S> {
+    source: Source,
+    lower: Arc<dyn Tree>,
+    pub(super) side: S,
+}
+
+impl<S: Side> Differ<S> {
+    pub(super) fn new(source: Source, lower: Arc<dyn Tree>, side: S) -> Self {
+        Self {
+            source,
+            lower,
+            side,
         }
-        let path = cursor.path.join(&item.name);
-        changes.push(put(source, item, path.clone(), &mut first));
-        if needed && let Some(below) = child.and_then(|n| found.get_mut(n)) {
-            stack.push(Cursor::new(below, path, &mut changes));
-        }
     }
-    changes
+
+    pub(super) fn walk(self: &Arc<Self>) -> Walk<Self> {
+        let first = Task::Dir(PathBuf::new(), self.side.root());
+        Walk::new(Arc::clone(self), first)
+    }
+}
+
+/// A directory, or what is left of one.
+pub(super) enum Task<S: Side> {
+    Dir(PathBuf, S::Dir),
+    Rest(Box<Listing<S>>),
+}
+
+pub(super) struct Listing<S: Side> {
+    path: PathBuf,
+    names: Names,
+    state: S::State,
+    opaque: bool,
+    next: usize,
+}
+
+/// What a visit found, in order.
+pub(super) struct Found {
+    steps: Vec<Step>,
+    /// The directory goes on in a further visit, after those of its
+    /// directories.
+    more: bool,
 }
 
 enum Step {
-    Item(Item),
+    /// What the lower tree has in this directory is gone. Comes first.
+    Opaque,
     Gone(OsString),
+    /// With whether a visit of its own follows.
+    Item(Item, bool),
 }
 
-struct Cursor {
-    path: PathBuf,
-    first_child: usize,
-    steps: std::vec::IntoIter<Step>,
-}
+impl<S: Side> Visitor for Differ<S> {
+    type Task = Task<S>;
+    type Found = Found;
 
-impl Cursor {
-    /// Begins a directory; an opaque marker comes before its entries.
-    fn new(visited: &mut Visited<Found>, path: PathBuf, changes: &mut Vec<Change>) -> Self {
-        let found = std::mem::take(&mut visited.result);
-        let opaque = found.all_gone && found.gone.len() >= 2;
-        let mut steps: Vec<Step> = found.items.into_iter().map(Step::Item).collect();
-        if opaque {
-            changes.push(Change::Opaque(path.clone()));
-        } else if !found.gone.is_empty() {
-            steps.extend(found.gone.into_iter().map(Step::Gone));
-            steps.sort_by(|a, b| a.name().cmp(b.name()));
-        }
-        Self {
-            path,
-            first_child: visited.first_child,
-            steps: steps.into_iter(),
-        }
-    }
-}
-
-impl Step {
-    fn name(&self) -> &OsStr {
-        match self {
-            Self::Item(item) => &item.name,
-            Self::Gone(name) => name,
-        }
-    }
-}
-
-/// One name of a file that changed makes all its names change.
-fn mark_links(found: &mut [Visited<Found>]) {
-    let is_linked = |item: &Item| item.links > 1 && item.kind != Kind::Dir;
-    let mut changed: HashMap<(u64, u64), bool> = HashMap::new();
-    for item in found.iter().flat_map(|v| &v.result.items) {
-        if is_linked(item) {
-            *changed.entry(item.inode).or_default() |= item.changed;
-        }
-    }
-    for item in found.iter_mut().flat_map(|v| &mut v.result.items) {
-        if is_linked(item) {
-            item.changed = changed.get(&item.inode).copied().unwrap_or(true);
-        }
-    }
-}
-
-/// For each directory, whether anything below it is in the list.
-fn alive(found: &[Visited<Found>]) -> Vec<bool> {
-    let mut alive = vec![false; found.len()];
-    // Children come after their parents.
-    for (number, visited) in found.iter().enumerate().rev() {
-        let below = |item: &Item| {
-            let child = item.child.map(|n| visited.first_child + n);
-            child.is_some_and(|n| alive.get(n).copied().unwrap_or(false))
+    fn visit(&self, task: Task<S>) -> io::Result<Visit<Task<S>, Found>> {
+        let (mut steps, mut next) = (Vec::new(), Vec::new());
+        let (fd, mut listing) = match task {
+            Task::Rest(listing) => (self.source.open_dir(&listing.path)?, listing),
+            Task::Dir(path, dir) => {
+                let fd = self.source.open_dir(&path)?;
+                let place = self.place(&path, &fd);
+                let fail = |e| at(&path, e);
+                let mut names = Names::read(fd.as_fd()).map_err(fail)?;
+                let (state, all_gone) = self.side.list(&place, dir, &mut names)?;
+                let opaque = all_gone && names.count(Mark::Gone) >= 2;
+                if opaque {
+                    steps.push(Step::Opaque);
+                }
+                let listing = Listing {
+                    path,
+                    names,
+                    state,
+                    opaque,
+                    next: 0,
+                };
+                (fd, Box::new(listing))
+            }
         };
-        let items = &visited.result.items;
-        alive[number] =
-            !visited.result.gone.is_empty() || items.iter().any(|item| item.changed || below(item));
+        let Listing {
+            path,
+            names,
+            state,
+            opaque,
+            next: begin,
+        } = &mut *listing;
+        let place = self.place(path, &fd);
+        let end = names.len().min(*begin + CHUNK);
+        for n in *begin..end {
+            match names.mark(n) {
+                Mark::Nothing => {}
+                Mark::Gone if *opaque => {}
+                Mark::Gone => steps.push(Step::Gone(names.name(n).to_owned())),
+                Mark::Here => {
+                    let name = names.name(n);
+                    let looked = self.side.look(&place, state, name)?;
+                    let Some((item, dir)) = looked else { continue };
+                    let enter = dir.is_some();
+                    next.extend(dir.map(|dir| Task::Dir(path.join(name), dir)));
+                    steps.push(Step::Item(item, enter));
+                }
+            }
+        }
+        *begin = end;
+        let more = end < names.len();
+        if more {
+            next.push(Task::Rest(listing));
+        } else {
+            self.side.end(listing.state);
+        }
+        Ok(Visit {
+            found: Found { steps, more },
+            next,
+        })
     }
-    alive
 }
 
-fn put(
-    source: &Source,
-    item: Item,
+impl<S: Side> Differ<S> {
+    fn place<'a>(&'a self, path: &'a Path, fd: &'a OwnedFd) -> Place<'a> {
+        Place {
+            source: &self.source,
+            lower: &*self.lower,
+            path,
+            fd,
+        }
+    }
+}
+
+/// The changes, as they are found.
+pub(super) struct Diff<S: Side> {
+    differ: Arc<Differ<S>>,
+    walk: Walk<Differ<S>>,
+    /// The directories from the root to where the walk is.
+    frames: Vec<Frame>,
     path: PathBuf,
-    first: &mut HashMap<(u64, u64), PathBuf>,
-) -> Change {
-    let (mut kind, inode) = (item.kind, item.inode);
-    if item.links > 1 && kind != Kind::Dir {
-        match first.get(&inode) {
-            Some(target) => {
-                let target = target.clone();
-                kind = Kind::Hardlink { target };
+    ready: VecDeque<Change>,
+    /// First names of files with several.
+    first: HashMap<Inode, FirstName>,
+    /// Files with several names of which one has changed, once that is asked.
+    changed: Option<HashSet<Inode>>,
+    failed: bool,
+}
+
+struct Frame {
+    steps: std::vec::IntoIter<Step>,
+    more: bool,
+    /// The directory's own entry, if it is only wanted when something below
+    /// it is.
+    pending: Option<Item>,
+    /// Bytes of its path.
+    path_len: usize,
+}
+
+struct FirstName {
+    path: Box<Path>,
+    /// Names that may still come.
+    left: u64,
+}
+
+impl<S: Side> Diff<S> {
+    /// Begins; `root` is the root directory's entry, if that changed.
+    pub(super) fn new(differ: Arc<Differ<S>>, root: Option<Entry>) -> io::Result<Self> {
+        let walk = differ.walk();
+        let root = root.map(|entry| Change::Put(entry, Content::None));
+        let mut diff = Self {
+            differ,
+            walk,
+            frames: Vec::new(),
+            path: PathBuf::new(),
+            ready: root.into_iter().collect(),
+            first: HashMap::new(),
+            changed: None,
+            failed: false,
+        };
+        diff.enter(None)?;
+        Ok(diff)
+    }
+
+    /// The side, when all has been found.
+    pub(super) fn into_side(self) -> Option<Arc<Differ<S>>> {
+        let ended = self.frames.is_empty() && self.ready.is_empty();
+        (ended && !self.failed).then_some(self.differ)
+    }
+
+    fn take(&mut self) -> io::Result<Found> {
+        let lost = || Err(io::Error::other("a directory was not visited"));
+        self.walk.take().unwrap_or_else(lost)
+    }
+
+    fn enter(&mut self, pending: Option<Item>) -> io::Result<()> {
+        let Found { steps, more } = self.take()?;
+        self.frames.push(Frame {
+            steps: steps.into_iter(),
+            more,
+            pending,
+            path_len: self.path.as_os_str().len(),
+        });
+        Ok(())
+    }
+
+    /// Goes on until there is a change or all is found.
+    fn advance(&mut self) -> io::Result<()> {
+        while self.ready.is_empty() {
+            let Some(frame) = self.frames.last_mut() else {
+                return Ok(());
+            };
+            match frame.steps.next() {
+                Some(Step::Opaque) => {
+                    self.reach();
+                    self.ready.push_back(Change::Opaque(self.path.clone()));
+                }
+                Some(Step::Gone(name)) => {
+                    self.reach();
+                    let path = self.path.join(name);
+                    self.ready.push_back(Change::Whiteout(path));
+                }
+                Some(Step::Item(item, enter)) => self.item(item, enter)?,
+                None if frame.more => {
+                    let found = self.take()?;
+                    if let Some(frame) = self.frames.last_mut() {
+                        frame.steps = found.steps.into_iter();
+                        frame.more = found.more;
+                    }
+                }
+                None => {
+                    self.frames.pop();
+                    self.path.pop();
+                }
             }
-            None => {
-                first.insert(inode, path.clone());
+        }
+        Ok(())
+    }
+
+    fn item(&mut self, item: Item, enter: bool) -> io::Result<()> {
+        let changed = item.changed || (item.is_linked() && self.has_changed_name(item.inode)?);
+        let path = (changed || enter).then(|| self.path.join(&item.name));
+        let mut pending = None;
+        if changed {
+            self.reach();
+            let change = self.put(item, path.clone().unwrap_or_default());
+            self.ready.push_back(change);
+        } else if enter {
+            pending = Some(item);
+        }
+        if enter {
+            self.path = path.unwrap_or_default();
+            self.enter(pending)?;
+        }
+        Ok(())
+    }
+
+    /// Something in this directory is in the stream, so the directories that
+    /// lead to it are.
+    fn reach(&mut self) {
+        let pending = |frame: &Frame| frame.pending.is_some();
+        let from = self.frames.iter().rposition(|f| !pending(f));
+        for n in from.map_or(0, |n| n + 1)..self.frames.len() {
+            let len = self.frames[n].path_len;
+            let path = OsStr::from_bytes(&self.path.as_os_str().as_bytes()[..len]);
+            if let Some(item) = self.frames[n].pending.take() {
+                let change = self.put(item, path.into());
+                self.ready.push_back(change);
             }
         }
     }
-    let content = match kind {
-        Kind::File { size } if size > 0 => {
-            let (source, path) = (source.clone(), path.clone());
-            Content::Open(Box::new(move || source.open_file(&path, inode, size)))
+
+    fn put(&mut self, item: Item, path: PathBuf) -> Change {
+        let inode = item.inode;
+        let is_linked = item.is_linked();
+        let mut kind = item.kind;
+        if is_linked {
+            match self.first.get_mut(&inode) {
+                Some(first) => {
+                    let target = first.path.to_path_buf();
+                    kind = Kind::Hardlink { target };
+                    first.left -= 1;
+                    if first.left == 0 {
+                        self.first.remove(&inode);
+                    }
+                }
+                None => {
+                    let first = FirstName {
+                        path: path.clone().into(),
+                        left: item.links - 1,
+                    };
+                    self.first.insert(inode, first);
+                }
+            }
         }
-        _ => Content::None,
-    };
-    let meta = item.meta;
-    Change::Put(Entry { path, kind, meta }, content)
+        let content = match kind {
+            Kind::File { size } if size > 0 => {
+                let (source, path) = (self.differ.source.clone(), path.clone());
+                Content::Open(Box::new(move || source.open_file(&path, inode, size)))
+            }
+            _ => Content::None,
+        };
+        let meta = item.meta;
+        Change::Put(Entry { path, kind, meta }, content)
+    }
+
+    /// Whether any name of the file has changed. The first time it is asked
+    /// the whole tree is walked.
+    fn has_changed_name(&mut self, inode: Inode) -> io::Result<bool> {
+        if let Some(changed) = &self.changed {
+            return Ok(changed.contains(&inode));
+        }
+        let Differ {
+            source,
+            lower,
+            side,
+        } = &*self.differ;
+        let again = Differ::new(source.clone(), Arc::clone(lower), side.again());
+        let mut walk = Arc::new(again).walk();
+        let mut changed = HashSet::new();
+        while let Some(found) = walk.take() {
+            for step in found?.steps {
+                if let Step::Item(item, _) = step
+                    && item.changed
+                    && item.is_linked()
+                {
+                    changed.insert(item.inode);
+                }
+            }
+        }
+        let has = changed.contains(&inode);
+        self.changed = Some(changed);
+        Ok(has)
+    }
+}
+
+impl<S: Side> Iterator for Diff<S> {
+    type Item = io::Result<Change>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Err(e) = self.advance() {
+            self.frames.clear();
+            self.ready.clear();
+            self.failed = true;
+            return Some(Err(e));
+        }
+        self.ready.pop_front().map(Ok)
+    }
 }
 
 /// The root's entry, if something else than its mtime differs.
@@ -325,156 +575,6 @@ pub(super) fn root_change(source: &Source, lower: &dyn Tree) -> io::Result<Optio
         kind: Kind::Dir,
         meta,
     }))
-}
-
-/// The changes that the upper directory `upper` makes to `lower`.
-///
-/// The overlay must be unmounted, or at least at rest, until the contents have
-/// been read: they are opened one after the other, and one that is no longer
-/// the file that was found is an error.
-///
-/// # Errors
-/// When something can't be read, or `upper` was made with overlayfs features
-/// (`redirect_dir`, `metacopy`) that hide content in other places.
-pub fn overlay(upper: &Path, lower: &dyn Tree) -> io::Result<Vec<Change>> {
-    let source = Source::open(upper)?;
-    let root = root_change(&source, lower)?;
-    let marks = attr::dir_marks(source.0.as_fd())?;
-    let first = UpperDir {
-        path: PathBuf::new(),
-        in_lower: true,
-        opaque: marks.opaque,
-        xattr_whiteouts: marks.xattr_whiteouts,
-    };
-    let found = walk::visit_all(first, |dir| visit_upper(&source, lower, dir))?;
-    Ok(assemble(&source, found, root))
-}
-
-/// A directory of the upper tree.
-struct UpperDir {
-    path: PathBuf,
-    /// Whether the lower tree has a directory there.
-    in_lower: bool,
-    /// Whether nothing of the lower tree is seen in it.
-    opaque: bool,
-    xattr_whiteouts: bool,
-}
-
-/// What the lower tree has in a directory.
-enum Lower<'a> {
-    Nothing,
-    Listed(Vec<(OsString, Node)>),
-    Asked(&'a dyn Tree, &'a Path),
-}
-
-impl Lower<'_> {
-    fn get(&self, name: &OsStr) -> io::Result<Option<Node>> {
-        match self {
-            Self::Nothing => Ok(None),
-            Self::Listed(entries) => {
-                let found = entries.binary_search_by(|(n, _)| n.as_os_str().cmp(name));
-                Ok(found.ok().map(|i| entries[i].1.clone()))
-            }
-            Self::Asked(tree, dir) => tree.lookup(&dir.join(name), false),
-        }
-    }
-}
-
-fn visit_upper(
-    source: &Source,
-    lower: &dyn Tree,
-    dir: UpperDir,
-) -> io::Result<Visit<UpperDir, Found>> {
-    let fd = source.open_dir(&dir.path)?;
-    let entries = walk::list(fd.as_fd()).map_err(|e| at(&dir.path, e))?;
-    let removed =
-        |stat: &Stat| attr::is_whiteout(stat) || attr::file_type(stat) == FileType::Socket;
-    let below = if !dir.in_lower {
-        Lower::Nothing
-    } else if dir.opaque
-        || entries.len() >= WORTH_LISTING
-        || entries.iter().filter(|(_, s)| removed(s)).count() >= 2
-    {
-        Lower::Listed(lower.read_dir(&dir.path)?)
-    } else {
-        Lower::Asked(lower, &dir.path)
-    };
-    let mut found = Found::default();
-    let mut children = Vec::new();
-    for (name, stat) in &entries {
-        let node = below.get(name)?;
-        let path = dir.path.join(name);
-        let item = read_upper(&fd, &dir, name, stat).map_err(|e| at(&path, e))?;
-        let Some((mut item, opaque, xattr_whiteouts)) = item else {
-            if node.is_some() {
-                found.gone.push(name.clone());
-            }
-            continue;
-        };
-        if let Some(node) = &node {
-            let open = || source.open_file(&path, item.inode, size(&item.kind));
-            item.changed = !item.equals(lower, &path, node, open)?;
-        }
-        if item.kind == Kind::Dir {
-            item.child = Some(children.len());
-            children.push(UpperDir {
-                path,
-                in_lower: node.is_some_and(|n| n.kind == Kind::Dir),
-                opaque: dir.opaque || opaque,
-                xattr_whiteouts,
-            });
-        }
-        found.items.push(item);
-    }
-    if let Lower::Listed(lower_entries) = &below {
-        if dir.opaque {
-            let here = |name: &OsString| entries.binary_search_by(|(n, _)| n.cmp(name)).is_ok();
-            let names = lower_entries.iter().map(|(n, _)| n);
-            found.gone.extend(names.filter(|n| !here(n)).cloned());
-            found.gone.sort_unstable();
-        }
-        found.all_gone = found.gone.len() == lower_entries.len();
-    }
-    Ok(Visit {
-        children,
-        result: found,
-    })
-}
-
-/// An entry of an upper directory, with whether it is opaque and whether it
-/// has whiteouts by attribute; `None` for what stands for nothing.
-fn read_upper(
-    fd: &OwnedFd,
-    dir: &UpperDir,
-    name: &OsStr,
-    stat: &Stat,
-) -> io::Result<Option<(Item, bool, bool)>> {
-    if attr::is_whiteout(stat) {
-        return Ok(None);
-    }
-    let Some(mut item) = Item::read(fd, name, stat)? else {
-        return Ok(None);
-    };
-    let mut xattrs = attr::xattrs(fd.as_fd(), name)?;
-    if dir.xattr_whiteouts
-        && item.kind == (Kind::File { size: 0 })
-        && overlay_attr(&xattrs, "whiteout").is_some()
-    {
-        return Ok(None);
-    }
-    for feature in ["redirect", "metacopy"] {
-        if overlay_attr(&xattrs, feature).is_some() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("it was written by an overlay with {feature}, whose layers can't be read"),
-            ));
-        }
-    }
-    let mark = overlay_attr(&xattrs, "opaque");
-    let (opaque, xattr_whiteouts) = (mark == Some(b"y"), mark == Some(b"x"));
-    xattrs.retain(|name, _| attr::is_content(name));
-    item.meta.xattrs = xattrs;
-    Ok(Some((item, opaque, xattr_whiteouts)))
 }
 
 pub(super) fn size(kind: &Kind) -> u64 {

@@ -13,6 +13,7 @@ use rustix::fs::{Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::attr::{self, DirMarks, Xattrs};
+use super::names::Names;
 use crate::context::{Node, Tree};
 use crate::layer::Kind;
 use crate::sys::fs::lstat_at;
@@ -367,6 +368,31 @@ impl MergedDir {
     }
 }
 
+impl MergedDir {
+    fn each_name(&self, each: &mut dyn FnMut(&OsStr)) -> io::Result<()> {
+        let [part] = &self.parts[..] else {
+            for (name, _) in self.list()? {
+                each(&name);
+            }
+            return Ok(());
+        };
+        let names = Names::read(part.fd.as_fd())?;
+        for n in 0..names.len() {
+            let name = names.name(n);
+            let may_hide = match names.kind(n) {
+                FileType::Socket => continue,
+                FileType::CharacterDevice => true,
+                FileType::RegularFile => part.marks.xattr_whiteouts,
+                _ => false,
+            };
+            if !may_hide || !part.hides(name, &lstat_at(part.fd.as_fd(), name)?)? {
+                each(name);
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Part {
     fn hides(&self, name: &OsStr, stat: &Stat) -> io::Result<bool> {
         Ok(attr::is_whiteout(stat)
@@ -413,6 +439,10 @@ impl Tree for Merged {
 
     fn read_dir(&self, path: &Path) -> io::Result<Vec<(OsString, Node)>> {
         self.dir(path)?.list().map_err(|e| at(path, e))
+    }
+
+    fn each_name(&self, path: &Path, each: &mut dyn FnMut(&OsStr)) -> io::Result<()> {
+        self.dir(path)?.each_name(each).map_err(|e| at(path, e))
     }
 
     fn open(&self, path: &Path) -> io::Result<File> {

@@ -11,7 +11,7 @@
 //!   difference is found by comparing the status of every entry with a
 //!   [table](copy::Table) from before.
 //!
-//! Both give the same list of changes for the same work ([`diff`] has what
+//! Both give the same stream of changes for the same work ([`diff`] has what
 //! they share). [`Merged`] looks at stacked layers without a mount, which is
 //! all that COPY, USER and the differ need.
 //!
@@ -29,6 +29,7 @@ mod attr;
 pub mod copy;
 pub mod diff;
 mod merged;
+mod names;
 pub mod overlay;
 pub mod users;
 mod walk;

@@ -1,15 +1,22 @@
-//! The overlay snapshot: which directories to stack for a step.
+//! The overlay snapshot: which directories to stack for a step, and what its
+//! upper directory changes.
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{FileType, Mode, OFlags, Stat, Timespec, Timestamps};
 
+use super::attr::overlay_attr;
+use super::diff::{Diff, Differ, Item, Place, Side, Source, at, root_change, size};
+use super::names::{Mark, Names};
 use super::{Merged, attr};
 use crate::context::Tree;
+use crate::layer::{Changes, Kind};
 use crate::store::NewLayer;
+use crate::sys::fs::lstat_at;
 
 /// The directories of one overlay mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,4 +102,159 @@ pub fn inherit_root(base: &dyn Tree, to: &Path) -> io::Result<()> {
     };
     rustix::fs::futimens(&dir, &times)?;
     Ok(())
+}
+
+/// The changes that the upper directory `upper` makes to `lower`, found while
+/// they are asked for.
+///
+/// The overlay must be unmounted, or at least at rest, until the contents have
+/// been read: they are opened one after the other, and one that is no longer
+/// the file that was found is an error.
+///
+/// # Errors
+/// When something can't be read, or `upper` was made with overlayfs features
+/// (`redirect_dir`, `metacopy`) that hide content in other places.
+pub fn changes(upper: &Path, lower: Arc<dyn Tree>) -> io::Result<Changes> {
+    let source = Source::open(upper)?;
+    let root = root_change(&source, &*lower)?;
+    let marks = attr::dir_marks(source.0.as_fd())?;
+    let first = UpperDir {
+        in_lower: true,
+        opaque: marks.opaque,
+        xattr_whiteouts: marks.xattr_whiteouts,
+    };
+    let differ = Differ::new(source, lower, Upper { first });
+    Ok(Box::new(Diff::new(Arc::new(differ), root)?))
+}
+
+/// An upper directory as a side of the difference.
+struct Upper {
+    first: UpperDir,
+}
+
+/// A directory of the upper tree.
+#[derive(Clone, Copy)]
+struct UpperDir {
+    /// Whether the lower tree has a directory there.
+    in_lower: bool,
+    /// Whether nothing of the lower tree is seen in it.
+    opaque: bool,
+    xattr_whiteouts: bool,
+}
+
+impl Side for Upper {
+    type Dir = UpperDir;
+    type State = UpperDir;
+
+    fn root(&self) -> UpperDir {
+        self.first
+    }
+
+    fn again(&self) -> Self {
+        Self { first: self.first }
+    }
+
+    fn list(
+        &self,
+        place: &Place<'_>,
+        dir: UpperDir,
+        names: &mut Names,
+    ) -> io::Result<(UpperDir, bool)> {
+        for n in 0..names.len() {
+            let name = names.name(n);
+            let removes = match names.kind(n) {
+                FileType::CharacterDevice => attr::is_whiteout(&lstat_at(place.fd.as_fd(), name)?),
+                FileType::Socket => true,
+                FileType::RegularFile if dir.xattr_whiteouts => {
+                    let stat = lstat_at(place.fd.as_fd(), name)?;
+                    attr::is_xattr_whiteout(place.fd.as_fd(), name, &stat)?
+                }
+                _ => false,
+            };
+            if removes {
+                let below = |name| place.lower.lookup(&place.path.join(name), false);
+                let was = dir.in_lower && below(name)?.is_some();
+                names.set_mark(n, if was { Mark::Gone } else { Mark::Nothing });
+            }
+        }
+        if !dir.in_lower {
+            return Ok((dir, false));
+        }
+        if dir.opaque {
+            let mut hidden = Names::default();
+            let mut failed = Ok(());
+            place.lower.each_name(place.path, &mut |name| {
+                let name = name.as_encoded_bytes();
+                if failed.is_ok() && !names.has(name) {
+                    failed = hidden.push(name, FileType::Unknown, Mark::Gone);
+                }
+            })?;
+            failed?;
+            for n in 0..hidden.len() {
+                names.push(hidden.bytes(n), FileType::Unknown, Mark::Gone)?;
+            }
+            names.sort();
+        }
+        let gone = names.count(Mark::Gone);
+        let mut before = 0;
+        if gone >= 2 {
+            place.lower.each_name(place.path, &mut |_| before += 1)?;
+        }
+        Ok((dir, gone >= 2 && gone == before))
+    }
+
+    fn end(&self, _: UpperDir) {}
+
+    fn look(
+        &self,
+        place: &Place<'_>,
+        dir: &mut UpperDir,
+        name: &OsStr,
+    ) -> io::Result<Option<(Item, Option<UpperDir>)>> {
+        let path = place.path.join(name);
+        let stat = lstat_at(place.fd.as_fd(), name).map_err(|e| at(&path, e))?;
+        let read = read(place.fd, name, &stat).map_err(|e| at(&path, e))?;
+        let Some((mut item, mark)) = read else {
+            return Ok(None);
+        };
+        let node = if dir.in_lower {
+            place.lower.lookup(&path, false)?
+        } else {
+            None
+        };
+        if let Some(node) = &node {
+            let open = || place.source.open_file(&path, item.inode, size(&item.kind));
+            item.changed = !item.equals(place.lower, &path, node, open)?;
+        }
+        let below = (item.kind == Kind::Dir).then(|| UpperDir {
+            in_lower: node.is_some_and(|n| n.kind == Kind::Dir),
+            opaque: dir.opaque || mark == Some(b'y'),
+            xattr_whiteouts: mark == Some(b'x'),
+        });
+        Ok(Some((item, below)))
+    }
+}
+
+/// An entry of an upper directory with what its mark of an opaque directory
+/// says; `None` for a socket.
+fn read(fd: &OwnedFd, name: &OsStr, stat: &Stat) -> io::Result<Option<(Item, Option<u8>)>> {
+    let Some(mut item) = Item::read(fd, name, stat)? else {
+        return Ok(None);
+    };
+    let mut xattrs = attr::xattrs(fd.as_fd(), name)?;
+    for feature in ["redirect", "metacopy"] {
+        if overlay_attr(&xattrs, feature).is_some() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("it was written by an overlay with {feature}, whose layers can't be read"),
+            ));
+        }
+    }
+    let mark = match overlay_attr(&xattrs, "opaque") {
+        Some([mark]) => Some(*mark),
+        _ => None,
+    };
+    xattrs.retain(|name, _| attr::is_content(name));
+    item.meta.xattrs = xattrs;
+    Ok(Some((item, mark)))
 }

@@ -1,184 +1,291 @@
-//! Visiting directories on several threads.
+//! Visiting a tree on several threads, in order.
+//!
+//! Visits that lie ahead are done on other threads while the caller works on
+//! what it has. What waits for the caller is bounded, so a tree of any size
+//! can be walked.
 
-use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-
-use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, Stat};
-use rustix::io::Errno;
-
-use crate::sys::fs::lstat_at;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 /// More threads don't help: the kernel's directory locks are the limit.
 const MAX_THREADS: usize = 4;
 /// With less work waiting than this, one thread is done sooner.
 const WORTH_THREADS: usize = 16;
+/// Finished visits that may wait for the caller.
+const MAX_READY: usize = 64;
+
+/// Does one piece of the work.
+pub(super) trait Visitor: Send + Sync + 'static {
+    /// What to visit.
+    type Task: Send + 'static;
+    /// What is found.
+    type Found: Send + 'static;
+
+    fn visit(&self, task: Self::Task) -> io::Result<Visit<Self::Task, Self::Found>>;
+}
 
 /// What a visit gives.
-pub(super) struct Visit<W, U> {
-    /// Directories to visit next.
-    pub(super) children: Vec<W>,
-    /// What is kept of this one.
-    pub(super) result: U,
+pub(super) struct Visit<T, F> {
+    pub(super) found: F,
+    /// What to visit next, in order: all of it comes before what comes after
+    /// this visit.
+    pub(super) next: Vec<T>,
 }
 
-/// What was kept of a visit.
-pub(super) struct Visited<U> {
-    /// Number of the first child; the others follow it in their order.
-    pub(super) first_child: usize,
-    pub(super) result: U,
+/// The visits of a tree, depth first.
+pub(super) struct Walk<V: Visitor> {
+    visitor: Arc<V>,
+    shared: Arc<Shared<V>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
-struct State<W, U> {
-    queue: Vec<(usize, W)>,
-    running: usize,
-    results: Vec<Option<Visited<U>>>,
-    error: Option<io::Error>,
+struct Shared<V: Visitor> {
+    list: Mutex<List<V>>,
+    changed: Condvar,
 }
 
-/// Visits `first` and all that comes of it. The results' numbers are their
-/// places: 0 is `first`, and a child's number is higher than its parent's.
-pub(super) fn visit_all<W: Send, U: Send>(
-    first: W,
-    visit: impl Fn(W) -> io::Result<Visit<W, U>> + Sync,
-) -> io::Result<Vec<Visited<U>>> {
-    let state = Mutex::new(State {
-        queue: vec![(0, first)],
-        running: 0,
-        results: vec![None],
-        error: None,
-    });
-    let changed = Condvar::new();
-    work(&state, &changed, &visit, true);
-    let waiting = lock(&state).queue.len();
-    if waiting > 0 {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        std::thread::scope(|scope| {
-            for _ in 1..cores.min(MAX_THREADS) {
-                scope.spawn(|| work(&state, &changed, &visit, false));
-            }
-            work(&state, &changed, &visit, false);
-        });
-    }
-    let state = state.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if let Some(error) = state.error {
-        return Err(error);
-    }
-    let results: Vec<_> = state.results.into_iter().flatten().collect();
-    Ok(results)
+/// The visits that the caller has not seen, in order, as a linked list.
+struct List<V: Visitor> {
+    nodes: Vec<Node<V>>,
+    free: Vec<usize>,
+    head: Option<usize>,
+    waiting: usize,
+    /// Visits that are done or being done.
+    begun: usize,
+    stop: bool,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+struct Node<V: Visitor> {
+    state: State<V>,
+    next: Option<usize>,
 }
 
-/// Takes work until there is none, or (when `alone`) enough for more threads.
-fn work<W, U>(
-    state: &Mutex<State<W, U>>,
-    changed: &Condvar,
-    visit: &(impl Fn(W) -> io::Result<Visit<W, U>> + Sync),
-    alone: bool,
-) {
-    let mut guard = lock(state);
-    loop {
-        let idle = guard.queue.is_empty() && guard.running == 0;
-        if guard.error.is_some() || idle || (alone && guard.queue.len() >= WORTH_THREADS) {
-            changed.notify_all();
-            return;
-        }
-        let Some((number, task)) = guard.queue.pop() else {
-            guard = changed.wait(guard).unwrap_or_else(PoisonError::into_inner);
-            continue;
+enum State<V: Visitor> {
+    Waiting(V::Task),
+    Running,
+    Ready(io::Result<V::Found>),
+    /// The place is free.
+    Free,
+}
+
+impl<V: Visitor> Walk<V> {
+    /// A walk that begins with `first`. Nothing is visited yet.
+    pub(super) fn new(visitor: Arc<V>, first: V::Task) -> Self {
+        let mut list = List {
+            nodes: Vec::new(),
+            free: Vec::new(),
+            head: None,
+            waiting: 0,
+            begun: 0,
+            stop: false,
         };
-        guard.running += 1;
-        drop(guard);
-        let visited = visit(task);
-        guard = lock(state);
-        guard.running -= 1;
-        match visited {
-            Ok(visit) => {
-                let first_child = guard.results.len();
-                let count = visit.children.len();
-                guard.results.resize_with(first_child + count, || None);
-                // The last is taken first: this keeps to the order of names.
-                let numbered = visit.children.into_iter().enumerate().rev();
-                guard
-                    .queue
-                    .extend(numbered.map(|(i, w)| (first_child + i, w)));
-                guard.results[number] = Some(Visited {
-                    first_child,
-                    result: visit.result,
-                });
-                if count > 0 {
-                    changed.notify_all();
+        list.head = Some(list.add(first, None));
+        Self {
+            visitor,
+            shared: Arc::new(Shared {
+                list: Mutex::new(list),
+                changed: Condvar::new(),
+            }),
+            threads: Vec::new(),
+        }
+    }
+
+    /// The next visit's result; `None` at the end.
+    pub(super) fn take(&mut self) -> Option<io::Result<V::Found>> {
+        let mut list = self.shared.lock();
+        loop {
+            let head = list.head?;
+            let state = std::mem::replace(&mut list.nodes[head].state, State::Running);
+            match state {
+                State::Ready(found) => {
+                    list.head = list.nodes[head].next;
+                    list.nodes[head].state = State::Free;
+                    list.free.push(head);
+                    list.begun -= 1;
+                    let more = list.waiting >= WORTH_THREADS && self.threads.is_empty();
+                    if list.begun + 1 == MAX_READY {
+                        self.shared.changed.notify_all();
+                    }
+                    drop(list);
+                    if more {
+                        self.start();
+                    }
+                    return Some(found);
+                }
+                State::Waiting(task) => {
+                    list.waiting -= 1;
+                    list.begun += 1;
+                    drop(list);
+                    let visited = self.visitor.visit(task);
+                    list = self.shared.lock();
+                    list.finish(head, visited);
+                    self.shared.changed.notify_all();
+                }
+                State::Running | State::Free => {
+                    let waited = self.shared.changed.wait(list);
+                    list = waited.unwrap_or_else(PoisonError::into_inner);
                 }
             }
-            Err(e) => guard.error = Some(e),
+        }
+    }
+
+    fn start(&mut self) {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        for _ in 0..cores.min(MAX_THREADS) {
+            let (visitor, shared) = (Arc::clone(&self.visitor), Arc::clone(&self.shared));
+            let thread = std::thread::Builder::new().name("walk".into());
+            // Without a thread the caller does it all.
+            let Ok(thread) = thread.spawn(move || shared.work(&*visitor)) else {
+                return;
+            };
+            self.threads.push(thread);
         }
     }
 }
 
-/// The entries of an open directory, sorted by name.
-pub(super) fn list(dir: BorrowedFd<'_>) -> io::Result<Vec<(OsString, Stat)>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(dir)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push(OsStr::from_bytes(name).to_owned());
+impl<V: Visitor> Drop for Walk<V> {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            // A visitor that panics leaves a visit that never ends, and the
+            // caller would have waited for that.
+            let _ = thread.join();
         }
     }
-    names.sort_unstable();
-    names
-        .into_iter()
-        .map(|name| {
-            let stat = lstat_at(dir, &name)?;
-            Ok((name, stat))
-        })
-        .collect()
 }
 
-/// Opens `path` below `root` without following any link. A path may be longer
-/// than the kernel takes at once.
-pub(super) fn open_beneath(
-    root: BorrowedFd<'_>,
-    path: &Path,
-    flags: OFlags,
-) -> io::Result<OwnedFd> {
-    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let whole = if path.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        path
-    };
-    for _ in 0..16 {
-        match rustix::fs::openat2(root, whole, flags, Mode::empty(), resolve) {
-            Ok(fd) => return Ok(fd),
-            Err(Errno::AGAIN) => {}
-            Err(Errno::NOSYS | Errno::PERM | Errno::NAMETOOLONG) => break,
-            Err(e) => return Err(e.into()),
+impl<V: Visitor> Shared<V> {
+    fn lock(&self) -> MutexGuard<'_, List<V>> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self, visitor: &V) {
+        let mut list = self.lock();
+        while !list.stop {
+            let Some((number, task)) = list.begin() else {
+                if list.head.is_none() {
+                    return;
+                }
+                list = (self.changed.wait(list)).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            drop(list);
+            let catch = std::panic::AssertUnwindSafe(|| visitor.visit(task));
+            let visited = std::panic::catch_unwind(catch)
+                .unwrap_or_else(|_| Err(io::Error::other("a walking thread has died")));
+            list = self.lock();
+            list.finish(number, visited);
+            self.changed.notify_all();
         }
     }
-    let mut here: Option<OwnedFd> = None;
-    let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut components = whole.components().peekable();
-    while let Some(component) = components.next() {
-        let name = match component {
-            Component::Normal(name) => name,
-            Component::CurDir => OsStr::new("."),
-            _ => return Err(io::ErrorKind::InvalidInput.into()),
+}
+
+impl<V: Visitor> List<V> {
+    fn add(&mut self, task: V::Task, next: Option<usize>) -> usize {
+        let node = Node {
+            state: State::Waiting(task),
+            next,
         };
-        let dir = here.as_ref().map_or(root, |fd| fd.as_fd());
-        let flags = if components.peek().is_some() {
-            step
-        } else {
-            flags
-        };
-        here = Some(rustix::fs::openat(dir, name, flags, Mode::empty())?);
+        self.waiting += 1;
+        match self.free.pop() {
+            Some(number) => {
+                self.nodes[number] = node;
+                number
+            }
+            None => {
+                self.nodes.push(node);
+                self.nodes.len() - 1
+            }
+        }
     }
-    here.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+
+    /// The first visit that waits, if there is room for its result.
+    fn begin(&mut self) -> Option<(usize, V::Task)> {
+        if self.begun >= MAX_READY || self.waiting == 0 {
+            return None;
+        }
+        let mut at = self.head;
+        while let Some(number) = at {
+            let node = &mut self.nodes[number];
+            if matches!(node.state, State::Waiting(_)) {
+                let State::Waiting(task) = std::mem::replace(&mut node.state, State::Running)
+                else {
+                    return None;
+                };
+                self.waiting -= 1;
+                self.begun += 1;
+                return Some((number, task));
+            }
+            at = node.next;
+        }
+        None
+    }
+
+    fn finish(&mut self, number: usize, visited: io::Result<Visit<V::Task, V::Found>>) {
+        let found = visited.map(|visit| {
+            let mut next = self.nodes[number].next;
+            for task in visit.next.into_iter().rev() {
+                next = Some(self.add(task, next));
+            }
+            self.nodes[number].next = next;
+            visit.found
+        });
+        self.nodes[number].state = State::Ready(found);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counts down: `n` has the children `n - 1` … `0`.
+    struct Countdown(Option<u32>);
+
+    impl Visitor for Countdown {
+        type Task = (u32, Vec<u32>);
+        type Found = Vec<u32>;
+
+        fn visit(&self, (n, path): Self::Task) -> io::Result<Visit<Self::Task, Vec<u32>>> {
+            if self.0 == Some(n) && path.len() > 3 {
+                return Err(io::Error::other("that one"));
+            }
+            let below = |k: u32| {
+                let mut path = path.clone();
+                path.push(n - k);
+                (k, path)
+            };
+            Ok(Visit {
+                next: (0..n).rev().map(below).collect(),
+                found: path,
+            })
+        }
+    }
+
+    #[test]
+    fn visits_come_in_order() {
+        let mut walk = Walk::new(Arc::new(Countdown(None)), (12, Vec::new()));
+        let mut seen = Vec::new();
+        while let Some(path) = walk.take() {
+            seen.push(path.unwrap());
+        }
+        assert_eq!(seen.len(), 1 << 12);
+        assert!(seen.is_sorted());
+    }
+
+    #[test]
+    fn an_error_comes_in_its_place() {
+        let mut walk = Walk::new(Arc::new(Countdown(Some(3))), (12, Vec::new()));
+        let before = std::iter::from_fn(|| walk.take()).take_while(Result::is_ok);
+        assert!(before.count() > 3);
+    }
+
+    #[test]
+    fn a_walk_may_be_left_early() {
+        let mut walk = Walk::new(Arc::new(Countdown(None)), (16, Vec::new()));
+        for _ in 0..100 {
+            walk.take().unwrap().unwrap();
+        }
+    }
 }

@@ -575,8 +575,8 @@ fn seal_dir(env: &Env<'_>, upper: PathBuf, lower: &[Arc<Layer>]) -> Result<Layer
     let fail = |e: &dyn std::error::Error| LayerError::Seal(layers::chain(e));
     let dirs = layers::dirs(lower, env.store, &env.events)?;
     let lower = Merged::new(dirs).map_err(|e| fail(&e))?;
-    let changes = crate::snapshot::diff::overlay(&upper, &lower).map_err(|e| fail(&e))?;
-    seal(env, self::changes(changes))
+    let changes = crate::snapshot::overlay::changes(&upper, Arc::new(lower));
+    seal(env, changes.map_err(|e| fail(&e))?)
 }
 
 fn seal(env: &Env<'_>, changes: Changes) -> Result<LayerBlob, LayerError> {
