@@ -269,7 +269,7 @@ impl Exporter<'_> {
         match (output.kind, dest) {
             (OutputKind::Oci, Destination::Path(path)) if !output.tar => {
                 let name = familiar.first().map(String::as_str);
-                let to = LayoutDestination::create(path, name)?;
+                let to = LayoutDestination::new(path, name);
                 transport::copy(source, &to, &options, self.events, self.cancel)?;
             }
             (OutputKind::Docker, _) => {

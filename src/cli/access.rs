@@ -83,8 +83,16 @@ pub(super) struct RegistryArgs {
     authfile: Option<PathBuf>,
 }
 
+/// Flags for one end of a copy, which come before those for both.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Side {
+    pub(super) creds: Option<Basic>,
+    pub(super) tls_verify: Option<bool>,
+    pub(super) authfile: Option<PathBuf>,
+}
+
 #[derive(Clone)]
-struct Basic(Credential);
+pub(super) struct Basic(Credential);
 
 impl std::fmt::Debug for Basic {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -92,7 +100,7 @@ impl std::fmt::Debug for Basic {
     }
 }
 
-fn basic(text: &str) -> Result<Basic, String> {
+pub(super) fn basic(text: &str) -> Result<Basic, String> {
     match text.split_once(':') {
         Some((user, password)) if !user.is_empty() => Ok(Basic(Credential::Basic {
             username: user.into(),
@@ -112,6 +120,18 @@ pub(super) enum Scope<'a> {
 }
 
 impl RegistryArgs {
+    /// The flags for one end of a copy.
+    pub(super) fn side(&self, side: &Side) -> Self {
+        let mut args = self.clone();
+        args.creds = side.creds.clone().or(args.creds);
+        args.authfile = side.authfile.clone().or(args.authfile);
+        if let Some(verify) = side.tls_verify {
+            args.insecure = !verify;
+            args.tls_verify = None;
+        }
+        args
+    }
+
     /// A client for registries.
     ///
     /// # Errors

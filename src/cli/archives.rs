@@ -1,21 +1,18 @@
 //! `shiplap load` and `save`: images in one file.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use anyhow::Context;
 use clap::{Args, ValueEnum};
-use shiplap::image::media_type::Format as Family;
 use shiplap::platform::Platform;
 use shiplap::reference::Reference;
 use shiplap::transport::archive::OciArchive;
 use shiplap::transport::docker_archive;
 use shiplap::transport::docker_save::DockerArchive;
-use shiplap::transport::{self, CopyOptions, Destination, Output, Selection, Source};
+use shiplap::transport::{self, Destination, Location, Output, Selection};
 
 use super::error::Usage;
-use super::{ProgressArgs, Session, images, open_input};
+use super::transfer::{self, TransferArgs};
+use super::{ProgressArgs, Session, images};
 use crate::ui::output;
 
 /// Read images from an archive into the store
@@ -36,6 +33,11 @@ pub(super) struct LoadArgs {
     /// Name to give instead of the archive's; it must have one image then
     #[arg(short, long, value_name = "NAME[:TAG]")]
     tag: Option<String>,
+    /// Only these platforms' images out of several
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',', value_parser = Platform::parse)]
+    platform: Vec<Platform>,
+    #[command(flatten)]
+    transfer: TransferArgs,
     #[command(flatten)]
     progress: ProgressArgs,
 }
@@ -44,18 +46,14 @@ impl LoadArgs {
     pub(super) fn run(self, session: &Session) -> anyhow::Result<()> {
         let tag = self.tag.as_deref().map(images::new_name).transpose()?;
         let store = session.store()?;
-        let cancel = session.interrupts.cancel();
-        let spool = store.temp_dir()?;
-        let input = if self.input.as_os_str() == "-" {
-            // An archive is read in the order of its manifest, not in its own.
-            let path = spool.path().join("archive");
-            let mut file = std::fs::File::create(&path)
-                .with_context(|| format!("can't write {}", path.display()))?;
-            std::io::copy(&mut open_input(&self.input)?, &mut file)
-                .context("can't keep standard input in a file")?;
-            path
-        } else {
-            self.input.clone()
+        let input = Location::OciArchive {
+            path: self.input.clone(),
+            name: None,
+        };
+        let (input, _spool) = transfer::readable(input, &store)?;
+        let input = match input {
+            Location::OciArchive { path, .. } => path,
+            _ => self.input.clone(),
         };
         let sources = docker_archive::open_any(&input)?;
         if tag.is_some() && sources.len() != 1 {
@@ -64,16 +62,22 @@ impl LoadArgs {
                 sources.len()
             )));
         }
-        let ui = session.ui(&self.progress)?;
+        let selection = transfer::selection(&self.platform, false, Selection::All);
+        let options = self.transfer.options(selection, None)?;
         let mut loaded = String::new();
         for source in &sources {
             let names = match &tag {
                 Some(tag) => vec![tag.clone()],
                 None => source.references.clone(),
             };
-            let destination = Session::destination(&store, names.clone());
-            let options = CopyOptions::default();
-            let image = transport::copy(source, &destination, &options, &ui.events(), &cancel)?;
+            let destination: Box<dyn Destination> =
+                Box::new(Session::destination(&store, names.clone()));
+            let done =
+                self.transfer
+                    .deliver(session, &self.progress, source, &[destination], &options)?;
+            let Some(image) = done.as_ref().and_then(|d| d.first()) else {
+                continue;
+            };
             for name in &names {
                 loaded.push_str(&format!("{}\n", name.familiar()));
             }
@@ -81,13 +85,21 @@ impl LoadArgs {
                 loaded.push_str(&format!("{}\n", image.digest));
             }
         }
-        drop(ui);
         output::result(&loaded)
     }
 }
 
+const SAVE_EXAMPLES: &str = "\
+Examples:
+  For docker load
+    shiplap save -o images.tar app:1 db:3
+
+  All platforms, with layers in zstd
+    shiplap save --format oci-archive --compression zstd -o app.tar app:1";
+
 /// Write images from the store to an archive
 #[derive(Debug, Args)]
+#[command(after_help = SAVE_EXAMPLES)]
 pub(super) struct SaveArgs {
     /// Names, digests or ids of the images
     #[arg(required = true, value_name = "NAME")]
@@ -104,10 +116,12 @@ pub(super) struct SaveArgs {
     /// Form of the archive
     #[arg(long, value_enum, default_value = "docker-archive")]
     format: ArchiveFormat,
-    /// Platform to choose from an image of several [default: this machine's
+    /// Platforms to choose from an image of several [default: this machine's
     /// for docker-archive, all for oci-archive]
-    #[arg(long, value_name = "OS/ARCH", value_parser = Platform::parse)]
-    platform: Option<Platform>,
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',', value_parser = Platform::parse)]
+    platform: Vec<Platform>,
+    #[command(flatten)]
+    transfer: TransferArgs,
     #[command(flatten)]
     progress: ProgressArgs,
 }
@@ -123,45 +137,40 @@ enum ArchiveFormat {
 
 impl SaveArgs {
     pub(super) fn run(self, session: &Session) -> anyhow::Result<()> {
-        let target = if self.output.as_os_str() == "-" {
-            if std::io::stdout().is_terminal() {
-                return Err(Usage::error(
-                    "an archive would go to the terminal; give --output FILE",
-                ));
-            }
+        let location = match self.format {
+            ArchiveFormat::DockerArchive => Location::DockerArchive {
+                path: self.output.clone(),
+                name: None,
+            },
+            ArchiveFormat::OciArchive => Location::OciArchive {
+                path: self.output.clone(),
+                name: None,
+            },
+        };
+        let target = if transfer::is_stream(&location)? {
             Output::Stream(Box::new(std::io::stdout()))
         } else {
             Output::File(self.output.clone())
         };
         let store = session.store()?;
-        let cancel = session.interrupts.cancel();
         let mut sources = Vec::new();
         for name in &self.names {
-            let descriptor = store.find(name)?;
-            let mut source = Source::load(name.clone(), descriptor, Arc::new(store.clone()))?;
+            let mut source = transport::local::open(&store, name)?;
             source.references = given_name(&store, name)?.into_iter().collect();
             sources.push(source);
         }
-        let (selection, format) = match (self.format, self.platform) {
-            (ArchiveFormat::DockerArchive, platform) => {
-                let platform = platform.unwrap_or_else(Platform::host);
-                (Selection::One(platform), Some(Family::Docker))
-            }
-            (ArchiveFormat::OciArchive, Some(platform)) => (Selection::One(platform), None),
-            (ArchiveFormat::OciArchive, None) => (Selection::All, None),
+        let otherwise = match self.format {
+            ArchiveFormat::DockerArchive => Selection::One(Platform::host()),
+            ArchiveFormat::OciArchive => Selection::All,
         };
-        let options = CopyOptions {
-            selection,
-            format,
-            ..CopyOptions::default()
-        };
-        let ui = session.ui(&self.progress)?;
+        let selection = transfer::selection(&self.platform, false, otherwise);
+        let options = self.transfer.options(selection, None)?;
         let archive: Box<dyn Destination> = match self.format {
             ArchiveFormat::DockerArchive => Box::new(DockerArchive::create(target, &[])?),
             ArchiveFormat::OciArchive => Box::new(OciArchive::create(target, &[])?),
         };
-        transport::copy_all(&sources, &*archive, &options, &ui.events(), &cancel)?;
-        Ok(())
+        self.transfer
+            .gather(session, &self.progress, &sources, &*archive, &options)
     }
 }
 

@@ -3,9 +3,8 @@
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use shiplap::build::request::{
@@ -251,10 +250,10 @@ impl BuildArgs {
         let _ = tools.store.empty_trash();
         let built = built?;
         if let Some(file) = &self.iidfile {
-            write(file, built.config.as_str())?;
+            values::write_file(file, built.config.as_str())?;
         }
         if let Some(file) = &self.metadata_file {
-            write(file, &format!("{:#}\n", metadata(&built)))?;
+            values::write_file(file, &format!("{:#}\n", metadata(&built)))?;
         }
         let to_stdout = |o: &Output| o.dest == Some(Destination::Stdout);
         if request.outputs.iter().any(to_stdout) {
@@ -411,10 +410,6 @@ fn metadata(built: &Built) -> Value {
         "containerimage.descriptor": built.descriptor,
         "image.name": names.join(","),
     })
-}
-
-fn write(file: &Path, text: &str) -> anyhow::Result<()> {
-    std::fs::write(file, text).with_context(|| format!("can't write {}", file.display()))
 }
 
 /// The error with its place in the Dockerfile, where it has one.

@@ -7,6 +7,7 @@ mod access;
 mod archives;
 mod build;
 mod check;
+mod copy;
 mod debug;
 mod error;
 mod graph;
@@ -19,6 +20,7 @@ mod pull;
 mod push;
 pub(crate) mod signals;
 mod source;
+mod transfer;
 mod values;
 mod version;
 
@@ -90,6 +92,7 @@ enum Command {
     Graph(graph::GraphArgs),
     Pull(pull::PullArgs),
     Push(push::PushArgs),
+    Copy(Box<copy::CopyArgs>),
     Images(images::ImagesArgs),
     Tag(images::TagArgs),
     Rmi(images::RmiArgs),
@@ -112,6 +115,7 @@ impl Command {
             Self::Graph(args) => args.run(session),
             Self::Pull(args) => args.run(session),
             Self::Push(args) => args.run(session),
+            Self::Copy(args) => args.run(session),
             Self::Images(args) => args.run(session),
             Self::Tag(args) => args.run(session),
             Self::Rmi(args) => args.run(session),

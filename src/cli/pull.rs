@@ -2,9 +2,12 @@
 
 use clap::Args;
 use shiplap::platform::Platform;
-use shiplap::transport::{self, CopyOptions, Selection};
+use shiplap::reference::Reference;
+use shiplap::transport::endpoint::Endpoints;
+use shiplap::transport::{Destination, Location, Selection};
 
 use super::access::{RegistryArgs, Scope};
+use super::transfer::{self, TransferArgs};
 use super::{ProgressArgs, Session, images};
 use crate::ui::output;
 
@@ -28,15 +31,20 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct PullArgs {
-    /// Name of the image
+    /// Name of the image, or another place as for copy
     #[arg(value_name = "NAME[:TAG|@DIGEST]")]
     name: String,
-    /// Platform to choose from an image of several [default: this machine's]
-    #[arg(long, value_name = "OS/ARCH", value_parser = Platform::parse)]
-    platform: Option<Platform>,
+    /// Platforms to choose from an image of several [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',', value_parser = Platform::parse)]
+    platform: Vec<Platform>,
     /// Fetch the images for all platforms, and the index
-    #[arg(long, conflicts_with = "platform")]
+    #[arg(short, long, alias = "all", conflicts_with = "platform")]
     all_platforms: bool,
+    /// Name to give in the store [default: the image's own]
+    #[arg(short, long, value_name = "NAME[:TAG]")]
+    tag: Option<String>,
+    #[command(flatten)]
+    transfer: TransferArgs,
     #[command(flatten)]
     registry: RegistryArgs,
     #[command(flatten)]
@@ -45,30 +53,44 @@ pub(super) struct PullArgs {
 
 impl PullArgs {
     pub(super) fn run(self, session: &Session) -> anyhow::Result<()> {
-        let reference = images::registry_name(&self.name)?;
+        let from = transfer::remote_location(&self.name)?;
+        let tag = self.tag.as_deref().map(images::new_name).transpose()?;
         let store = session.store()?;
         let cancel = session.interrupts.cancel();
+        let registries = transfer::registry_of(&from);
         let client = self
             .registry
-            .client(Scope::Registries(&[reference.registry()]), cancel.clone())?;
-        let ui = session.ui(&self.progress)?;
-        let source = transport::registry::open(&client, &reference)?;
-        let options = CopyOptions {
-            selection: if self.all_platforms {
-                Selection::All
-            } else {
-                Selection::One(self.platform.unwrap_or_else(Platform::host))
-            },
-            ..CopyOptions::default()
+            .client(Scope::Registries(registries.as_slice()), cancel)?;
+        let otherwise = Selection::One(Platform::host());
+        let selection = transfer::selection(&self.platform, self.all_platforms, otherwise);
+        let options = self.transfer.options(selection, None)?;
+        let (from, _spool) = transfer::readable(from, &store)?;
+        let ends = Endpoints {
+            client: &client,
+            store: None,
         };
+        let source = ends.open(&from)?;
         // A name with a digest only is what the store finds it by.
-        let destination = Session::destination(&store, vec![reference.clone()]);
-        let pulled = transport::copy(&source, &destination, &options, &ui.events(), &cancel)?;
-        drop(ui);
-        output::result(&format!(
-            "{}@{}\n",
-            reference.familiar_name(),
-            pulled.digest
-        ))
+        let names: Vec<Reference> = match (tag, &from) {
+            (Some(tag), _) => vec![tag],
+            (None, Location::Registry(reference)) => vec![reference.clone()],
+            (None, _) => source.references.clone(),
+        };
+        let destination: Box<dyn Destination> =
+            Box::new(Session::destination(&store, names.clone()));
+        let pulled =
+            self.transfer
+                .deliver(session, &self.progress, &source, &[destination], &options)?;
+        let Some(digest) = pulled.and_then(|p| Some(p.first()?.digest.clone())) else {
+            return Ok(());
+        };
+        let lines: String = names
+            .iter()
+            .map(|name| format!("{}@{digest}\n", name.familiar_name()))
+            .collect();
+        if lines.is_empty() {
+            return output::result(&format!("{digest}\n"));
+        }
+        output::result(&lines)
     }
 }

@@ -1,8 +1,9 @@
 //! Readers of the small languages that flags speak.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use shiplap::build::request::{Secret, SecretSource, Ulimit};
 
 use super::error::Usage;
@@ -181,6 +182,34 @@ pub(crate) fn ssh(text: &str, agent: Option<PathBuf>) -> Result<(String, PathBuf
             None => Err("no agent runs (SSH_AUTH_SOCK is not set); give ID=SOCKET".into()),
         },
     }
+}
+
+/// Writes `text` to a file that others read: whole or not at all, and never
+/// through a symbolic link that someone else may have put there. A device or a
+/// pipe is written to as it is.
+pub(crate) fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
+    let fail = || format!("can't write {}", path.display());
+    let special = std::fs::metadata(path).is_ok_and(|m| !m.is_file());
+    if special {
+        return std::fs::write(path, text).with_context(fail);
+    }
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let mut file = tempfile::Builder::new()
+        .prefix(".shiplap-")
+        .tempfile_in(dir)
+        .with_context(fail)?;
+    file.write_all(text.as_bytes()).with_context(fail)?;
+    let readable = std::fs::Permissions::from_mode(0o644);
+    file.as_file()
+        .set_permissions(readable)
+        .with_context(fail)?;
+    file.persist(path).with_context(fail)?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -75,23 +75,9 @@ impl BlobSource for DirBlobs {
 pub struct DirDestination(PathBuf);
 
 impl DirDestination {
-    /// Prepares the directory.
-    ///
-    /// # Errors
-    /// When it can't be made, or holds something else.
-    pub fn create(path: &Path) -> Result<Self, TransportError> {
-        let fail = || TransportError::file("write", path);
-        std::fs::create_dir_all(path).map_err(fail())?;
-        let empty = std::fs::read_dir(path).map_err(fail())?.next().is_none();
-        if !empty && !path.join("version").exists() {
-            return Err(TransportError::Malformed {
-                place: format!("dir:{}", path.display()),
-                reason: "the directory is not empty and holds no image".into(),
-            });
-        }
-        let version = || write_file(path, "version", &mut &*VERSION);
-        version().map_err(fail())?;
-        Ok(Self(path.to_owned()))
+    /// The directory at `path`.
+    pub fn new(path: &Path) -> Self {
+        Self(path.to_owned())
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), TransportError> {
@@ -103,6 +89,27 @@ impl DirDestination {
 impl Destination for DirDestination {
     fn name(&self) -> String {
         format!("dir:{}", self.0.display())
+    }
+
+    fn check(&self, _: &Plan) -> Result<(), TransportError> {
+        match std::fs::read_dir(&self.0) {
+            Ok(mut entries) => {
+                if !self.0.join("version").exists() && entries.next().is_some() {
+                    return Err(TransportError::Malformed {
+                        place: self.name(),
+                        reason: "the directory is not empty and holds no image".into(),
+                    });
+                }
+                Ok(())
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(TransportError::file("write", &self.0)(e)),
+        }
+    }
+
+    fn begin(&self, _: &Plan) -> Result<(), TransportError> {
+        std::fs::create_dir_all(&self.0).map_err(TransportError::file("write", &self.0))?;
+        self.write("version", VERSION)
     }
 
     fn has(&self, blob: &Descriptor) -> Result<bool, TransportError> {

@@ -149,7 +149,7 @@ impl Destination for DockerArchive {
         self.place.clone()
     }
 
-    fn begin(&self, plan: &Plan) -> Result<(), TransportError> {
+    fn check(&self, plan: &Plan) -> Result<(), TransportError> {
         self.manifest_of(plan).map(|_| ())
     }
 
@@ -281,6 +281,10 @@ impl Destination for DockerArchive {
 
     fn parallel(&self) -> usize {
         1
+    }
+
+    fn keeps_manifests(&self) -> bool {
+        false
     }
 }
 

@@ -64,6 +64,20 @@ impl Endpoints<'_> {
         location: &Location,
         stream: impl FnOnce() -> Box<dyn std::io::Write + Send>,
     ) -> Result<Box<dyn Destination>, TransportError> {
+        self.create_named(location, &[], stream)
+    }
+
+    /// As [`create`](Self::create), with more names for the image: in the
+    /// store, in a `docker save` archive, or tags of the same repository.
+    ///
+    /// # Errors
+    /// Also when the place has no room for more names.
+    pub fn create_named(
+        &self,
+        location: &Location,
+        more: &[Reference],
+        stream: impl FnOnce() -> Box<dyn std::io::Write + Send>,
+    ) -> Result<Box<dyn Destination>, TransportError> {
         let output = |path: &Path| {
             if path.as_os_str() == "-" {
                 Output::Stream(stream())
@@ -71,9 +85,25 @@ impl Endpoints<'_> {
                 Output::File(path.to_owned())
             }
         };
-        Ok(match location {
+        let no_more = |place: Box<dyn Destination>| match more {
+            [] => Ok(place),
+            _ => Err(TransportError::Place(format!(
+                "{location} takes no more names"
+            ))),
+        };
+        match location {
             Location::Registry(reference) => {
-                Box::new(RegistryDestination::new(self.client, reference))
+                let all: Vec<Reference> = [reference].into_iter().chain(more).cloned().collect();
+                let mut made = RegistryDestination::for_each(self.client, &all);
+                match (made.pop(), made.is_empty()) {
+                    (Some(only), true) => Ok(Box::new(match self.store {
+                        Some(store) => only.remembering(store),
+                        None => only,
+                    })),
+                    _ => Err(TransportError::Place(format!(
+                        "more names at {location} must be tags of the same repository"
+                    ))),
+                }
             }
             Location::Name(name) => {
                 let Some(store) = self.store else {
@@ -81,24 +111,28 @@ impl Endpoints<'_> {
                         "{name} would be a name in the local store; write docker://{name} for a registry"
                     )));
                 };
-                Box::new(LocalDestination::in_store(store, vec![parse(name)?]))
+                let mut names = vec![parse(name)?];
+                names.extend(more.iter().cloned());
+                Ok(Box::new(LocalDestination::in_store(store, names)))
             }
             Location::Oci { path, name } => {
-                Box::new(LayoutDestination::create(path, name.as_deref())?)
+                no_more(Box::new(LayoutDestination::new(path, name.as_deref())))
             }
             Location::OciArchive { path, name } => {
-                let names: Vec<String> = name.iter().cloned().collect();
-                Box::new(OciArchive::create(output(path), &names)?)
+                let mut names: Vec<String> = name.iter().cloned().collect();
+                names.extend(more.iter().map(Reference::familiar));
+                Ok(Box::new(OciArchive::create(output(path), &names)?))
             }
             Location::DockerArchive { path, name } => {
-                let references = match name {
+                let mut references = match name {
                     Some(name) => vec![parse(name)?],
                     None => Vec::new(),
                 };
-                Box::new(DockerArchive::create(output(path), &references)?)
+                references.extend(more.iter().cloned());
+                Ok(Box::new(DockerArchive::create(output(path), &references)?))
             }
-            Location::Dir(path) => Box::new(DirDestination::create(path)?),
-        })
+            Location::Dir(path) => no_more(Box::new(DirDestination::new(path))),
+        }
     }
 }
 

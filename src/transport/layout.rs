@@ -247,31 +247,12 @@ pub struct LayoutDestination {
 }
 
 impl LayoutDestination {
-    /// Prepares the directory.
-    ///
-    /// # Errors
-    /// When it can't be made, or holds something that is no layout.
-    pub fn create(path: &Path, name: Option<&str>) -> Result<Self, TransportError> {
-        let fail = || TransportError::file("write", path);
-        let marker = path.join("oci-layout");
-        if !marker.exists() {
-            std::fs::create_dir_all(path).map_err(fail())?;
-            let mut entries = std::fs::read_dir(path).map_err(fail())?;
-            if entries.next().is_some() {
-                return Err(TransportError::Malformed {
-                    place: format!("oci:{}", path.display()),
-                    reason: "the directory is not empty and no OCI image layout".into(),
-                });
-            }
-        }
-        std::fs::create_dir_all(path.join("blobs/sha256")).map_err(fail())?;
-        if !marker.exists() {
-            replace(path, "oci-layout", MARKER).map_err(fail())?;
-        }
-        Ok(Self {
+    /// A layout at `path`, in which the image gets the name `name`.
+    pub fn new(path: &Path, name: Option<&str>) -> Self {
+        Self {
             path: path.to_owned(),
             name: name.map(str::to_owned),
-        })
+        }
     }
 
     fn failed(&self) -> impl FnOnce(io::Error) -> TransportError {
@@ -327,6 +308,31 @@ impl Destination for LayoutDestination {
             Some(name) => format!("oci:{}:{name}", self.path.display()),
             None => format!("oci:{}", self.path.display()),
         }
+    }
+
+    fn check(&self, _: &Plan) -> Result<(), TransportError> {
+        match std::fs::read_dir(&self.path) {
+            Ok(mut entries) => {
+                if !self.path.join("oci-layout").exists() && entries.next().is_some() {
+                    return Err(TransportError::Malformed {
+                        place: format!("oci:{}", self.path.display()),
+                        reason: "the directory is not empty and no OCI image layout".into(),
+                    });
+                }
+                Ok(())
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(self.failed()(e)),
+        }
+    }
+
+    fn begin(&self, _: &Plan) -> Result<(), TransportError> {
+        let blobs = self.path.join("blobs/sha256");
+        std::fs::create_dir_all(blobs).map_err(self.failed())?;
+        if !self.path.join("oci-layout").exists() {
+            replace(&self.path, "oci-layout", MARKER).map_err(self.failed())?;
+        }
+        Ok(())
     }
 
     fn has(&self, blob: &Descriptor) -> Result<bool, TransportError> {

@@ -25,6 +25,7 @@
 //! - An archive appears under its name when it is complete.
 
 pub mod archive;
+mod convert;
 pub mod copy;
 pub mod dir;
 pub mod docker_archive;
@@ -42,9 +43,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use copy::{CopyOptions, Destination, copy, copy_all};
+pub use convert::Recompress;
+pub use copy::{CopyOptions, Destination, Fate, Preview, copy, copy_all, copy_to_each, preview};
 pub use location::{Location, LocationError};
-pub use plan::{Plan, Selection};
+pub use plan::{Plan, Rewrite, Selection};
 pub use tar_out::Output;
 
 use crate::digest::Digest;

@@ -45,6 +45,8 @@ pub struct Plan {
     pub blobs: Vec<Descriptor>,
     /// Manifests and indexes, each after what it names; the root is last.
     pub manifests: Vec<(Descriptor, Vec<u8>)>,
+    /// Whether a manifest became another.
+    pub rewritten: bool,
 }
 
 impl Plan {
@@ -61,15 +63,16 @@ impl Plan {
     pub fn make(
         source: &Source,
         selection: &Selection,
-        format: Option<Format>,
+        rewrite: &Rewrite,
     ) -> Result<Self, TransportError> {
         let mut walk = Walk {
             source,
-            format,
+            rewrite,
             seen: HashSet::new(),
             blobs: Vec::new(),
             manifests: Vec::new(),
             converted: BTreeMap::new(),
+            rewritten: false,
         };
         let (descriptor, bytes) = walk.select(selection)?;
         let root = walk.visit(&descriptor, bytes, 0)?;
@@ -79,18 +82,30 @@ impl Plan {
             root,
             blobs: walk.blobs,
             manifests: walk.manifests,
+            rewritten: walk.rewritten,
         })
     }
 }
 
+/// What becomes different on the way; nothing by default.
+#[derive(Debug, Clone, Default)]
+pub struct Rewrite {
+    /// The family of manifests to write; as it is when `None`.
+    pub format: Option<Format>,
+    /// Layers that others of the same content stand in for, by their digest
+    /// in the source.
+    pub layers: BTreeMap<Digest, Descriptor>,
+}
+
 struct Walk<'a> {
     source: &'a Source,
-    format: Option<Format>,
+    rewrite: &'a Rewrite,
     seen: HashSet<Digest>,
     blobs: Vec<Descriptor>,
     manifests: Vec<(Descriptor, Vec<u8>)>,
     /// Documents that were visited, by their digest in the source.
     converted: BTreeMap<Digest, Descriptor>,
+    rewritten: bool,
 }
 
 impl Walk<'_> {
@@ -199,6 +214,7 @@ impl Walk<'_> {
         let bytes = match rewritten {
             None => bytes,
             Some(rewritten) => {
+                self.rewritten = true;
                 here.digest = Digest::of(&rewritten);
                 here.size = rewritten.len() as u64;
                 rewritten
@@ -215,15 +231,22 @@ impl Walk<'_> {
         descriptor: &Descriptor,
         manifest: Manifest,
     ) -> Result<(String, Option<Vec<u8>>), TransportError> {
-        let (manifest, rewritten) = match self.format {
-            Some(format) if format != format_of(&manifest, descriptor) => {
-                let converted =
-                    convert(manifest, format).map_err(|r| self.malformed(descriptor, r))?;
-                let bytes = converted.to_bytes();
-                (converted, Some(bytes))
-            }
-            _ => (manifest, None),
+        let was = format_of(&manifest, descriptor);
+        let (mut manifest, mut changed) = match self.rewrite.format {
+            Some(format) if format != was => (
+                convert(manifest, format).map_err(|r| self.malformed(descriptor, r))?,
+                true,
+            ),
+            _ => (manifest, false),
         };
+        let format = self.rewrite.format.unwrap_or(was);
+        for layer in &mut manifest.layers {
+            if let Some(other) = self.rewrite.layers.get(&layer.digest) {
+                replace_layer(layer, other, format);
+                changed = true;
+            }
+        }
+        let rewritten = changed.then(|| manifest.to_bytes());
         for blob in std::iter::once(&manifest.config).chain(&manifest.layers) {
             if self.seen.insert(blob.digest.clone()) {
                 if self.blobs.len() >= MAX_BLOBS {
@@ -261,20 +284,32 @@ impl Walk<'_> {
                 child.media_type = here.media_type;
             }
         }
-        let mut rewritten = None;
-        if let Some(format) = self.format {
+        if let Some(format) = self.rewrite.format {
             let wanted = match format {
                 Format::Oci => media_type::OCI_INDEX,
                 Format::Docker => media_type::DOCKER_INDEX,
             };
-            if changed || stated(&index.media_type, descriptor, media_type::OCI_INDEX) != wanted {
+            if stated(&index.media_type, descriptor, media_type::OCI_INDEX) != wanted {
                 index.media_type = wanted.into();
-                rewritten = Some(index.to_bytes());
+                changed = true;
             }
         }
+        let rewritten = changed.then(|| index.to_bytes());
         let media_type = stated(&index.media_type, descriptor, media_type::OCI_INDEX);
         Ok((media_type, rewritten))
     }
+}
+
+/// Puts `other` where `layer` was, under the family's media type. What else the
+/// descriptor says stays, but for annotations: they may speak of the bytes.
+fn replace_layer(layer: &mut Descriptor, other: &Descriptor, format: Format) {
+    layer.media_type = match media_type::layer_compression(&other.media_type) {
+        Some(compression) => media_type::layer(format, compression).into(),
+        None => other.media_type.clone(),
+    };
+    layer.digest = other.digest.clone();
+    layer.size = other.size;
+    layer.annotations.clear();
 }
 
 fn stated(own: &str, descriptor: &Descriptor, fallback: &str) -> String {

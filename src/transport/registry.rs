@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::copy::{Destination, Progress};
+use super::copy::{Destination, Fate, Progress};
 use super::plan::Plan;
 use super::{Source, TransportError};
 use crate::image::Descriptor;
@@ -58,6 +58,31 @@ impl RegistryDestination {
         self
     }
 
+    /// One for each repository among `references`, with all their tags.
+    pub fn for_each(client: &Client, references: &[Reference]) -> Vec<Self> {
+        let mut made: Vec<Self> = Vec::new();
+        for reference in references {
+            let same = made.iter_mut().find(|d| {
+                let known = &d.reference;
+                known.registry() == reference.registry()
+                    && known.repository() == reference.repository()
+                    && known.digest() == reference.digest()
+            });
+            match (same, reference.tag()) {
+                (Some(known), Some(tag)) => known.add_tag(tag),
+                (Some(_), None) => {}
+                (None, _) => made.push(Self::new(client, reference)),
+            }
+        }
+        made
+    }
+
+    fn add_tag(&mut self, tag: &str) {
+        if !self.tags.iter().any(|t| t == tag) {
+            self.tags.push(tag.to_owned());
+        }
+    }
+
     /// Pushes without any tag, by the digest alone.
     pub fn by_digest(client: &Client, reference: &Reference) -> Self {
         Self {
@@ -69,9 +94,7 @@ impl RegistryDestination {
     /// Gives further tags in the same repository.
     pub fn with_tags(mut self, tags: impl IntoIterator<Item = String>) -> Self {
         for tag in tags {
-            if !self.tags.contains(&tag) {
-                self.tags.push(tag);
-            }
+            self.add_tag(&tag);
         }
         self
     }
@@ -116,7 +139,7 @@ impl Destination for RegistryDestination {
         self.reference.to_string()
     }
 
-    fn begin(&self, plan: &Plan) -> Result<(), TransportError> {
+    fn check(&self, plan: &Plan) -> Result<(), TransportError> {
         match self.reference.digest() {
             Some(digest) if *digest != plan.root.digest => Err(TransportError::Unfit {
                 place: self.reference.to_string(),
@@ -186,5 +209,27 @@ impl Destination for RegistryDestination {
                 .put_manifest(tag, &root.media_type, plan.root_bytes())?;
         }
         Ok(root.clone())
+    }
+
+    fn fate(&self, blob: &Descriptor, source: &Source) -> Result<Fate, TransportError> {
+        let here = &self.repository;
+        if here.has_blob(&blob.digest)? {
+            return Ok(Fate::Present);
+        }
+        for name in self.elsewhere(blob, source) {
+            let known = source.repositories.iter().find(|from| {
+                from.registry() == here.registry() && from.name() == name
+            });
+            // What was remembered need not be true any more, and is not worth
+            // a request here.
+            if known.is_none_or(|from| from.has_blob(&blob.digest).unwrap_or(false)) {
+                return Ok(Fate::Mount(name));
+            }
+        }
+        Ok(Fate::Send)
+    }
+
+    fn repository(&self) -> Option<Repository> {
+        Some(self.repository.clone())
     }
 }

@@ -246,6 +246,17 @@ pub struct Section {
     left: u64,
 }
 
+impl Section {
+    /// The first `size` bytes of `file`.
+    pub(super) fn new(file: Arc<File>, size: u64) -> Self {
+        Self {
+            file,
+            offset: 0,
+            left: size,
+        }
+    }
+}
+
 impl Read for Section {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let limit = usize::try_from(self.left).map_or(buf.len(), |l| l.min(buf.len()));

@@ -34,6 +34,13 @@ impl BlobSource for Memory {
     }
 }
 
+fn in_format(format: Format) -> Rewrite {
+    Rewrite {
+        format: Some(format),
+        ..Rewrite::default()
+    }
+}
+
 /// A small tar with one file.
 fn tar_of(name: &str, content: &[u8]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
@@ -218,9 +225,9 @@ fn every_place_gives_back_what_it_got() {
     let source = image(&contents, &all);
     let names = ["x:1".to_owned()];
     let references = [Reference::parse("x:1").unwrap()];
-    let layout = LayoutDestination::create(&at("layout"), Some("x:1")).unwrap();
+    let layout = LayoutDestination::new(&at("layout"), Some("x:1"));
     let archive = OciArchive::create(Output::File(at("oci.tar")), &names).unwrap();
-    let plain = dir::DirDestination::create(&at("dir")).unwrap();
+    let plain = dir::DirDestination::new(&at("dir"));
     for destination in [&layout as &dyn Destination, &archive, &plain] {
         assert_eq!(
             run(&source, destination).unwrap().digest,
@@ -272,11 +279,7 @@ fn every_place_gives_back_what_it_got() {
     );
     // A layout keeps its other images.
     let other = image(&[tar_of("z", b"z")], &[Compression::Gzip]);
-    run(
-        &other,
-        &LayoutDestination::create(&at("layout"), Some("y:2")).unwrap(),
-    )
-    .unwrap();
+    run(&other, &LayoutDestination::new(&at("layout"), Some("y:2"))).unwrap();
     assert!(layout::open(&at("layout"), Some("x:1")).is_ok());
     assert!(layout::open(&at("layout"), Some("y:2")).is_ok());
     assert!(layout::open(&at("layout"), None).is_err());
@@ -434,7 +437,7 @@ fn old_docker_archives_and_their_traps() {
         add(b, "manifest.json", manifest("c.json", &two).as_bytes());
     })
     .unwrap();
-    let layout = LayoutDestination::create(&dir.path().join("layout"), None).unwrap();
+    let layout = LayoutDestination::new(&dir.path().join("layout"), None);
     let error = run(&wrong, &layout).unwrap_err().to_string();
     assert!(error.contains("has the digest"), "{error}");
     assert!(!dir.path().join("layout/index.json").exists());
@@ -454,7 +457,7 @@ fn layouts_do_not_lead_out() {
     let at = |name: &str| dir.path().join(name);
     let content = tar_of("a", b"first");
     let source = image(std::slice::from_ref(&content), &[Compression::Gzip]);
-    let destination = LayoutDestination::create(&at("l"), Some("x")).unwrap();
+    let destination = LayoutDestination::new(&at("l"), Some("x"));
     run(&source, &destination).unwrap();
     let Document::Manifest(manifest) = Document::parse(&source.bytes).unwrap() else {
         panic!()
@@ -494,8 +497,13 @@ fn layouts_do_not_lead_out() {
     // What is no layout is not written over.
     std::fs::create_dir(at("home")).unwrap();
     std::fs::write(at("home/precious"), b"x").unwrap();
-    assert!(LayoutDestination::create(&at("home"), None).is_err());
-    assert!(dir::DirDestination::create(&at("home")).is_err());
+    let plan = Plan::make(&source, &Selection::All, &Rewrite::default()).unwrap();
+    assert!(
+        LayoutDestination::new(&at("home"), None)
+            .check(&plan)
+            .is_err()
+    );
+    assert!(dir::DirDestination::new(&at("home")).check(&plan).is_err());
     assert!(layout::open(&at("home"), None).is_err());
 }
 
@@ -509,7 +517,7 @@ fn indexes_are_bounded_and_converted() {
         inner = memory.put(media_type::OCI_INDEX, &bytes);
         depth += 1;
         let source = Source::new("deep", inner.clone(), bytes, Arc::new(memory.clone()));
-        if let Err(e) = Plan::make(&source, &Selection::All, None) {
+        if let Err(e) = Plan::make(&source, &Selection::All, &Rewrite::default()) {
             break e;
         }
         assert!(depth < 20);
@@ -520,13 +528,13 @@ fn indexes_are_bounded_and_converted() {
     let mut lie = one.descriptor.clone();
     lie.media_type = media_type::OCI_INDEX.into();
     let source = Source::new("lie", lie, one.bytes.clone(), Arc::clone(&one.blobs));
-    assert!(Plan::make(&source, &Selection::All, None).is_err());
+    assert!(Plan::make(&source, &Selection::All, &Rewrite::default()).is_err());
     // There and back again is the same.
-    let docker = Plan::make(&one, &Selection::All, Some(Format::Docker)).unwrap();
+    let docker = Plan::make(&one, &Selection::All, &in_format(Format::Docker)).unwrap();
     assert_eq!(docker.root.media_type, media_type::DOCKER_MANIFEST);
     let bytes = docker.root_bytes().to_vec();
     let source = Source::new("docker", docker.root, bytes, Arc::clone(&one.blobs));
-    let back = Plan::make(&source, &Selection::All, Some(Format::Oci)).unwrap();
+    let back = Plan::make(&source, &Selection::All, &in_format(Format::Oci)).unwrap();
     assert_eq!(back.root.digest, one.descriptor.digest);
 }
 

@@ -3,6 +3,7 @@
 
 mod build_cache;
 mod build_run;
+mod copy;
 mod errors;
 mod outputs;
 mod push_pull;

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::sandbox::{Sandbox, Server, eventually, has, skip};
 
 /// A registry of the test's own; with `htpasswd` it wants the password.
-fn registry(s: &Sandbox, htpasswd: Option<&str>) -> (Server, String) {
+pub(crate) fn registry(s: &Sandbox, htpasswd: Option<&str>) -> (Server, String) {
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
