@@ -217,9 +217,10 @@ impl Destination for RegistryDestination {
             return Ok(Fate::Present);
         }
         for name in self.elsewhere(blob, source) {
-            let known = source.repositories.iter().find(|from| {
-                from.registry() == here.registry() && from.name() == name
-            });
+            let known = source
+                .repositories
+                .iter()
+                .find(|from| from.registry() == here.registry() && from.name() == name);
             // What was remembered need not be true any more, and is not worth
             // a request here.
             if known.is_none_or(|from| from.has_blob(&blob.digest).unwrap_or(false)) {

@@ -192,7 +192,7 @@ fn each_registry_gets_a_blob_once() {
     let preview = s.ok(&["copy", "--dry-run", &from, &to]);
     assert!(preview.contains("2 mounted"), "{preview}");
     assert!(preview.contains("blobs: 0 to send (0 bytes)"), "{preview}");
-    assert!(preview.contains("from a"), "{preview}");
+    assert!(preview.contains("  from "), "{preview}");
     assert_eq!(s.run(&["pull", &format!("{at}/e:1")]).code, Some(1));
     s.ok(&["copy", &from, &to]);
     let there = s.ok(&["pull", &format!("{at}/e:1")]);
