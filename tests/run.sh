@@ -47,14 +47,14 @@ fi
 say "cargo test"
 cargo test --all-targets </dev/null || failed="$failed cargo-test"
 
-corpus=../shared/corpus/integration
+corpus=../shared/corpus
 if [ -d "$corpus" ]; then
-    say "Recorded builds"
+    say "Recorded data"
     cargo build --bin shiplap </dev/null &&
-        python3 tests/corpus_integration.py "${CARGO_TARGET_DIR:-target}/debug/shiplap" "$corpus" </dev/null ||
-        failed="$failed recorded-builds"
+        python3 tests/corpus.py "${CARGO_TARGET_DIR:-target}/debug/shiplap" "$corpus" </dev/null ||
+        failed="$failed recorded-data"
 else
-    say "Recorded builds: skipped, there is no $corpus"
+    say "Recorded data: skipped, there is no $corpus"
 fi
 
 say "Result"
