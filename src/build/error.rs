@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::bases::BaseError;
 use crate::container::IsolationError;
+use crate::context::ignore::Fault;
 use crate::context::source::OpenError;
 use crate::dockerfile::ParseError;
 use crate::dockerfile::span::Span;
@@ -43,6 +44,31 @@ pub enum BuildError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// There is no Dockerfile.
+    #[error("there is no Dockerfile {}", path.display())]
+    NoDockerfile {
+        /// Where it should be.
+        path: PathBuf,
+        /// A file of the context that may have been meant.
+        similar: Option<String>,
+    },
+    /// A pattern of the ignore file is wrong.
+    #[error("{source}")]
+    Ignore {
+        /// Where.
+        place: Place,
+        /// What is wrong.
+        source: Fault,
+    },
+    /// A named context can't be had.
+    #[error("can't open the build context {name:?}")]
+    Named {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<BuildError>,
     },
     /// An output can't be written.
     #[error("can't write {}", path.display())]
@@ -107,9 +133,11 @@ pub enum BuildError {
 
 /// The Dockerfile that errors are about.
 #[derive(Debug, Clone)]
-pub(super) struct SourceText {
-    pub(super) file: String,
-    pub(super) text: Arc<str>,
+pub struct SourceText {
+    /// What the file is called.
+    pub file: String,
+    /// All of its text.
+    pub text: Arc<str>,
 }
 
 impl SourceText {

@@ -3,18 +3,23 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::error::{BuildError, Place};
+use super::frontend::secret;
 use super::request::Request;
-use super::{BuildError, Tools};
 use crate::context::git::GitOptions;
 use crate::context::ignore::Ignore;
 use crate::context::local::LocalTree;
 use crate::context::source::{self, Location, OpenOptions, Opened};
-use crate::context::{Tree, http};
+use crate::context::{Tree, auth, http};
+use crate::dockerfile::span::Span;
 use crate::event::Cancel;
-use crate::store::TempDir;
+use crate::solve::Remote;
 use crate::sys::fs::Root;
+
+/// Standard input, for whoever is asked to read it; it can be taken once.
+pub type Stdin = Mutex<Option<Box<dyn Read + Send>>>;
 
 /// The largest Dockerfile or ignore file that is read, in bytes.
 const MAX_FILE: u64 = 16 << 20;
@@ -23,106 +28,282 @@ const MAX_CONTEXT: u64 = 100 << 30;
 
 /// What a build reads.
 pub(super) struct Input {
-    /// What the Dockerfile is called in messages.
-    pub(super) file: String,
-    /// Its text.
-    pub(super) text: Arc<str>,
+    /// The Dockerfile and what decides on the context's files.
+    pub(super) main: Main,
     /// The build context.
     pub(super) context: Arc<dyn Tree>,
     /// Named contexts that are files.
     pub(super) named: BTreeMap<String, Arc<dyn Tree>>,
+    /// Times of named contexts that have one, in seconds since 1970.
+    pub(super) named_times: BTreeMap<String, i64>,
+    /// Holds named contexts that were downloaded, as long as the build reads
+    /// them.
+    _keep: Vec<tempfile::TempDir>,
+}
+
+/// The Dockerfile and its context's directory.
+pub(super) struct Main {
+    /// What the Dockerfile is called in messages.
+    pub(super) file: String,
+    /// Its text.
+    pub(super) text: Arc<str>,
     /// The ignore patterns of the context.
     pub(super) ignore: Option<Ignore>,
-    /// Holds contexts that were downloaded, as long as the build reads them.
-    pub(super) _keep: (Vec<tempfile::TempDir>, TempDir),
+    /// The time of a context that has one, in seconds since 1970.
+    pub(super) time: Option<i64>,
+    /// The context's directory.
+    dir: PathBuf,
+    _keep: Option<tempfile::TempDir>,
 }
 
-/// Opens the context and reads the Dockerfile.
-pub(super) fn open(request: &Request, tools: &Tools, cancel: &Cancel) -> Result<Input, BuildError> {
-    let kept = tools.store.temp_dir()?;
-    let scratch = kept.path();
-    let opened = open_context(&request.context, tools, scratch, cancel)?;
-    let dir = opened.dir;
-    let root = Root::open(&dir).map_err(|source| BuildError::Read {
-        what: "the build context",
-        path: dir.clone(),
-        source,
-    })?;
-    let (file, text) = match opened.dockerfile {
-        Some(bytes) if request.file.is_none() => {
-            let text = to_text(bytes, Path::new("-"))?;
-            (PathBuf::from("Dockerfile"), text)
-        }
-        _ => dockerfile(request, tools, scratch, cancel, &dir, &root)?,
-    };
-    let ignore = ignore_rules(request, &file, &dir, &root)?;
-    let mut tree = tree_of(&dir, ignore.clone())?;
-    // A store inside of the context is no part of it.
-    if let (Ok(store), Ok(context)) = (tools.store.root().canonicalize(), dir.canonicalize())
-        && let Ok(inside) = store.strip_prefix(&context)
-    {
-        tree = tree.hide([inside.to_path_buf()]);
-    }
-    let mut keep: Vec<tempfile::TempDir> = opened.keep.into_iter().collect();
-    let mut named: BTreeMap<String, Arc<dyn Tree>> = BTreeMap::new();
-    for (name, value) in &request.build_contexts {
-        if is_image_context(value) {
-            continue;
-        }
-        let opened = open_context(value, tools, scratch, cancel)?;
-        let root = Root::open(&opened.dir).map_err(|source| BuildError::Read {
-            what: "the build context",
-            path: opened.dir.clone(),
-            source,
-        })?;
-        let ignore = ignore_of(&opened.dir, &root)?;
-        named.insert(name.clone(), Arc::new(tree_of(&opened.dir, ignore)?));
-        keep.extend(opened.keep);
-    }
-    Ok(Input {
-        file: file.display().to_string(),
-        text: text.into(),
-        context: Arc::new(tree),
-        named,
-        ignore,
-        _keep: (keep, kept),
-    })
+/// What it takes to read what a request names.
+pub(super) struct Reader<'a> {
+    /// Reaches URLs and repositories.
+    pub(super) remote: &'a Remote,
+    /// Standard input.
+    pub(super) stdin: &'a Stdin,
+    /// Where directories of our own are made.
+    pub(super) scratch: &'a Path,
+    /// What is read.
+    pub(super) request: &'a Request,
+    /// Asks to stop.
+    pub(super) cancel: &'a Cancel,
 }
 
+/// Where a Dockerfile is.
+enum Origin {
+    /// In the context, where no link leads out.
+    Inside {
+        /// Relative to the context.
+        path: PathBuf,
+        /// As people see it.
+        shown: PathBuf,
+    },
+    /// A file of the user's.
+    Own(PathBuf),
+    /// Only a text.
+    Text(PathBuf),
+}
+
+impl Origin {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Inside { shown: path, .. } | Self::Own(path) | Self::Text(path) => path,
+        }
+    }
+}
+
+impl Reader<'_> {
+    /// Opens all contexts and reads the Dockerfile. `hidden` is a directory
+    /// that is no part of a context it lies in.
+    pub(super) fn open(&self, hidden: &Path) -> Result<Input, BuildError> {
+        let main = self.main()?;
+        let mut tree = tree_of(&main.dir, main.ignore.clone())?;
+        // A store inside of the context is no part of it.
+        if let (Ok(store), Ok(context)) = (hidden.canonicalize(), main.dir.canonicalize())
+            && let Ok(inside) = store.strip_prefix(&context)
+        {
+            tree = tree.hide([inside.to_path_buf()]);
+        }
+        let mut input = Input {
+            main,
+            context: Arc::new(tree),
+            named: BTreeMap::new(),
+            named_times: BTreeMap::new(),
+            _keep: Vec::new(),
+        };
+        for (name, value) in &self.request.build_contexts {
+            if is_image_context(value) {
+                continue;
+            }
+            let opened = self.context(value).map_err(|e| in_context(name, e))?;
+            let ignore = ignore_of(&opened.dir, &root_of(&opened.dir)?)?;
+            let tree = tree_of(&opened.dir, ignore)?;
+            input.named.insert(name.clone(), Arc::new(tree));
+            let time = opened.time;
+            input
+                .named_times
+                .extend(time.map(|time| (name.clone(), time)));
+            input._keep.extend(opened.keep);
+        }
+        Ok(input)
+    }
+
+    /// Opens the main context and reads the Dockerfile.
+    pub(super) fn main(&self) -> Result<Main, BuildError> {
+        let request = self.request;
+        let opened = self.context(&request.context)?;
+        let dir = opened.dir;
+        let root = root_of(&dir)?;
+        let (origin, text) = match opened.dockerfile {
+            Some(bytes) if request.file.is_none() => {
+                let origin = Origin::Text(PathBuf::from("Dockerfile"));
+                (origin, to_text(bytes, Path::new("-"))?)
+            }
+            _ => self.dockerfile(request.file.as_deref(), &dir, &root, opened.keep.is_some())?,
+        };
+        Ok(Main {
+            ignore: ignore_rules(request, &origin, &dir, &root)?,
+            file: origin.path().display().to_string(),
+            text: text.into(),
+            time: opened.time,
+            dir,
+            _keep: opened.keep,
+        })
+    }
+
+    fn context(&self, text: &str) -> Result<Opened, BuildError> {
+        let location = source::classify(text).map_err(|e| BuildError::Context(e.into()))?;
+        let stdin = match &location {
+            Location::Stdin => Some(self.stdin()?),
+            _ => None,
+        };
+        let mut git = match &location {
+            Location::Git(_) => self.git().map_err(BuildError::Input)?,
+            _ => GitOptions::absent(),
+        };
+        let secrets = |id: &str| secret(&self.request.secrets, id);
+        let refused = |e: std::io::Error| BuildError::Input(e.to_string());
+        let mut authorization = None;
+        match &location {
+            Location::Git(url) => {
+                let own = auth::for_git(url.remote(), &secrets).map_err(refused)?;
+                git.authorization = own.or(git.authorization);
+                git.keep_git_dir |= keeps_git_dir(self.request);
+            }
+            Location::Http(url) => {
+                authorization = auth::for_http(url, &secrets).map_err(refused)?;
+            }
+            Location::Stdin | Location::Directory(_) => {}
+        }
+        let options = OpenOptions {
+            temp: self.scratch,
+            agent: &self.remote.agent,
+            git: &git,
+            authorization: authorization.as_deref(),
+            stdin,
+            max_bytes: MAX_CONTEXT,
+            cancel: self.cancel,
+        };
+        source::open(&location, options).map_err(BuildError::Context)
+    }
+
+    /// Place and text of the Dockerfile. `foreign` is a context that isn't the
+    /// user's own directory.
+    fn dockerfile(
+        &self,
+        file: Option<&str>,
+        context: &Path,
+        root: &Root,
+        foreign: bool,
+    ) -> Result<(Origin, String), BuildError> {
+        match file {
+            Some("-") => {
+                let path = PathBuf::from("-");
+                let text = read_file(self.stdin()?, &path)?;
+                Ok((Origin::Text(path), text))
+            }
+            Some(url) if http::is_url(url) => {
+                let secrets = |id: &str| secret(&self.request.secrets, id);
+                let authorization =
+                    auth::for_http(url, &secrets).map_err(|e| BuildError::Input(e.to_string()))?;
+                let request = http::Request {
+                    url,
+                    checksum: None,
+                    known: None,
+                    authorization: authorization.as_deref(),
+                    limit: MAX_FILE,
+                };
+                let path = PathBuf::from(http::redacted(url));
+                let fetched = http::fetch(&self.remote.agent, &request, self.scratch, self.cancel)
+                    .map_err(|e| BuildError::Context(e.into()))?;
+                let http::Fetched::File(download) = fetched else {
+                    return Err(BuildError::Input(format!("{url} has no content")));
+                };
+                let file = download.file.reopen();
+                let text = read_file(file.map_err(|e| unread(&path, e))?, &path)?;
+                Ok((Origin::Text(path), text))
+            }
+            Some(file) if foreign && !Path::new(file).is_absolute() => {
+                let text = inside(root, Path::new(file), context)?;
+                let text = text.ok_or_else(|| missing(file.into(), context))?;
+                let (path, shown) = (file.into(), file.into());
+                Ok((Origin::Inside { path, shown }, text))
+            }
+            Some(file) => {
+                let path = Path::new(file);
+                let in_context = context.join(path);
+                // As typed, and where that is nothing, inside the context.
+                let path = if !path.exists() && in_context.exists() {
+                    &in_context
+                } else {
+                    path
+                };
+                Ok((Origin::Own(path.to_path_buf()), own(path, context)?))
+            }
+            None => {
+                // Inside the context nothing is trusted: links stay inside, and
+                // only a regular file is opened.
+                for name in ["Dockerfile", "Containerfile"] {
+                    if let Some(text) = inside(root, Path::new(name), context)? {
+                        let path = PathBuf::from(name);
+                        let shown = match foreign {
+                            true => path.clone(),
+                            false => context.join(name),
+                        };
+                        return Ok((Origin::Inside { path, shown }, text));
+                    }
+                }
+                let path = match foreign {
+                    true => PathBuf::from("Dockerfile"),
+                    false => context.join("Dockerfile"),
+                };
+                Err(missing(path, context))
+            }
+        }
+    }
+
+    /// The git program.
+    pub(super) fn git(&self) -> Result<GitOptions, String> {
+        let none = "a git repository can't be fetched: there is no git program; install git";
+        self.remote.git.clone().ok_or_else(|| none.to_owned())
+    }
+
+    /// Standard input, once.
+    fn stdin(&self) -> Result<Box<dyn Read + Send>, BuildError> {
+        let mut stdin = self.stdin.lock().unwrap_or_else(PoisonError::into_inner);
+        stdin
+            .take()
+            .ok_or_else(|| BuildError::Input("standard input can be read only once".into()))
+    }
+}
 /// Whether the value of a named context is an image.
 pub(super) fn is_image_context(value: &str) -> bool {
     value.starts_with("docker-image://") || value.starts_with("oci-layout://")
 }
 
-fn open_context(
-    text: &str,
-    tools: &Tools,
-    scratch: &Path,
-    cancel: &Cancel,
-) -> Result<Opened, BuildError> {
-    let location = source::classify(text).map_err(|e| BuildError::Context(e.into()))?;
-    let stdin = match &location {
-        Location::Stdin => Some(tools.stdin()?),
-        _ => None,
-    };
-    let git = match (&tools.remote.git, &location) {
-        (Some(git), _) => git.clone(),
-        (None, Location::Git(_)) => {
-            return Err(BuildError::Input(
-                "a git repository can't be fetched: there is no git program".into(),
-            ));
-        }
-        (None, _) => GitOptions::absent(),
-    };
-    let options = OpenOptions {
-        temp: scratch,
-        agent: &tools.remote.agent,
-        git: &git,
-        stdin,
-        max_bytes: MAX_CONTEXT,
-        cancel,
-    };
-    source::open(&location, options).map_err(BuildError::Context)
+/// Whether `.git` is to stay in a context that is a repository.
+fn keeps_git_dir(request: &Request) -> bool {
+    let mut args = request.build_args.iter().rev();
+    let found = args.find(|(n, _)| n == "BUILDKIT_CONTEXT_KEEP_GIT_DIR");
+    found.is_some_and(|(_, value)| {
+        matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True")
+    })
+}
+
+fn in_context(name: &str, error: BuildError) -> BuildError {
+    BuildError::Named {
+        name: name.to_owned(),
+        source: Box::new(error),
+    }
+}
+
+fn root_of(dir: &Path) -> Result<Root, BuildError> {
+    Root::open(dir).map_err(|source| BuildError::Read {
+        what: "the build context",
+        path: dir.to_path_buf(),
+        source,
+    })
 }
 
 fn tree_of(dir: &Path, ignore: Option<Ignore>) -> Result<LocalTree, BuildError> {
@@ -133,90 +314,48 @@ fn tree_of(dir: &Path, ignore: Option<Ignore>) -> Result<LocalTree, BuildError> 
     })
 }
 
-/// Path and text of the Dockerfile.
-fn dockerfile(
-    request: &Request,
-    tools: &Tools,
-    scratch: &Path,
-    cancel: &Cancel,
-    context: &Path,
-    root: &Root,
-) -> Result<(PathBuf, String), BuildError> {
-    let fail = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source| BuildError::Read {
-            what: "the Dockerfile",
-            path,
-            source,
-        }
-    };
-    match request.file.as_deref() {
-        Some("-") => {
-            let mut bytes = Vec::new();
-            let stdin = tools.stdin()?;
-            stdin
-                .take(MAX_FILE + 1)
-                .read_to_end(&mut bytes)
-                .map_err(fail(Path::new("-")))?;
-            Ok((PathBuf::from("-"), to_text(bytes, Path::new("-"))?))
-        }
-        Some(url) if http::is_url(url) => {
-            let request = http::Request {
-                url,
-                checksum: None,
-                known: None,
-                authorization: None,
-                limit: MAX_FILE,
-            };
-            let fetched = http::fetch(&tools.remote.agent, &request, scratch, cancel)
-                .map_err(|e| BuildError::Context(e.into()))?;
-            let http::Fetched::File(download) = fetched else {
-                return Err(BuildError::Input(format!("{url} has no content")));
-            };
-            let path = PathBuf::from(http::redacted(url));
-            let text = read_file(download.file.reopen().map_err(fail(&path))?, &path)?;
-            Ok((path, text))
-        }
-        Some(file) => {
-            let path = Path::new(file);
-            let in_context = context.join(path);
-            // As typed, and where that is nothing, inside the context.
-            let path = if !path.exists() && in_context.exists() {
-                &in_context
-            } else {
-                path
-            };
-            let opened = std::fs::File::open(path).map_err(fail(path))?;
-            if !opened.metadata().map_err(fail(path))?.is_file() {
-                return Err(fail(path)(std::io::Error::other(
-                    "it is not a regular file",
-                )));
-            }
-            Ok((path.to_path_buf(), read_file(opened, path)?))
-        }
-        None => {
-            // Inside the context nothing is trusted: links stay inside, and
-            // only a regular file is opened.
-            let mut last = None;
-            for name in ["Dockerfile", "Containerfile"] {
-                let path = context.join(name);
-                match root.open_file(Path::new(name)) {
-                    Ok(opened) => {
-                        let text = read_file(opened, &path)?;
-                        return Ok((path, text));
-                    }
-                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                        last.get_or_insert_with(|| fail(&path)(e));
-                    }
-                    Err(e) => return Err(fail(&path)(e)),
-                }
-            }
-            Err(last.unwrap_or_else(|| BuildError::Input("there is no Dockerfile".into())))
-        }
+fn unread(path: &Path, source: std::io::Error) -> BuildError {
+    BuildError::Read {
+        what: "the Dockerfile",
+        path: path.to_path_buf(),
+        source,
     }
 }
 
-fn read_file(file: std::fs::File, path: &Path) -> Result<String, BuildError> {
+/// There is no such Dockerfile; a file of the context may have been meant.
+fn missing(path: PathBuf, context: &Path) -> BuildError {
+    let name = path.file_name().map(PathBuf::from).unwrap_or_default();
+    let tree = tree_of(context, None).ok();
+    let similar = tree.and_then(|tree| source::similar(&tree, &name));
+    BuildError::NoDockerfile { path, similar }
+}
+
+/// The text of a file of the user's.
+fn own(path: &Path, context: &Path) -> Result<String, BuildError> {
+    let opened = match std::fs::File::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(missing(path.to_path_buf(), context));
+        }
+        opened => opened.map_err(|e| unread(path, e))?,
+    };
+    let meta = opened.metadata().map_err(|e| unread(path, e))?;
+    if meta.is_dir() {
+        return Err(unread(path, std::io::ErrorKind::IsADirectory.into()));
+    }
+    read_file(opened, path)
+}
+
+/// The text of a file of a context; `None` where there is none.
+fn inside(root: &Root, name: &Path, context: &Path) -> Result<Option<String>, BuildError> {
+    let path = context.join(name);
+    match root.open_file(name) {
+        Ok(opened) => read_file(opened, &path).map(Some),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(unread(&path, e)),
+    }
+}
+
+fn read_file(file: impl Read, path: &Path) -> Result<String, BuildError> {
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1)
         .read_to_end(&mut bytes)
@@ -245,16 +384,26 @@ fn to_text(bytes: Vec<u8>, path: &Path) -> Result<String, BuildError> {
 /// The ignore file that was given, the Dockerfile's own, or the context's.
 fn ignore_rules(
     request: &Request,
-    dockerfile: &Path,
+    dockerfile: &Origin,
     context: &Path,
     root: &Root,
 ) -> Result<Option<Ignore>, BuildError> {
-    let mut own = dockerfile.as_os_str().to_owned();
-    own.push(".dockerignore");
-    let own = PathBuf::from(own);
-    let given = match &request.ignore_file {
-        Some(path) => Some(path.clone()),
-        None => Some(own).filter(|p| p.is_file()),
+    let beside = |path: &Path| {
+        let mut own = path.as_os_str().to_owned();
+        own.push(".dockerignore");
+        PathBuf::from(own)
+    };
+    let given = match (&request.ignore_file, dockerfile) {
+        (Some(path), _) => Some(path.clone()),
+        (None, Origin::Own(path)) => Some(beside(path)).filter(|p| p.is_file()),
+        (None, Origin::Inside { path, .. }) => {
+            let own = beside(path);
+            if let Some(text) = inside(root, &own, context)? {
+                return parse_ignore(&own, &text);
+            }
+            None
+        }
+        (None, Origin::Text(_)) => None,
     };
     match given {
         Some(path) => {
@@ -289,7 +438,19 @@ fn ignore_of(dir: &Path, root: &Root) -> Result<Option<Ignore>, BuildError> {
 }
 
 fn parse_ignore(path: &Path, text: &str) -> Result<Option<Ignore>, BuildError> {
-    Ignore::parse(text.as_bytes())
-        .map(Some)
-        .map_err(|e| BuildError::Input(format!("{}: {e}", path.display())))
+    Ignore::parse(text.as_bytes()).map(Some).map_err(|source| {
+        let start = text
+            .split_inclusive('\n')
+            .take(source.line.saturating_sub(1));
+        let start = start.map(str::len).sum();
+        let line = text[start..].lines().next().unwrap_or_default();
+        BuildError::Ignore {
+            place: Place {
+                file: path.display().to_string(),
+                text: text.into(),
+                span: Span::new(start, start + line.len()),
+            },
+            source: source.fault,
+        }
+    })
 }

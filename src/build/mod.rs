@@ -9,26 +9,27 @@
 
 mod assemble;
 mod bases;
+mod epoch;
 mod error;
 mod export;
+pub mod frontend;
 pub mod import;
 mod input;
 pub mod request;
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use bases::BaseError;
-pub use error::BuildError;
+pub use error::{BuildError, SourceText};
+pub use input::Stdin;
 pub use request::{Built, Destination, NetworkMode, Output, OutputKind, PullPolicy, Request};
 
 use crate::container::{self, Executor, Place};
 use crate::dockerfile;
-use crate::dockerfile::lint::{self, BaseImage, LintOptions};
-use crate::event::{Cancel, Event, Events};
+use crate::event::{Cancel, Events};
 use crate::graph::{self, Bases, Graph, NamedContext, PlanOptions, Planned, Resolved};
 use crate::image::Image;
 use crate::image::media_type::Format;
@@ -36,7 +37,7 @@ use crate::layer::pipeline::SealOptions;
 use crate::platform::Platform;
 use crate::registry::Client;
 use crate::solve::{self, Env, Remote, Secret, StepError};
-use crate::store::Store;
+use crate::store::{Store, TempDir};
 
 /// What a build works with.
 pub struct Tools {
@@ -51,7 +52,7 @@ pub struct Tools {
     /// Reaches what ADD names by URL.
     pub remote: Remote,
     /// Standard input, for whoever is asked to read it.
-    pub stdin: Mutex<Option<Box<dyn Read + Send>>>,
+    pub stdin: Stdin,
 }
 
 impl std::fmt::Debug for Tools {
@@ -59,16 +60,6 @@ impl std::fmt::Debug for Tools {
         f.debug_struct("Tools")
             .field("store", &self.store.root())
             .finish_non_exhaustive()
-    }
-}
-
-impl Tools {
-    /// Standard input, once.
-    fn stdin(&self) -> Result<Box<dyn Read + Send>, BuildError> {
-        let mut stdin = self.stdin.lock().unwrap_or_else(PoisonError::into_inner);
-        stdin
-            .take()
-            .ok_or_else(|| BuildError::Input("standard input can be read only once".into()))
     }
 }
 
@@ -88,12 +79,10 @@ pub fn build(
         source,
         found,
         graphs,
+        _kept,
     } = prepare(request, tools, events, cancel)?;
     let (seconds, nanos) = now();
-    let epoch = graphs
-        .iter()
-        .find_map(|g| g.source_date_epoch)
-        .or(request.source_date_epoch);
+    let epoch = graphs.iter().find_map(|g| g.source_date_epoch);
     let seal = SealOptions {
         format: Format::Oci,
         compression: request.compression,
@@ -181,9 +170,11 @@ pub fn plans(request: &Request, tools: &Tools, cancel: &Cancel) -> Result<Vec<Gr
 /// What is known when all is planned.
 struct Prepared {
     input: input::Input,
-    source: error::SourceText,
+    source: SourceText,
     found: bases::Found,
     graphs: Vec<Graph>,
+    /// Holds what was downloaded.
+    _kept: TempDir,
 }
 
 /// Reads the input and plans all platforms.
@@ -193,92 +184,41 @@ fn prepare(
     events: &Events,
     cancel: &Cancel,
 ) -> Result<Prepared, BuildError> {
-    let input = input::open(request, tools, cancel)?;
-    let source = error::SourceText {
-        file: input.file.clone(),
-        text: Arc::clone(&input.text),
+    let kept = tools.store.temp_dir()?;
+    let reader = input::Reader {
+        remote: &tools.remote,
+        stdin: &tools.stdin,
+        scratch: kept.path(),
+        request,
+        cancel,
     };
-    let file = dockerfile::parse(&input.text).map_err(|e| source.parse(e))?;
-    let platforms = match request.platforms.as_slice() {
-        [] => vec![Platform::host()],
-        some => some.to_vec(),
-    };
+    let input = reader.open(tools.store.root())?;
+    let source = frontend::source_of(&input.main);
+    let file = dockerfile::parse(&source.text).map_err(|e| source.parse(e))?;
+    let time = epoch::resolve(&file, &input, &reader, &source)?;
     let mut found = bases::Found::new();
     let mut graphs = Vec::new();
-    for platform in platforms {
-        let options = plan_options(request, platform);
+    for platform in platforms(request) {
+        let mut options = plan_options(request, platform);
+        options.build_args.extend(time.clone());
         graphs.push(plan(&file, &options, &mut found, request, tools, &source)?);
     }
-    lint(&file, request, &input, &found, &source, events)?;
+    frontend::lint(&file, request, &input, &found, &source, events)?;
     Ok(Prepared {
         input,
         source,
         found,
         graphs,
+        _kept: kept,
     })
 }
 
-/// Reports what the linter finds; an error where the file asks for that.
-fn lint(
-    file: &dockerfile::ast::Dockerfile,
-    request: &Request,
-    input: &input::Input,
-    found: &bases::Found,
-    source: &error::SourceText,
-    events: &Events,
-) -> Result<(), BuildError> {
-    let target = request.platforms.first().map(Platform::to_string);
-    let host = Platform::host().to_string();
-    let base = |name: &str| {
-        let (_, base) = found.iter().find(|(request, _)| request.name == name)?;
-        let config = &base.image.config;
-        Some(BaseImage {
-            env: config.config.env.clone(),
-            has_shell: config.config.shell.is_some(),
-            on_build: config.config.on_build.clone(),
-            platform: Some(config.platform().to_string()),
-        })
-    };
-    let ignore = input.ignore.as_ref().filter(|i| !i.has_exceptions());
-    let ignored = |path: &str| ignore.is_some_and(|i| i.ignored(std::path::Path::new(path)));
-    let check = request
-        .build_args
-        .iter()
-        .rev()
-        .find(|(n, _)| n == "BUILDKIT_DOCKERFILE_CHECK");
-    let report = lint::lint(
-        file,
-        &LintOptions {
-            build_args: &request.build_args,
-            target: request.target.as_deref(),
-            only_needed: true,
-            target_platform: Some(target.as_deref().unwrap_or(&host)),
-            build_platform: Some(&host),
-            base: Some(&base),
-            ignored: ignore.is_some().then_some(&ignored),
-            check: check.map(|(_, v)| v.as_str()),
-        },
-    );
-    let lines = dockerfile::span::LineIndex::new(&source.text);
-    let mut rules: Vec<&str> = Vec::new();
-    for warning in &report.warnings {
-        let rule = warning.rule.info().name;
-        events.emit(Event::Warning {
-            rule: Some(rule.to_owned()),
-            message: warning.detail.clone(),
-            line: Some(lines.line_column(warning.span.start).0),
-        });
-        if !rules.contains(&rule) {
-            rules.push(rule);
-        }
+/// The platforms to build for, at least one.
+fn platforms(request: &Request) -> Vec<Platform> {
+    match request.platforms.as_slice() {
+        [] => vec![Platform::host()],
+        some => some.to_vec(),
     }
-    if report.fails && !rules.is_empty() {
-        return Err(BuildError::Input(format!(
-            "the Dockerfile asks that warnings are errors, and there are some: {}",
-            rules.join(", ")
-        )));
-    }
-    Ok(())
 }
 
 /// Plans one platform, looking bases up until the plan is complete.
@@ -288,7 +228,7 @@ fn plan(
     found: &mut bases::Found,
     request: &Request,
     tools: &Tools,
-    source: &error::SourceText,
+    source: &SourceText,
 ) -> Result<Graph, BuildError> {
     let finder = bases::Finder {
         store: &tools.store,

@@ -53,10 +53,8 @@ pub struct Request {
     pub compression_level: Option<i32>,
     /// Base layers are compressed anew too.
     pub force_compression: bool,
-    /// No mtime later than `source_date_epoch` stays in new layers.
+    /// No mtime later than `SOURCE_DATE_EPOCH` stays in new layers.
     pub rewrite_timestamp: bool,
-    /// Seconds since 1970 for `created` and the history.
-    pub source_date_epoch: Option<i64>,
     /// How RUN steps are isolated.
     pub isolation: Isolation,
     /// What their root filesystems are made of; `None` is what works best.

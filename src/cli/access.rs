@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::Context;
 use clap::Args;
 use shiplap::build::Tools;
+use shiplap::build::frontend::Sources;
 use shiplap::context::git::GitOptions;
 use shiplap::event::Cancel;
 use shiplap::image::Descriptor;
@@ -34,18 +35,28 @@ impl Session {
         let program = std::env::current_exe().context("can't find this program's own file")?;
         // A machine without network has none; then steps have none either.
         let resolv_conf = std::fs::read("/etc/resolv.conf").unwrap_or_default();
-        let proxies = proxies(&variable);
-        let proxy = proxies.https.as_deref().or(proxies.http.as_deref());
+        let Sources { remote, stdin, .. } = Self::sources()?;
         Ok(Tools {
             store: self.store()?,
             client,
             program,
             resolv_conf: String::from_utf8_lossy(&resolv_conf).into_owned(),
+            remote,
+            stdin,
+        })
+    }
+
+    /// What looking at a Dockerfile takes.
+    pub(super) fn sources() -> anyhow::Result<Sources> {
+        let proxies = proxies(&variable);
+        let proxy = proxies.https.as_deref().or(proxies.http.as_deref());
+        Ok(Sources {
             remote: Remote {
                 agent: shiplap::context::http::agent(proxy, None)?,
                 git: git(),
             },
             stdin: Mutex::new(Some(Box::new(std::io::stdin()))),
+            scratch: std::env::temp_dir(),
         })
     }
 

@@ -10,13 +10,15 @@ use serde_json::{Value, json};
 use shiplap::build::request::{
     Destination, NetworkMode, Output, OutputKind, PullPolicy, Request, Secret, Ulimit,
 };
-use shiplap::build::{self, BuildError, Built};
+use shiplap::build::{self, Built};
 use shiplap::container::{Isolation, IsolationError, RootKind};
+use shiplap::graph::SOURCE_DATE_EPOCH;
 use shiplap::image::media_type::Compression;
 use shiplap::reference::Reference;
 
 use super::access::{RegistryArgs, Scope};
-use super::error::{Hinted, Located, Usage};
+use super::call::{self, Call, What};
+use super::error::{Usage, located};
 use super::output_spec::{self, OutputSpec};
 use super::source::{SourceArgs, environment};
 use super::{Format, ProgressArgs, Session, check, values};
@@ -154,18 +156,17 @@ pub(super) struct BuildArgs {
     )]
     source_date_epoch: Option<i64>,
 
-    /// Only check the Dockerfile
+    /// Only check the Dockerfile, as shiplap check does
     #[arg(long, conflicts_with = "call", help_heading = "Inspection")]
     check: bool,
-    /// Do something else than build
-    #[arg(
-        long,
-        value_enum,
-        default_value = "build",
-        value_name = "WHAT",
-        help_heading = "Inspection"
-    )]
+    /// Do something else than build: check, outline (what the target takes) or
+    /// targets (the stages); with ,format=json for programs
+    #[arg(long, default_value = "build", value_name = "WHAT[,format=FORM]")]
+    #[arg(value_parser = Call::parse, hide_default_value = true, help_heading = "Inspection")]
     call: Call,
+    /// Form of what --check and --call print
+    #[arg(long, value_enum, help_heading = "Inspection")]
+    format: Option<Format>,
 
     /// Accepted as steps leave nothing to remove
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -186,15 +187,6 @@ pub(super) struct BuildArgs {
     pub(super) registry: RegistryArgs,
     #[command(flatten)]
     pub(super) progress: ProgressArgs,
-}
-
-/// What to do with the Dockerfile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Call {
-    /// Build it.
-    Build,
-    /// Check it as `shiplap check` does.
-    Check,
 }
 
 /// `--snapshot`.
@@ -224,9 +216,12 @@ enum Network {
 
 impl BuildArgs {
     pub(super) fn run(self, session: &Session) -> anyhow::Result<()> {
-        match self.call() {
-            Call::Build => self.build(session),
-            Call::Check => check::check(&self.source, Format::Text),
+        let call = self.call()?;
+        match call.what {
+            What::Build => self.build(session),
+            What::Check => check::check(session, &self.source, call.format),
+            What::Outline => call::outline(session, &self.source, call.format),
+            What::Targets => call::targets(session, &self.source, call.format),
         }
     }
 
@@ -264,8 +259,23 @@ impl BuildArgs {
     }
 
     /// What to do.
-    pub(super) fn call(&self) -> Call {
-        if self.check { Call::Check } else { self.call }
+    ///
+    /// # Errors
+    /// [`Usage`] when there is nothing to print in the form asked for.
+    fn call(&self) -> anyhow::Result<Call> {
+        let mut call = self.call;
+        if self.check {
+            call.what = What::Check;
+        }
+        if let Some(format) = self.format {
+            if call.what == What::Build {
+                return Err(Usage::error(
+                    "--format is the form of what --check and --call print; a build prints only a digest",
+                ));
+            }
+            call.format = format;
+        }
+        Ok(call)
     }
 
     /// What is asked for. `variable` reads the environment.
@@ -276,8 +286,11 @@ impl BuildArgs {
         &self,
         variable: &dyn Fn(&str) -> Option<OsString>,
     ) -> anyhow::Result<Request> {
-        let base = self.source.request(variable)?;
-        let source_date_epoch = self.source_date_epoch(&base.build_args, variable)?;
+        let mut base = self.source.request(variable)?;
+        if let Some(seconds) = self.source_date_epoch {
+            let value = seconds.to_string();
+            base.build_args.push((SOURCE_DATE_EPOCH.to_owned(), value));
+        }
         let secrets = self.secrets(variable)?;
         let agent = variable("SSH_AUTH_SOCK").filter(|a| !a.is_empty());
         let ssh = self
@@ -310,7 +323,6 @@ impl BuildArgs {
             })?,
             force_compression: self.switch(self.force_compression, |o| o.force_compression),
             rewrite_timestamp: self.switch(self.rewrite_timestamp, |o| o.rewrite_timestamp),
-            source_date_epoch,
             isolation: self.isolation,
             root_kind: match self.snapshot {
                 Snapshot::Auto => None,
@@ -326,22 +338,6 @@ impl BuildArgs {
             return Err(Usage::error(tag));
         }
         Ok(request)
-    }
-
-    fn source_date_epoch(
-        &self,
-        build_args: &[(String, String)],
-        variable: &dyn Fn(&str) -> Option<OsString>,
-    ) -> anyhow::Result<Option<i64>> {
-        const NAME: &str = "SOURCE_DATE_EPOCH";
-        if self.source_date_epoch.is_some() {
-            return Ok(self.source_date_epoch);
-        }
-        let argument = build_args.iter().rev().find(|(name, _)| name == NAME);
-        match argument {
-            Some((_, value)) => values::source_date_epoch(Some(value.into())),
-            None => values::source_date_epoch(variable(NAME)),
-        }
     }
 
     fn secrets(&self, variable: &dyn Fn(&str) -> Option<OsString>) -> anyhow::Result<Vec<Secret>> {
@@ -412,45 +408,6 @@ fn metadata(built: &Built) -> Value {
     })
 }
 
-/// The error with its place in the Dockerfile, where it has one.
-pub(super) fn located(error: BuildError) -> anyhow::Error {
-    let message = error.to_string();
-    let (place, hint, source): (_, _, Option<Box<dyn std::error::Error + Send + Sync>>) =
-        match error {
-            BuildError::Dockerfile {
-                place: Some(place),
-                hint,
-                ..
-            } => (place, hint, None),
-            BuildError::Base {
-                place: Some(place),
-                source,
-                ..
-            } => (place, None, Some(source)),
-            BuildError::Step {
-                place: Some(place),
-                source,
-                ..
-            } => (place, None, Some(source)),
-            BuildError::Dockerfile {
-                hint: Some(hint), ..
-            } => {
-                let error = anyhow::anyhow!(message);
-                return Hinted { hint, error }.into();
-            }
-            other => return other.into(),
-        };
-    Located {
-        message,
-        file: place.file,
-        text: place.text.to_string(),
-        span: place.span.start..place.span.end,
-        hints: hint.into_iter().collect(),
-        source,
-    }
-    .into()
-}
-
 /// What is wrong when something is to be pushed that has no name.
 fn nameless_push(request: &Request) -> Option<&'static str> {
     let named = |o: &Output| !o.names.is_empty() || !request.tags.is_empty();
@@ -516,7 +473,7 @@ mod tests {
             (PullPolicy::Missing, NetworkMode::Host)
         );
         assert_eq!(r.compression, Compression::Gzip);
-        assert_eq!(r.source_date_epoch, Some(100));
+        assert_eq!(r.build_args, [("SOURCE_DATE_EPOCH".into(), "100".into())]);
         assert_eq!(r.isolation, Isolation::Auto);
         assert!(!r.rewrite_timestamp && !r.push && r.outputs.is_empty());
     }
@@ -576,7 +533,6 @@ mod tests {
             .map(|(k, v)| format!("{k}={v}"))
             .collect();
         assert_eq!(args, ["A=b=c", "FROM_ENV=1", "SOURCE_DATE_EPOCH=7"]);
-        assert_eq!(r.source_date_epoch, Some(7));
         assert_eq!(r.tags.len(), 2);
         assert_eq!(r.labels[0], ("k".into(), String::new()));
         assert_eq!(
@@ -610,7 +566,6 @@ mod tests {
                 "gzip",
             ],
             &["--build-arg", "=x"],
-            &["--build-arg", "SOURCE_DATE_EPOCH=yesterday"],
             &["--platform", "a/b/c/d"],
             &["--network", "bridge"],
             &["--isolation", "vm"],

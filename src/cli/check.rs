@@ -1,24 +1,19 @@
 //! `shiplap check`: the linter, without a build.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::Context;
 use clap::Args;
 use serde_json::json;
-use shiplap::context::ignore::Ignore;
-use shiplap::dockerfile::lint::{LintOptions, RULES, Report, Rule, lint};
+use shiplap::build::{SourceText, frontend};
+use shiplap::dockerfile::lint::{RULES, Report, Rule};
 use shiplap::dockerfile::span::LineIndex;
-use shiplap::dockerfile::{self, ParseError, suggest};
+use shiplap::dockerfile::{ParseError, suggest};
 
-use super::error::{Located, Negative, Usage};
+use super::error::{Located, Negative, Usage, located};
 use super::source::{SourceArgs, environment};
-use super::{Format, open_input};
+use super::{Format, Session};
 use crate::ui::excerpt::{Excerpt, Severity};
-use crate::ui::{self, escape, output};
-
-/// The largest Dockerfile that is read, in bytes.
-const MAX_FILE: u64 = 4 << 20;
+use crate::ui::{self, output};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -45,59 +40,28 @@ pub(super) struct CheckArgs {
 }
 
 impl CheckArgs {
-    pub(super) fn run(self) -> anyhow::Result<()> {
+    pub(super) fn run(self, session: &Session) -> anyhow::Result<()> {
         match &self.explain {
             Some(rule) => explain(rule),
-            None => check(&self.source, self.format),
+            None => check(session, &self.source, self.format),
         }
     }
 }
 
-/// A Dockerfile with its name.
-struct Text {
-    file: PathBuf,
-    text: String,
-}
-
 /// Checks what `source` names, prints the result and fails when there is
 /// something to warn of.
-pub(super) fn check(source: &SourceArgs, format: Format) -> anyhow::Result<()> {
+pub(super) fn check(session: &Session, source: &SourceArgs, format: Format) -> anyhow::Result<()> {
     let request = source.request(&environment)?;
-    let context = Path::new(&request.context);
-    let text = read_dockerfile(context, request.file.as_deref())?;
-    let ignore = ignore_rules(source, context, &text.file)?;
-    let ignored = |path: &str| {
-        let path = Path::new(path.trim_start_matches('/'));
-        ignore.as_ref().is_some_and(|ignore| ignore.ignored(path))
-    };
-    let platform = request.platforms.first().map(ToString::to_string);
-    let settings = request
-        .build_args
-        .iter()
-        .rev()
-        .find(|(name, _)| name == "BUILDKIT_DOCKERFILE_CHECK");
-    let options = LintOptions {
-        build_args: &request.build_args,
-        target: request.target.as_deref(),
-        target_platform: platform.as_deref(),
-        ignored: ignore.is_some().then_some(&ignored),
-        check: settings.map(|(_, value)| value.as_str()),
-        ..LintOptions::default()
-    };
-    let report = match dockerfile::parse(&text.text) {
-        Ok(file) => lint(&file, &options),
-        Err(error) => Report {
-            error: Some(error),
-            ..Report::default()
-        },
-    };
+    let cancel = session.interrupts.cancel();
+    let (text, report) =
+        frontend::check(&request, &Session::sources()?, &cancel).map_err(located)?;
     match format {
         Format::Json => output::json(&as_json(&report, &text.text))?,
         Format::Text => output::result(&as_text(&report, &text))?,
     }
     match report.error {
         Some(error) if format == Format::Text => {
-            Err(Located::parse(error, &text.file, &text.text).into())
+            Err(Located::parse(error, Path::new(&text.file), &text.text).into())
         }
         None if report.warnings.is_empty() => Ok(()),
         _ => Err(Negative.into()),
@@ -127,13 +91,13 @@ fn as_json(report: &Report, text: &str) -> serde_json::Value {
     json!({"warnings": warnings, "error": error})
 }
 
-fn as_text(report: &Report, text: &Text) -> String {
+fn as_text(report: &Report, text: &SourceText) -> String {
     let mut out = String::new();
-    let file = text.file.display().to_string();
+    let file = &text.file;
     for warning in &report.warnings {
         let rule = warning.rule.info();
         let excerpt = Excerpt {
-            file: &file,
+            file,
             source: &text.text,
             span: warning.span.start..warning.span.end,
             severity: Severity::Warning,
@@ -184,57 +148,4 @@ fn explain(name: &str) -> anyhow::Result<()> {
         indent(info.bad),
         indent(info.good),
     ))
-}
-
-fn read_dockerfile(context: &Path, file: Option<&str>) -> anyhow::Result<Text> {
-    let file = match file {
-        Some(file) if file == "-" || Path::new(file).exists() => PathBuf::from(file),
-        Some(file) if context.join(file).exists() => context.join(file),
-        Some(file) => PathBuf::from(file),
-        None if context.as_os_str() == "-" => PathBuf::from("-"),
-        None if !context.join("Dockerfile").exists() && context.join("Containerfile").exists() => {
-            context.join("Containerfile")
-        }
-        None => context.join("Dockerfile"),
-    };
-    let mut bytes = Vec::new();
-    open_input(&file)?
-        .take(MAX_FILE + 1)
-        .read_to_end(&mut bytes)
-        .with_context(|| format!("can't read {}", file.display()))?;
-    if bytes.len() as u64 > MAX_FILE {
-        anyhow::bail!("{} is larger than {MAX_FILE} bytes", file.display());
-    }
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    Ok(Text { file, text })
-}
-
-/// The ignore file's rules; `None` where there is none and where it takes
-/// anything back: then a name alone does not decide.
-fn ignore_rules(
-    source: &SourceArgs,
-    context: &Path,
-    dockerfile: &Path,
-) -> anyhow::Result<Option<Ignore>> {
-    let own = PathBuf::from(format!("{}.dockerignore", dockerfile.display()));
-    let found = match &source.ignorefile {
-        Some(file) => Some(file.clone()),
-        None => [
-            own,
-            context.join(".containerignore"),
-            context.join(".dockerignore"),
-        ]
-        .into_iter()
-        .find(|path| path.is_file()),
-    };
-    let Some(path) = found else {
-        return Ok(None);
-    };
-    let bytes = std::fs::read(&path).with_context(|| format!("can't read {}", path.display()))?;
-    let rules = Ignore::parse(&bytes)
-        .map_err(|e| anyhow::anyhow!("{}: {e}", escape::text(&path.display().to_string())))?;
-    let takes_back = bytes
-        .split(|b| *b == b'\n')
-        .any(|line| line.trim_ascii_start().starts_with(b"!"));
-    Ok((!takes_back).then_some(rules))
 }

@@ -17,6 +17,7 @@ use std::ops::Range;
 
 use anyhow::Error;
 use shiplap::build::{BaseError, BuildError};
+use shiplap::context::source::OpenError;
 use shiplap::dockerfile::ParseError;
 use shiplap::dockerfile::span::Span;
 use shiplap::graph::PlanError;
@@ -125,6 +126,52 @@ impl Located {
     }
 }
 
+/// The error of a build with its place in a file, where it has one.
+pub(crate) fn located(error: BuildError) -> Error {
+    let message = error.to_string();
+    let mut hints = Vec::new();
+    let (place, source): (_, Option<Box<dyn StdError + Send + Sync>>) = match error {
+        BuildError::Dockerfile {
+            place: Some(place),
+            hint,
+            ..
+        } => {
+            hints.extend(hint);
+            (place, None)
+        }
+        BuildError::Base {
+            place: Some(place),
+            source,
+            ..
+        } => (place, Some(source)),
+        BuildError::Step {
+            place: Some(place),
+            source,
+            ..
+        } => (place, Some(source)),
+        BuildError::Ignore { place, .. } => (place, None),
+        BuildError::Named { source, .. } if matches!(*source, BuildError::Ignore { .. }) => {
+            return located(*source);
+        }
+        BuildError::Dockerfile {
+            hint: Some(hint), ..
+        } => {
+            let error = anyhow::anyhow!(message);
+            return Hinted { hint, error }.into();
+        }
+        other => return other.into(),
+    };
+    Located {
+        message,
+        file: place.file,
+        text: place.text.to_string(),
+        span: place.span.start..place.span.end,
+        hints,
+        source,
+    }
+    .into()
+}
+
 /// Tells the user about `error` and returns the exit code.
 pub(crate) fn report(error: &Error, session: &Session) -> u8 {
     if find::<OutputClosed>(error).is_some() {
@@ -223,8 +270,16 @@ fn passed_on<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdErro
     if let Some(TransportError::Registry(inner)) = error.downcast_ref() {
         return Some(inner);
     }
-    if let Some(BuildError::Store(inner)) = error.downcast_ref() {
-        return Some(inner);
+    match error.downcast_ref() {
+        Some(BuildError::Store(inner)) => return Some(inner),
+        Some(BuildError::Context(inner)) => return Some(inner),
+        _ => {}
+    }
+    match error.downcast_ref() {
+        Some(OpenError::Http(inner)) => return Some(inner),
+        Some(OpenError::Git(inner)) => return Some(inner),
+        Some(OpenError::Stream(inner)) => return Some(inner),
+        _ => {}
     }
     match error.downcast_ref() {
         Some(BaseError::Transport(inner)) => return Some(inner),
@@ -265,6 +320,23 @@ fn hints(error: &Error) -> Vec<String> {
                 Failure::Tls(_) => hint("to use plain http or skip the check, add --insecure"),
                 _ => {}
             }
+        }
+        match cause.downcast_ref() {
+            Some(BuildError::NoDockerfile {
+                similar: Some(similar),
+                ..
+            }) => hint(&format!(
+                "the context has a file {similar:?}; give it with -f FILE"
+            )),
+            Some(BuildError::NoDockerfile { .. }) => {
+                hint("name it with -f FILE, or give another directory as the context");
+            }
+            _ => {}
+        }
+        if let Some(OpenError::Directory { .. }) = cause.downcast_ref() {
+            hint(
+                "a context is a directory, - for standard input, or a URL of a tar or a git repository",
+            );
         }
         if let Some(StoreError::NoImage { .. }) = cause.downcast_ref() {
             hint("shiplap images lists what is there; shiplap pull fetches from a registry");

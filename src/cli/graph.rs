@@ -3,9 +3,10 @@
 use clap::{Args, ValueEnum};
 use shiplap::graph::{Graph, print};
 
+use super::Session;
 use super::access::{RegistryArgs, Scope};
+use super::error::located;
 use super::source::{SourceArgs, environment};
-use super::{Session, build};
 use crate::ui::output;
 
 const EXAMPLES: &str = "\
@@ -49,7 +50,7 @@ impl GraphArgs {
         let client = self.registry.client(Scope::Build(&[]), cancel.clone())?;
         let tools = session.tools(client)?;
         let graphs = shiplap::build::plans(&request, &tools, &session.interrupts.cancel())
-            .map_err(build::located)?;
+            .map_err(located)?;
         let joined = |text: fn(&Graph) -> String| {
             let texts: Vec<String> = graphs.iter().map(text).collect();
             output::result(&texts.join("\n"))

@@ -6,6 +6,7 @@
 mod access;
 mod archives;
 mod build;
+mod call;
 mod check;
 mod copy;
 mod debug;
@@ -111,7 +112,7 @@ impl Command {
     fn run(self, session: &Session) -> anyhow::Result<()> {
         match self {
             Self::Build(args) => args.run(session),
-            Self::Check(args) => args.run(),
+            Self::Check(args) => args.run(session),
             Self::Graph(args) => args.run(session),
             Self::Pull(args) => args.run(session),
             Self::Push(args) => args.run(session),

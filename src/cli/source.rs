@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use shiplap::build::request::{NetworkMode, PullPolicy, Request};
 use shiplap::container::Isolation;
+use shiplap::graph::SOURCE_DATE_EPOCH;
 use shiplap::image::media_type::Compression;
 use shiplap::platform::Platform;
 
@@ -79,7 +80,6 @@ impl SourceArgs {
             compression_level: None,
             force_compression: false,
             rewrite_timestamp: false,
-            source_date_epoch: None,
             isolation: Isolation::Auto,
             root_kind: None,
             secrets: Vec::new(),
@@ -111,6 +111,13 @@ impl SourceArgs {
                 )));
             }
             args.extend(value.map(|value| (name.to_owned(), value)));
+        }
+        // It is handed on without being asked for.
+        if !args.iter().any(|(name, _)| name == SOURCE_DATE_EPOCH)
+            && let Some(value) = variable(SOURCE_DATE_EPOCH).filter(|v| !v.is_empty())
+        {
+            let value = value.to_string_lossy().into_owned();
+            args.push((SOURCE_DATE_EPOCH.to_owned(), value));
         }
         Ok(args)
     }

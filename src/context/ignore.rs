@@ -25,29 +25,28 @@ pub const MAX_LINE: usize = 65_535;
 /// Why an ignore file is refused. Numbers are those of lines, from one; in a
 /// list of patterns that of the pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum IgnoreError {
+#[error("line {line}: {fault}")]
+pub struct IgnoreError {
+    /// Where.
+    pub line: usize,
+    /// What is wrong there.
+    pub fault: Fault,
+}
+
+/// What is wrong with a pattern.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
     /// A `!` without a pattern.
-    #[error(
-        "line {line}: illegal exclusion pattern: \"!\"; name what to take back, as in !README.md"
-    )]
-    Negation {
-        /// Where.
-        line: usize,
-    },
+    #[error("a `!` takes nothing back by itself; name what to take back, as in !README.md")]
+    Negation,
     /// The pattern has an open class, a bad range or a `\` at its end.
-    #[error("line {line}: syntax error in pattern {pattern:?}")]
-    Syntax {
-        /// Where.
-        line: usize,
-        /// The pattern.
-        pattern: String,
-    },
+    #[error(
+        "the pattern {0:?} has an open or empty `[…]`, or ends with a `\\`; put a `\\` before what is meant as it is"
+    )]
+    Syntax(String),
     /// The line is longer than [`MAX_LINE`].
-    #[error("line {line} is longer than {MAX_LINE} bytes")]
-    LineTooLong {
-        /// Where.
-        line: usize,
-    },
+    #[error("the line is longer than {MAX_LINE} bytes")]
+    LineTooLong,
 }
 
 #[derive(Debug, Clone)]
@@ -102,13 +101,16 @@ impl Ignore {
             }
             let cleaned = clean(text);
             let (takes_back, body) = match cleaned.strip_prefix(b"!") {
-                Some([]) => return Err(IgnoreError::Negation { line }),
+                Some([]) => {
+                    let fault = Fault::Negation;
+                    return Err(IgnoreError { line, fault });
+                }
                 Some(body) => (true, body),
                 None => (false, &cleaned[..]),
             };
-            let bad = || IgnoreError::Syntax {
+            let bad = || IgnoreError {
                 line,
-                pattern: String::from_utf8_lossy(&cleaned).into_owned(),
+                fault: Fault::Syntax(String::from_utf8_lossy(&cleaned).into_owned()),
             };
             Glob::parse(body).map_err(|_| bad())?;
             let pattern = Pattern::compile(body).ok_or_else(bad)?;
@@ -226,7 +228,10 @@ pub fn read_patterns(file: &[u8]) -> Result<Vec<(usize, Vec<u8>)>, IgnoreError> 
     let mut out = Vec::new();
     for (i, line) in file.split(|b| *b == b'\n').enumerate() {
         if line.len() > MAX_LINE {
-            return Err(IgnoreError::LineTooLong { line: i + 1 });
+            return Err(IgnoreError {
+                line: i + 1,
+                fault: Fault::LineTooLong,
+            });
         }
         // A comment starts in the first column and nowhere else.
         if line.first() == Some(&b'#') {
@@ -392,7 +397,10 @@ mod tests {
         }
         assert_eq!(
             Ignore::parse("x".repeat(MAX_LINE + 1).as_bytes()).unwrap_err(),
-            IgnoreError::LineTooLong { line: 1 }
+            IgnoreError {
+                line: 1,
+                fault: Fault::LineTooLong
+            }
         );
     }
 

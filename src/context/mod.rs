@@ -4,6 +4,7 @@
 //! context, a stage's root filesystem, an unpacked archive. Every path is
 //! resolved inside the tree, links included.
 
+pub mod auth;
 pub mod checksum;
 pub mod git;
 pub mod glob;

@@ -93,6 +93,8 @@ pub struct OpenOptions<'a> {
     pub agent: &'a ureq::Agent,
     /// For repositories.
     pub git: &'a GitOptions,
+    /// The value of an `Authorization` header for a download.
+    pub authorization: Option<&'a str>,
     /// Standard input, if it may be read.
     pub stdin: Option<Box<dyn Read + Send>>,
     /// Bytes that a download or an unpacked tar may have.
@@ -118,6 +120,9 @@ pub struct Opened {
     pub dockerfile: Option<Vec<u8>>,
     /// The commit, for a repository.
     pub commit: Option<String>,
+    /// Seconds since 1970: when the commit was made, when the server says that
+    /// the file was changed, or the time of the archive's newest file.
+    pub time: Option<i64>,
     /// The digest of what was downloaded.
     pub digest: Option<Digest>,
     /// Our own directory, which goes with this value.
@@ -139,6 +144,7 @@ pub fn open(location: &Location, options: OpenOptions<'_>) -> Result<Opened, Ope
             dir: path.clone(),
             dockerfile: None,
             commit: None,
+            time: None,
             digest: None,
             keep: None,
         });
@@ -150,9 +156,11 @@ pub fn open(location: &Location, options: OpenOptions<'_>) -> Result<Opened, Ope
         dir,
         dockerfile: None,
         commit: None,
+        time: None,
         digest: None,
         keep: None,
     };
+    let mut name = None;
     let stream = match location {
         Location::Directory(_) => Stream::Unpacked,
         Location::Stdin => {
@@ -164,12 +172,16 @@ pub fn open(location: &Location, options: OpenOptions<'_>) -> Result<Opened, Ope
                 url,
                 checksum: None,
                 known: None,
-                authorization: None,
+                authorization: options.authorization,
                 limit: options.max_bytes,
             };
             match http::fetch(options.agent, &request, keep.path(), options.cancel)? {
                 Fetched::File(download) => {
                     opened.digest = Some(download.digest);
+                    opened.time = (download.validators.last_modified.is_some()
+                        && download.mtime.secs > 0)
+                        .then_some(download.mtime.secs);
+                    name = Some(download.name);
                     let file = download.file.reopen().map_err(StreamError::Read)?;
                     tar::receive(file, &opened.dir, options.max_bytes)?
                 }
@@ -183,14 +195,46 @@ pub fn open(location: &Location, options: OpenOptions<'_>) -> Result<Opened, Ope
             let done = git::checkout(url, options.git, &work, options.cancel)?;
             opened.dir = done.tree;
             opened.commit = Some(done.commit);
+            opened.time = Some(done.time);
             Stream::Unpacked
         }
     };
-    if let Stream::Dockerfile(text) = stream {
-        opened.dockerfile = Some(text);
+    match stream {
+        Stream::Unpacked if opened.time.is_none() => {
+            opened.time = newest(&opened.dir, 0).map_err(StreamError::Read)?;
+        }
+        Stream::Unpacked => {}
+        Stream::Dockerfile(text) => {
+            // A file by itself is a context too, for those who don't take it
+            // for a Dockerfile.
+            if let Some(name) = name {
+                std::fs::write(opened.dir.join(name), &text).map_err(StreamError::Read)?;
+            }
+            opened.dockerfile = Some(text);
+        }
     }
     opened.keep = Some(keep);
     Ok(opened)
+}
+
+/// The newest time of the regular files below `dir`.
+fn newest(dir: &Path, depth: usize) -> io::Result<Option<i64>> {
+    use std::os::unix::fs::MetadataExt;
+    if depth > 1024 {
+        return Ok(None);
+    }
+    let mut time = None;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let meta = entry.metadata()?;
+        let found = if meta.is_dir() {
+            newest(&entry.path(), depth + 1)?
+        } else {
+            meta.is_file().then(|| meta.mtime())
+        };
+        time = time.max(found);
+    }
+    Ok(time)
 }
 
 fn private_dir(temp: &Path) -> Result<tempfile::TempDir, OpenError> {
@@ -308,6 +352,7 @@ mod tests {
             temp,
             agent,
             git,
+            authorization: None,
             stdin: None,
             max_bytes: 1 << 20,
             cancel,

@@ -17,7 +17,8 @@ pub struct ParseError {
 }
 
 impl ParseError {
-    pub(super) fn new(message: impl Into<String>, span: Span) -> Self {
+    /// An error about `span`.
+    pub fn new(message: impl Into<String>, span: Span) -> Self {
         Self {
             message: message.into(),
             span,
@@ -30,7 +31,9 @@ impl ParseError {
         self
     }
 
-    pub(super) fn hint_option(mut self, hint: Option<String>) -> Self {
+    /// With a hint, where there is one.
+    #[must_use]
+    pub fn hint_option(mut self, hint: Option<String>) -> Self {
         self.hint = hint.or(self.hint);
         self
     }

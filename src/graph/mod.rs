@@ -26,7 +26,10 @@ use crate::dockerfile::span::Span;
 use crate::image::{History, ImageConfig};
 use crate::platform::Platform;
 
-pub use plan::plan;
+pub use plan::{
+    EpochSource, Outline, OutlineArg, OutlineMount, SOURCE_DATE_EPOCH, Target, epoch_source,
+    outline, plan, targets,
+};
 pub use step::{
     BaseRequest, CopyOp, CopySource, From, ImageOp, Op, RunMount, RunNetwork, RunOp, Step, StepId,
     WorkdirOp,

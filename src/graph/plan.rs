@@ -1,11 +1,16 @@
 //! Planning: walks the stages that the target needs and turns each
 //! instruction into a change of the config, a step, or both.
 
+mod epoch;
 mod instruction;
+mod outline;
 mod steps;
 mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
+
+pub use epoch::{EpochSource, SOURCE_DATE_EPOCH, epoch_source};
+pub use outline::{Outline, OutlineArg, OutlineMount, Target, outline, targets};
 
 use super::scope::{self, Vars};
 use super::step::{BaseRequest, CopyOp, CopySource, From, ImageOp, Op, Step, StepId};
@@ -21,18 +26,7 @@ use crate::reference::Reference;
 
 /// Plans the build of `options.target`, or says which images it has to know.
 pub fn plan(file: &Dockerfile, options: &PlanOptions, bases: &Bases) -> Result<Planned, PlanError> {
-    let globals = global_args(file, options)?;
-    let mut planner = Planner {
-        file,
-        options,
-        bases,
-        source_date_epoch: epoch(file, &globals, options)?,
-        globals,
-        steps: Vec::new(),
-        images: BTreeMap::new(),
-        need: Vec::new(),
-        done: BTreeMap::new(),
-    };
+    let mut planner = planner(file, options, bases)?;
     let target = planner.target()?;
     let wanted = planner.reachable(target)?;
     if !planner.need.is_empty() {
@@ -57,6 +51,32 @@ pub fn plan(file: &Dockerfile, options: &PlanOptions, bases: &Bases) -> Result<P
         history: state.history,
         source_date_epoch: planner.source_date_epoch,
     })))
+}
+
+fn planner<'a>(
+    file: &'a Dockerfile,
+    options: &'a PlanOptions,
+    bases: &'a Bases,
+) -> Result<Planner<'a>, PlanError> {
+    let globals = global_args(file, options)?;
+    // Whatever else gives a time is asked before; here it has none.
+    let source_date_epoch = match epoch::source(file, &globals, options)? {
+        Some(EpochSource::Seconds(seconds)) => Some(seconds),
+        Some(EpochSource::Context | EpochSource::Named(_) | EpochSource::Remote { .. }) | None => {
+            None
+        }
+    };
+    Ok(Planner {
+        file,
+        options,
+        bases,
+        source_date_epoch,
+        globals,
+        steps: Vec::new(),
+        images: BTreeMap::new(),
+        need: Vec::new(),
+        done: BTreeMap::new(),
+    })
 }
 
 fn error(message: impl Into<String>, span: Option<Span>) -> PlanError {
@@ -105,24 +125,8 @@ fn global_args(file: &Dockerfile, options: &PlanOptions) -> Result<Vars, PlanErr
     Ok(vars)
 }
 
-fn epoch(
-    file: &Dockerfile,
-    globals: &Vars,
-    options: &PlanOptions,
-) -> Result<Option<i64>, PlanError> {
-    const NAME: &str = "SOURCE_DATE_EPOCH";
-    let declared = file.global_args.iter().find(
-        |i| matches!(&i.kind, InstructionKind::Arg(d) if d.iter().any(|d| d.name.value == NAME)),
-    );
-    let value = build_arg(options, NAME).or_else(|| globals.get(NAME));
-    let Some(value) = value.filter(|v| !v.is_empty()) else {
-        return Ok(None);
-    };
-    value.parse().map(Some).map_err(|_| PlanError {
-        message: format!("invalid {NAME} {value:?}: it is no number of seconds since 1970"),
-        span: declared.map(|i| i.span),
-        hint: None,
-    })
+fn expand_globals(text: &Text, escape: char, vars: &Vars) -> Result<String, PlanError> {
+    expand(text, escape, &|n: &str| vars.get(n).map(str::to_owned))
 }
 
 fn expand(
@@ -206,8 +210,7 @@ impl Planner<'_> {
     }
 
     fn expand_global(&self, text: &Text) -> Result<String, PlanError> {
-        let lookup = |n: &str| self.globals.get(n).map(str::to_owned);
-        expand(text, self.file.directives.escape, &lookup)
+        expand_globals(text, self.file.directives.escape, &self.globals)
     }
 
     /// What the FROM of a stage leads to.

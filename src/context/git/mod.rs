@@ -127,6 +127,8 @@ impl GitOptions {
 pub struct Checkout {
     /// The full id of the commit.
     pub commit: String,
+    /// When it was committed, in seconds since 1970.
+    pub time: i64,
     /// The tree, or the directory in it that the URL names. It lies in the
     /// directory given for work and goes with it.
     pub tree: PathBuf,
@@ -173,6 +175,17 @@ pub fn checkout(
         "checkout",
         &["checkout", "--quiet", "--force", "--detach", &commit],
     )?;
+    let time = git.output(
+        "show",
+        &[
+            "show",
+            "--no-patch",
+            "--format=%ct",
+            "--end-of-options",
+            &commit,
+        ],
+    )?;
+    let time = time.trim().parse().unwrap_or_default();
     if url.submodules() && tree.join(".gitmodules").is_file() {
         let args = [
             "submodule",
@@ -212,7 +225,7 @@ pub fn checkout(
         })?,
         None => tree,
     };
-    Ok(Checkout { commit, tree })
+    Ok(Checkout { commit, time, tree })
 }
 
 /// A ref of the remote.
