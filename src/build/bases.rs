@@ -115,23 +115,19 @@ impl Finder<'_> {
         {
             let source = Source::load(name, descriptor, Arc::new(self.store.clone()))?;
             match select(source, request) {
-                Ok(base) => return Ok(base),
-                Err(
-                    e @ (BaseError::Platform { .. }
-                    | BaseError::Transport(TransportError::Platform { .. })),
-                ) => {
-                    mismatch = Some(e);
-                }
-                Err(e) => return Err(e),
+                Ok(base) if fits(&base.image, request) => return Ok(base),
+                Err(e) if !is_platform(&e) => return Err(e),
+                other => mismatch = Some(other),
             }
         }
         if self.pull == PullPolicy::Never {
-            return Err(mismatch.unwrap_or_else(|| BaseError::NotPulled(reference.familiar())));
+            let none = Err(BaseError::NotPulled(reference.familiar()));
+            return mismatch.unwrap_or(none);
         }
         match transport::registry::open(self.client, &reference) {
             Ok(source) => select(source, request),
             // The store has it, only for another platform: that says more.
-            Err(e) => Err(mismatch.unwrap_or(e.into())),
+            Err(e) => mismatch.unwrap_or(Err(e.into())),
         }
     }
 
@@ -156,7 +152,23 @@ impl Finder<'_> {
     }
 }
 
-/// The image of `source` for the platform that is asked for.
+fn is_platform(error: &BaseError) -> bool {
+    matches!(
+        error,
+        BaseError::Platform { .. } | BaseError::Transport(TransportError::Platform { .. })
+    )
+}
+
+/// Whether the image runs on the platform that is asked for, or does not say
+/// on which it runs.
+fn fits(image: &Image, request: &BaseRequest) -> bool {
+    let has = image.config.platform();
+    let known = !has.os.is_empty() && !has.architecture.is_empty();
+    !known || has.serves(&request.platform).is_some()
+}
+
+/// The image of `source` for the platform that is asked for. One that is no
+/// choice of several is taken as it is; the linter warns of it.
 fn select(source: Source, request: &BaseRequest) -> Result<Base, BaseError> {
     let repositories = source.repositories.clone();
     let blobs: Arc<dyn BlobSource> = Arc::clone(&source.blobs);
@@ -182,15 +194,6 @@ fn select(source: Source, request: &BaseRequest) -> Result<Base, BaseError> {
         }
     };
     let image = Image::load(descriptor, bytes, blobs)?;
-    let has = image.config.platform();
-    let known = !has.os.is_empty() && !has.architecture.is_empty();
-    if known && has.serves(&request.platform).is_none() {
-        return Err(BaseError::Platform {
-            name: request.name.clone(),
-            has: has.to_string(),
-            wanted: request.platform.clone(),
-        });
-    }
     Ok(Base {
         image,
         repositories,

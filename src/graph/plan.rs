@@ -213,9 +213,33 @@ impl Planner<'_> {
         expand_globals(text, self.file.directives.escape, &self.globals)
     }
 
+    /// The name of a stage that a named context takes the place of, with all
+    /// its instructions.
+    fn replaced(&self, index: usize) -> Option<&str> {
+        let stage = &self.file.stages[index];
+        let name = &stage.name.as_ref()?.value;
+        let (name, _) = self
+            .options
+            .contexts
+            .get_key_value(name)
+            .or_else(|| self.options.contexts.get_key_value(&name.to_lowercase()))?;
+        Some(name)
+    }
+
+    /// The instructions of a stage that are run.
+    fn instructions(&self, index: usize) -> &[Instruction] {
+        match self.replaced(index) {
+            Some(_) => &[],
+            None => &self.file.stages[index].instructions,
+        }
+    }
+
     /// What the FROM of a stage leads to.
     fn base(&self, index: usize) -> Result<Base, PlanError> {
         let from = &self.file.stages[index];
+        if let Some(name) = self.replaced(index) {
+            return self.named(name, self.platform_of(index)?, from.span);
+        }
         let name = self.expand_global(&from.base)?;
         if name.is_empty() {
             return Err(PlanError {
@@ -238,21 +262,10 @@ impl Planner<'_> {
 
     /// A named context or an image.
     fn named(&self, name: &str, platform: Platform, span: Span) -> Result<Base, PlanError> {
-        let familiar = Reference::parse(name).ok().map(|r| r.familiar());
-        let context = self
-            .options
-            .contexts
-            .get(name)
-            .map(|c| (name, c))
-            .or_else(|| {
-                let contexts = self.options.contexts.iter();
-                let same = |n: &str| Reference::parse(n).ok().map(|r| r.familiar()) == familiar;
-                let found = familiar
-                    .as_ref()
-                    .and_then(|_| contexts.into_iter().find(|(n, _)| same(n)));
-                found.map(|(n, c)| (n.as_str(), c))
-            });
-        match context {
+        match self.context(name, &platform) {
+            Some((_, NamedContext::Image(image))) if image == "docker-image://scratch" => {
+                Ok(Base::Scratch)
+            }
             Some((_, NamedContext::Image(name))) => Ok(Base::Image(BaseRequest {
                 name: name.clone(),
                 platform,
@@ -266,6 +279,29 @@ impl Planner<'_> {
                 }))
             }
         }
+    }
+
+    /// The named context that stands for `name`: the one for the platform,
+    /// `name::os/arch`, else the one for all.
+    fn context(&self, name: &str, platform: &Platform) -> Option<(&str, &NamedContext)> {
+        let contexts = &self.options.contexts;
+        let known = |key: &str| contexts.get_key_value(key).map(|(n, c)| (n.as_str(), c));
+        let familiar = Reference::parse(name).ok().map(|r| r.familiar());
+        let suffix = format!("::{platform}");
+        let same = |n: &str| {
+            familiar.is_some() && Reference::parse(n).ok().map(|r| r.familiar()) == familiar
+        };
+        known(&format!("{name}{suffix}"))
+            .or_else(|| {
+                let mut own = contexts.iter();
+                own.find(|(n, _)| n.strip_suffix(&suffix).is_some_and(same))
+                    .map(|(n, c)| (n.as_str(), c))
+            })
+            .or_else(|| known(name))
+            .or_else(|| {
+                let mut all = contexts.iter();
+                all.find(|(n, _)| same(n)).map(|(n, c)| (n.as_str(), c))
+            })
     }
 
     /// What a `--from=` of stage `index` leads to.
@@ -324,7 +360,7 @@ impl Planner<'_> {
             let base = self.base(index)?;
             let platform = self.platform_of(index)?;
             let mut froms: Vec<(String, Span)> = Vec::new();
-            for instruction in &here.instructions {
+            for instruction in self.instructions(index) {
                 let values = stage::from_values(instruction);
                 froms.extend(values.into_iter().map(|v| (v, instruction.span)));
             }
@@ -481,7 +517,8 @@ impl Planner<'_> {
             self.instruction(&mut state, &instruction)?;
         }
         state.trigger = None;
-        for instruction in &here.instructions {
+        let is_replaced = self.replaced(index).is_some();
+        for instruction in here.instructions.iter().filter(|_| !is_replaced) {
             self.instruction(&mut state, instruction)?;
         }
         let total = state.own_steps.len() + 1;

@@ -197,6 +197,8 @@ pub struct RunOp {
     pub mounts: Vec<RunMount>,
     /// `--network=`.
     pub network: Option<RunNetwork>,
+    /// Another host name than the usual one.
+    pub hostname: Option<String>,
     /// `--security=insecure`.
     pub insecure: bool,
     /// A script that stands in `/dev/pipes/` under its name.

@@ -207,7 +207,7 @@ impl Walk<'_, '_> {
                 self.instruction(&mut scope, trigger, here.span)?;
             }
         }
-        for instruction in &here.instructions {
+        for instruction in self.planner.instructions(index) {
             self.instruction(&mut scope, instruction, instruction.span)?;
         }
         self.done.insert(index, scope);

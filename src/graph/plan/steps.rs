@@ -193,10 +193,20 @@ impl Planner<'_> {
             let lookup = |n: &str| scope::lookup(&state.config.config.env, &state.args, n);
             let escape = self.file.directives.escape;
             let expand = |value: &str| word::expand(value, escape, &lookup).map(|e| e.text);
-            let spec = mount::parse_with(&text.value, &expand).map_err(|e| PlanError {
+            let mut spec = mount::parse_with(&text.value, &expand).map_err(|e| PlanError {
                 hint: e.hint().map(str::to_owned),
                 ..error_at(e.to_string(), span)
             })?;
+            if let (MountSpec::Cache(cache), Some(space)) =
+                (&mut spec, build_arg(self.options, "BUILDKIT_CACHE_MOUNT_NS"))
+                && !space.is_empty()
+            {
+                let id = cache.id.take();
+                let id = id.unwrap_or_else(|| {
+                    join_clean(&state.config.config.working_dir, &cache.target)
+                });
+                cache.id = Some(format!("{space}/{id}"));
+            }
             let from = match &spec {
                 MountSpec::Bind(Bind {
                     from: Some(from), ..
@@ -267,6 +277,9 @@ impl Planner<'_> {
             user: state.config.config.user.clone(),
             mounts,
             network,
+            hostname: build_arg(self.options, "BUILDKIT_SANDBOX_HOSTNAME")
+                .filter(|name| !name.is_empty())
+                .map(str::to_owned),
             insecure,
             script,
             devices: run.devices.iter().map(|d| d.value.clone()).collect(),

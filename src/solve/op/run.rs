@@ -58,6 +58,7 @@ pub(in super::super) fn key(solver: &Solver<'_, '_>, op: &RunOp) -> Result<KeyBu
         )
         .add("insecure", if op.insecure { "yes" } else { "no" })
         .list("devices", &op.devices)
+        .list("hostname", &op.hostname)
         .list(
             "hosts",
             options.add_hosts.iter().map(|(n, a)| format!("{n} {a}")),
@@ -133,7 +134,7 @@ pub(in super::super) fn run(
         gid: user.gid,
         groups,
     };
-    spec.hostname = HOSTNAME.into();
+    spec.hostname = op.hostname.clone().unwrap_or_else(|| HOSTNAME.into());
     spec.network = network(op, env.options.host_network);
     spec.hosts = hosts(&env.options.add_hosts);
     spec.resolv_conf.clone_from(&env.options.resolv_conf);

@@ -10,7 +10,7 @@ use crate::context::git::{GitOptions, GitUrl};
 use crate::context::ignore::Ignore;
 use crate::context::local::LocalTree;
 use crate::context::select::select;
-use crate::context::{Tree, git, http};
+use crate::context::{Tree, auth, git, http};
 use crate::digest::{Digest, Hasher};
 use crate::graph::CopyOp;
 use crate::image::{BlobSource, Descriptor};
@@ -65,6 +65,12 @@ pub(super) fn fetch(
     }
 }
 
+/// The value of a secret, for a server that wants one.
+fn secret(solver: &Solver<'_, '_>, id: &str) -> std::io::Result<Option<Vec<u8>>> {
+    let found = solver.env.options.secrets.get(id);
+    found.map(|secret| secret.read()).transpose()
+}
+
 fn fetch_git(
     solver: &Solver<'_, '_>,
     op: &CopyOp,
@@ -77,14 +83,16 @@ fn fetch_git(
             hint: Some("install git".into()),
         });
     };
-    let options = GitOptions {
-        keep_git_dir: op.keep_git_dir.unwrap_or(false),
-        checksum: op.checksum.clone(),
-        ..options.clone()
-    };
     let fail = |e: &dyn std::error::Error| StepError::Refused {
         message: chain(e),
         hint: None,
+    };
+    let authorization = auth::for_git(url.remote(), &|id| secret(solver, id));
+    let options = GitOptions {
+        keep_git_dir: op.keep_git_dir.unwrap_or(false),
+        checksum: op.checksum.clone(),
+        authorization: authorization.map_err(|e| fail(&e))?,
+        ..options.clone()
     };
     let work = tempfile::TempDir::new_in(solver.scratch()?).map_err(|e| fail(&e))?;
     // The directory lives until the build's scratch directory goes.
@@ -135,9 +143,13 @@ fn fetch_file(solver: &Solver<'_, '_>, op: &CopyOp, url: &str) -> Result<Fetched
     key.field(b"download");
     key.field(url.as_bytes());
     let key = key.finish();
+    let authorization =
+        auth::for_http(url, &|id| secret(solver, id)).map_err(|e| fail(&e))?;
+    // What a secret has opened is not handed to whoever builds next without it.
     let known: Option<Remembered> = env
         .store
         .cache_get(&key)
+        .filter(|_| authorization.is_none())
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .filter(|r: &Remembered| {
             env.store.has(&r.digest) && checksum.as_ref().is_none_or(|c| *c == r.digest)
@@ -150,7 +162,7 @@ fn fetch_file(solver: &Solver<'_, '_>, op: &CopyOp, url: &str) -> Result<Fetched
         url,
         checksum: checksum.as_ref(),
         known: validators.as_ref(),
-        authorization: None,
+        authorization: authorization.as_deref(),
         limit: MAX_DOWNLOAD,
     };
     let scratch = solver.scratch()?;
@@ -169,8 +181,10 @@ fn fetch_file(solver: &Solver<'_, '_>, op: &CopyOp, url: &str) -> Result<Fetched
                 size: download.size,
                 mtime: download.mtime.secs,
             };
-            let record = serde_json::to_vec(&file).map_err(|e| fail(&e))?;
-            env.store.cache_put(&key, &record)?;
+            if authorization.is_none() {
+                let record = serde_json::to_vec(&file).map_err(|e| fail(&e))?;
+                env.store.cache_put(&key, &record)?;
+            }
             file
         }
         (http::Fetched::Unchanged, Some(file)) => file,
