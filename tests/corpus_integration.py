@@ -12,10 +12,7 @@ does not, or an exception agrees after all.
 import argparse, base64, gzip, hashlib, http.server, io, json, os, re, shutil, subprocess, sys, tarfile, tempfile, threading
 
 # case id -> why it can't agree here
-EXCEPTIONS = {
-    "TestProvenanceExportLocalMultiPlatform-01": "its base is an index of two platforms; the stand-in base has one",
-    "TestSourceDateEpochNamedContextHTTPArchive-01": "SOURCE_DATE_EPOCH from a named context's newest file",
-}
+EXCEPTIONS = {}
 
 
 def sh(*argv, **kw):

@@ -10,6 +10,7 @@ use super::error::{BuildError, SourceText};
 use super::input::{Input, Main, Reader, Stdin};
 use super::request::{Request, Secret, SecretSource};
 use super::{plan_options, platforms};
+use crate::context::ignore::Ignore;
 use crate::digest::Digest;
 use crate::dockerfile::ast::Dockerfile;
 use crate::dockerfile::lint::{self, BaseImage, LintOptions, Report, Settings};
@@ -60,14 +61,15 @@ pub fn check(
         }
     };
     let platform = request.platforms.first().map(Platform::to_string);
-    let ignored = ignored(&main);
+    let ignore = plain_ignore(&main);
+    let ignored = |path: &str| ignore.is_some_and(|i| i.ignored(Path::new(path)));
     let mut report = lint::lint(
         &file,
         &LintOptions {
             build_args: &request.build_args,
             target: request.target.as_deref(),
             target_platform: platform.as_deref(),
-            ignored: ignored.as_deref(),
+            ignored: ignore.is_some().then_some(&ignored),
             check: setting(request),
             ..LintOptions::default()
         },
@@ -132,11 +134,9 @@ pub(super) fn source_of(main: &Main) -> SourceText {
     }
 }
 
-/// Whether the ignore file excludes a path; `None` where a name alone does
-/// not decide.
-fn ignored(main: &Main) -> Option<Box<dyn Fn(&str) -> bool + '_>> {
-    let ignore = main.ignore.as_ref().filter(|i| !i.has_exceptions())?;
-    Some(Box::new(|path| ignore.ignored(Path::new(path))))
+/// The ignore file where a name alone decides: one without exceptions.
+fn plain_ignore(main: &Main) -> Option<&Ignore> {
+    main.ignore.as_ref().filter(|i| !i.has_exceptions())
 }
 
 /// The settings that a build argument gives in place of `# check=`.
@@ -203,7 +203,8 @@ pub(super) fn lint(
             platform: Some(config.platform().to_string()),
         })
     };
-    let ignored = ignored(&input.main);
+    let ignore = plain_ignore(&input.main);
+    let ignored = |path: &str| ignore.is_some_and(|i| i.ignored(Path::new(path)));
     let report = lint::lint(
         file,
         &LintOptions {
@@ -213,7 +214,7 @@ pub(super) fn lint(
             target_platform: Some(target.as_deref().unwrap_or(&host)),
             build_platform: Some(&host),
             base: Some(&base),
-            ignored: ignored.as_deref(),
+            ignored: ignore.is_some().then_some(&ignored),
             check: setting(request),
         },
     );

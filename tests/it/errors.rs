@@ -81,12 +81,6 @@ fn one_clear_message() {
             1,
             &["\"b\" could not be found"],
         ),
-        (
-            "FROM base\n",
-            &["--platform", "linux/arm64"],
-            1,
-            &["linux/amd64, not for linux/arm64"],
-        ),
         ("FROM base\n", &["--no-such-flag"], 2, &["--no-such-flag"]),
         ("FROM base\n", &["-o", "type=nothing"], 2, &["nothing"]),
         ("FROM base\n", &["-t", "UPPER"], 2, &["lower case"]),

@@ -197,14 +197,14 @@ impl Planner<'_> {
                 hint: e.hint().map(str::to_owned),
                 ..error_at(e.to_string(), span)
             })?;
-            if let (MountSpec::Cache(cache), Some(space)) =
-                (&mut spec, build_arg(self.options, "BUILDKIT_CACHE_MOUNT_NS"))
-                && !space.is_empty()
+            if let (MountSpec::Cache(cache), Some(space)) = (
+                &mut spec,
+                build_arg(self.options, "BUILDKIT_CACHE_MOUNT_NS"),
+            ) && !space.is_empty()
             {
                 let id = cache.id.take();
-                let id = id.unwrap_or_else(|| {
-                    join_clean(&state.config.config.working_dir, &cache.target)
-                });
+                let id = id
+                    .unwrap_or_else(|| join_clean(&state.config.config.working_dir, &cache.target));
                 cache.id = Some(format!("{space}/{id}"));
             }
             let from = match &spec {

@@ -48,6 +48,9 @@ impl Secret {
 pub(in super::super) fn key(solver: &Solver<'_, '_>, op: &RunOp) -> Result<KeyBuilder, StepError> {
     let options = &solver.env.options;
     let mut key = KeyBuilder::new("run");
+    if let Some(name) = &op.hostname {
+        key.add("hostname", name);
+    }
     key.list("args", &op.args)
         .list("env", op.env.iter().map(|(n, v)| format!("{n}={v}")))
         .add("cwd", &op.cwd)
@@ -58,7 +61,6 @@ pub(in super::super) fn key(solver: &Solver<'_, '_>, op: &RunOp) -> Result<KeyBu
         )
         .add("insecure", if op.insecure { "yes" } else { "no" })
         .list("devices", &op.devices)
-        .list("hostname", &op.hostname)
         .list(
             "hosts",
             options.add_hosts.iter().map(|(n, a)| format!("{n} {a}")),

@@ -143,8 +143,7 @@ fn fetch_file(solver: &Solver<'_, '_>, op: &CopyOp, url: &str) -> Result<Fetched
     key.field(b"download");
     key.field(url.as_bytes());
     let key = key.finish();
-    let authorization =
-        auth::for_http(url, &|id| secret(solver, id)).map_err(|e| fail(&e))?;
+    let authorization = auth::for_http(url, &|id| secret(solver, id)).map_err(|e| fail(&e))?;
     // What a secret has opened is not handed to whoever builds next without it.
     let known: Option<Remembered> = env
         .store
