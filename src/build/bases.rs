@@ -108,12 +108,24 @@ impl Finder<'_> {
             .name
             .strip_prefix("docker-image://")
             .unwrap_or(&request.name);
-        let reference = Reference::parse(name)?;
+        let mut result = None;
+        for reference in self.client.candidates(name)? {
+            match self.find_named(&reference, request) {
+                Ok(base) => return Ok(base),
+                Err(e) => result = Some(e),
+            }
+        }
+        Err(result.unwrap_or_else(|| BaseError::NotPulled(name.to_owned())))
+    }
+
+    /// In the store, else in the registry.
+    fn find_named(&self, reference: &Reference, request: &BaseRequest) -> Result<Base, BaseError> {
+        let name = reference.familiar();
         let mut mismatch = None;
         if self.pull != PullPolicy::Always
-            && let Some(descriptor) = self.store.get_ref(&reference)?
+            && let Some(descriptor) = self.store.get_ref(reference)?
         {
-            let source = Source::load(name, descriptor, Arc::new(self.store.clone()))?;
+            let source = Source::load(&name, descriptor, Arc::new(self.store.clone()))?;
             match select(source, request) {
                 Ok(base) if fits(&base.image, request) => return Ok(base),
                 Err(e) if !is_platform(&e) => return Err(e),
@@ -124,7 +136,7 @@ impl Finder<'_> {
             let none = Err(BaseError::NotPulled(reference.familiar()));
             return mismatch.unwrap_or(none);
         }
-        match transport::registry::open(self.client, &reference) {
+        match transport::registry::open(self.client, reference) {
             Ok(source) => select(source, request),
             // The store has it, only for another platform: that says more.
             Err(e) => mismatch.unwrap_or(Err(e.into())),

@@ -1,7 +1,6 @@
 //! The store and the registries as the environment and the flags have them.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -9,19 +8,20 @@ use anyhow::Context;
 use clap::Args;
 use shiplap::build::Tools;
 use shiplap::build::frontend::Sources;
-use shiplap::context::git::GitOptions;
 use shiplap::event::Cancel;
 use shiplap::image::Descriptor;
 use shiplap::reference::Reference;
 use shiplap::registry::credentials::{Chain, Explicit};
 use shiplap::registry::{
-    AuthFile, AuthFiles, Client, ClientOptions, Credential, CredentialSource, Proxies,
+    AuthFile, AuthFiles, CertificateDirs, Client, ClientOptions, Credential, CredentialSource,
+    Registries,
 };
 use shiplap::solve::Remote;
 use shiplap::store::{Store, StoreError};
 use shiplap::transport::local::{LocalDestination, Names};
 
 use super::Session;
+use super::environment::{self, variable};
 use super::error::Usage;
 
 impl Session {
@@ -48,12 +48,12 @@ impl Session {
 
     /// What looking at a Dockerfile takes.
     pub(super) fn sources() -> anyhow::Result<Sources> {
-        let proxies = proxies(&variable);
+        let proxies = environment::proxies(&variable);
         let proxy = proxies.https.as_deref().or(proxies.http.as_deref());
         Ok(Sources {
             remote: Remote {
                 agent: shiplap::context::http::agent(proxy, None)?,
-                git: git(),
+                git: environment::git(),
             },
             stdin: Mutex::new(Some(Box::new(std::io::stdin()))),
             scratch: std::env::temp_dir(),
@@ -76,22 +76,49 @@ impl Names for StoreNames {
     }
 }
 
-/// Flags of commands that talk to registries.
+/// Flags about reaching a registry.
 #[derive(Debug, Clone, Args)]
-pub(super) struct RegistryArgs {
+pub(super) struct ConnectionArgs {
     /// Allow plain http, and https without a known certificate
     #[arg(long, help_heading = "Registries")]
     insecure: bool,
-    /// The same, as other tools have it
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
-    #[arg(default_missing_value = "true", value_name = "BOOL")]
+    /// Check certificates and refuse plain http; =false is --insecure
+    #[arg(long, num_args = 0..=1, require_equals = true, help_heading = "Registries")]
+    #[arg(
+        default_missing_value = "true",
+        value_name = "BOOL",
+        conflicts_with = "insecure"
+    )]
     tls_verify: Option<bool>,
+    /// Directory with CA certificates (*.crt) and a client's certificate
+    /// (NAME.cert, NAME.key) for the registry
+    #[arg(long, value_name = "DIR", help_heading = "Registries")]
+    cert_dir: Option<PathBuf>,
+    /// Give the credentials to this token server although it is of another
+    /// domain than the registry
+    #[arg(long, value_name = "HOST", help_heading = "Registries")]
+    trust_token_server: Vec<String>,
+}
+
+/// Flags of commands that talk to registries.
+#[derive(Debug, Clone, Args)]
+pub(super) struct RegistryArgs {
+    #[command(flatten)]
+    connection: ConnectionArgs,
     /// User and password for the registry
     #[arg(long, value_name = "USER:PASSWORD", help_heading = "Registries", value_parser = basic)]
     creds: Option<Basic>,
-    /// File with credentials to use instead of docker's and podman's
+    /// File with credentials to use instead of docker's and podman's, or a
+    /// directory with one (a mounted Kubernetes secret)
     #[arg(long, value_name = "FILE", help_heading = "Registries")]
     authfile: Option<PathBuf>,
+    /// Ask this registry before Docker Hub, or before another one
+    #[arg(
+        long,
+        value_name = "[REGISTRY=]HOST[/PATH]",
+        help_heading = "Registries"
+    )]
+    registry_mirror: Vec<String>,
 }
 
 /// Flags for one end of a copy, which come before those for both.
@@ -130,6 +157,62 @@ pub(super) enum Scope<'a> {
     Build(&'a [&'a str]),
 }
 
+impl ConnectionArgs {
+    /// A client's options as far as these flags decide on them.
+    fn options(&self, scope: Scope<'_>, cancel: Cancel) -> anyhow::Result<ClientOptions> {
+        let (registries, all) = match scope {
+            Scope::Registries(registries) => (registries, false),
+            Scope::Build(registries) => (registries, true),
+        };
+        let insecure = self.insecure || self.tls_verify == Some(false);
+        let names: BTreeSet<String> = registries.iter().map(|r| (*r).to_owned()).collect();
+        if let Some(dir) = &self.cert_dir {
+            // A directory that was named must be there.
+            std::fs::read_dir(dir).with_context(|| format!("can't read {}", dir.display()))?;
+        }
+        Ok(ClientOptions {
+            insecure_all: insecure && all,
+            insecure: match insecure {
+                true => names.clone(),
+                false => BTreeSet::new(),
+            },
+            plain_http: self.tls_verify != Some(true),
+            ca_certificates: environment::ca_certificates()?,
+            certificates: CertificateDirs {
+                per_registry: environment::certificate_dirs(&variable),
+                given: self.cert_dir.clone(),
+                given_for: (!all).then_some(names),
+            },
+            trusted_realms: self.trust_token_server.iter().cloned().collect(),
+            proxies: environment::proxies(&variable),
+            cancel,
+            ..ClientOptions::default()
+        })
+    }
+
+    /// A client that opens `registry` with one user's password and nothing
+    /// else.
+    pub(super) fn client_of(
+        &self,
+        registry: &str,
+        username: &str,
+        password: &str,
+        cancel: Cancel,
+    ) -> anyhow::Result<Client> {
+        let credential = Credential::Basic {
+            username: username.into(),
+            password: password.into(),
+        };
+        Ok(Client::new(ClientOptions {
+            credentials: Arc::new(Explicit {
+                registry: registry.to_owned(),
+                credential,
+            }),
+            ..self.options(Scope::Registries(&[registry]), cancel)?
+        }))
+    }
+}
+
 impl RegistryArgs {
     /// The flags for one end of a copy.
     pub(super) fn side(&self, side: &Side) -> Self {
@@ -137,8 +220,8 @@ impl RegistryArgs {
         args.creds = side.creds.clone().or(args.creds);
         args.authfile = side.authfile.clone().or(args.authfile);
         if let Some(verify) = side.tls_verify {
-            args.insecure = !verify;
-            args.tls_verify = None;
+            args.connection.insecure = !verify;
+            args.connection.tls_verify = verify.then_some(true);
         }
         args
     }
@@ -148,30 +231,63 @@ impl RegistryArgs {
     /// # Errors
     /// When a file that was named can't be read.
     pub(super) fn client(&self, scope: Scope<'_>, cancel: Cancel) -> anyhow::Result<Client> {
-        let (registries, all) = match scope {
-            Scope::Registries(registries) => (registries, false),
-            Scope::Build(registries) => (registries, true),
-        };
-        let insecure = self.insecure || self.tls_verify == Some(false);
-        let names: BTreeSet<String> = registries.iter().map(|r| (*r).to_owned()).collect();
+        self.client_with(scope, self.registries()?, cancel)
+    }
+
+    fn client_with(
+        &self,
+        scope: Scope<'_>,
+        registries: Registries,
+        cancel: Cancel,
+    ) -> anyhow::Result<Client> {
+        let (Scope::Registries(names) | Scope::Build(names)) = scope;
         if self.creds.is_some() && names.is_empty() {
             return Err(Usage::error(
                 "--creds needs a name that says which registry they are for; give --tag",
             ));
         }
+        let names = names.iter().map(|r| (*r).to_owned()).collect();
         Ok(Client::new(ClientOptions {
-            insecure_all: insecure && all,
-            insecure: if insecure {
-                names.clone()
-            } else {
-                BTreeSet::new()
-            },
-            ca_certificates: ca_certificates()?,
             credentials: self.credentials(&names)?,
-            proxies: proxies(&variable),
-            cancel,
-            ..ClientOptions::default()
+            registries,
+            ..self.connection.options(scope, cancel)?
         }))
+    }
+
+    /// What `name` means, and a client for its registry. Where several
+    /// registries are searched, it is the first that has it.
+    ///
+    /// # Errors
+    /// [`Usage`] when it is no name.
+    pub(super) fn named(&self, name: &str, cancel: Cancel) -> anyhow::Result<(Client, Reference)> {
+        let registries = self.registries()?;
+        let name = name.strip_prefix("docker://").unwrap_or(name);
+        let meant = registries.candidates(name);
+        let mut meant = meant.map_err(|e| Usage::error(e.to_string()))?;
+        let names: Vec<String> = meant.iter().map(|r| r.registry().to_owned()).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let client = self.client_with(Scope::Registries(&names), registries, cancel)?;
+        let at = match meant.as_slice() {
+            [_] => 0,
+            several => several
+                .iter()
+                .position(|r| matches!(client.repository(r).head(r.target()), Ok(Some(_))))
+                .unwrap_or(0),
+        };
+        Ok((client, meant.swap_remove(at)))
+    }
+
+    fn registries(&self) -> anyhow::Result<Registries> {
+        let mut registries = Registries::default();
+        for (file, text) in environment::registries_files(&variable)? {
+            registries.add(&file.display().to_string(), &text)?;
+        }
+        for mirror in &self.registry_mirror {
+            registries
+                .add_mirror(mirror)
+                .map_err(|reason| Usage::error(format!("--registry-mirror: {reason}")))?;
+        }
+        Ok(registries)
     }
 
     fn credentials(
@@ -194,133 +310,9 @@ impl RegistryArgs {
                     .with_context(|| format!("can't read {}", file.display()))?;
                 vec![AuthFile::Path(file.clone())]
             }
-            None => auth_files(&variable),
+            None => environment::auth_files(&variable),
         };
         sources.push(Box::new(AuthFiles::new(files, variable("PATH"))));
         Ok(Arc::new(Chain(sources)))
-    }
-}
-
-/// The git program, for sources that are repositories.
-fn git() -> Option<GitOptions> {
-    let path = variable("PATH")?;
-    let program = std::env::split_paths(&path)
-        .filter(|dir| dir.is_absolute())
-        .map(|dir| dir.join("git"))
-        .find(|program| program.is_file())?;
-    let passed = ["SSH_AUTH_SOCK", "HOME"].into_iter().chain(PROXIES);
-    let env = passed.filter_map(|name| Some((name.into(), variable(name)?)));
-    Some(GitOptions {
-        program,
-        env: env.collect(),
-        path,
-        authorization: None,
-        keep_git_dir: false,
-        checksum: None,
-    })
-}
-
-/// Variables that name proxies.
-const PROXIES: [&str; 7] = [
-    "http_proxy",
-    "HTTP_PROXY",
-    "https_proxy",
-    "HTTPS_PROXY",
-    "all_proxy",
-    "no_proxy",
-    "NO_PROXY",
-];
-
-fn variable(name: &str) -> Option<OsString> {
-    std::env::var_os(name).filter(|value| !value.is_empty())
-}
-
-/// Where credentials may be, in the order in which they are asked.
-fn auth_files(variable: &dyn Fn(&str) -> Option<OsString>) -> Vec<AuthFile> {
-    let path = |name: &str| variable(name).map(PathBuf::from);
-    let docker = path("DOCKER_CONFIG").or_else(|| path("HOME").map(|home| home.join(".docker")));
-    let inline =
-        variable("DOCKER_AUTH_CONFIG").map(|text| AuthFile::Inline(text.into_encoded_bytes()));
-    path("REGISTRY_AUTH_FILE")
-        .map(AuthFile::Path)
-        .into_iter()
-        .chain(inline)
-        .chain(docker.map(|dir| AuthFile::Path(dir.join("config.json"))))
-        .chain(path("XDG_RUNTIME_DIR").map(|dir| AuthFile::Path(dir.join("containers/auth.json"))))
-        .collect()
-}
-
-/// Proxies as the usual variables name them; lower case wins.
-fn proxies(variable: &dyn Fn(&str) -> Option<OsString>) -> Proxies {
-    let text = |name: &str| {
-        variable(name)
-            .or_else(|| variable(&name.to_ascii_uppercase()))
-            .map(|value| value.to_string_lossy().into_owned())
-    };
-    let all = text("all_proxy");
-    Proxies {
-        http: text("http_proxy").or_else(|| all.clone()),
-        https: text("https_proxy").or(all),
-        exceptions: text("no_proxy")
-            .map(|list| list.split(',').map(|e| e.trim().to_owned()).collect())
-            .unwrap_or_default(),
-    }
-}
-
-/// Certificates beside the built-in ones, as other programs are told them.
-fn ca_certificates() -> anyhow::Result<Vec<Vec<u8>>> {
-    match variable("SSL_CERT_FILE") {
-        Some(file) => {
-            let file = PathBuf::from(file);
-            let pem = std::fs::read(&file)
-                .with_context(|| format!("can't read the certificates in {}", file.display()))?;
-            Ok(vec![pem])
-        }
-        None => Ok(Vec::new()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn credential_files_in_their_order() {
-        let variable = |name: &str| match name {
-            "HOME" => Some("/home/u".into()),
-            "XDG_RUNTIME_DIR" => Some("/run/user/1".into()),
-            "REGISTRY_AUTH_FILE" => Some("/a.json".into()),
-            "DOCKER_AUTH_CONFIG" => Some("{}".into()),
-            _ => None,
-        };
-        let shown: Vec<_> = auth_files(&variable)
-            .iter()
-            .map(|f| format!("{f:?}"))
-            .collect();
-        assert_eq!(
-            shown,
-            [
-                "Path(/a.json)",
-                "Inline(***)",
-                "Path(/home/u/.docker/config.json)",
-                "Path(/run/user/1/containers/auth.json)",
-            ]
-        );
-        assert!(auth_files(&|_| None).is_empty());
-    }
-
-    #[test]
-    fn proxies_come_from_either_case() {
-        let variable = |name: &str| match name {
-            "http_proxy" => Some("http://p:1".into()),
-            "HTTP_PROXY" => Some("http://no:1".into()),
-            "ALL_PROXY" => Some("http://all:1".into()),
-            "NO_PROXY" => Some("a, .b".into()),
-            _ => None,
-        };
-        let proxies = proxies(&variable);
-        assert_eq!(proxies.http.as_deref(), Some("http://p:1"));
-        assert_eq!(proxies.https.as_deref(), Some("http://all:1"));
-        assert_eq!(proxies.exceptions, ["a", ".b"]);
     }
 }

@@ -5,22 +5,32 @@
 
 mod access;
 mod archives;
+mod attach;
+mod blob;
 mod build;
 mod call;
 mod check;
 mod copy;
 mod debug;
+mod delete;
+mod digest;
+mod environment;
 mod error;
 mod graph;
 mod images;
 mod import;
 mod inspect;
+mod login;
+mod logout;
+mod manifest;
 mod output_spec;
 mod prune;
 mod pull;
 mod push;
+mod referrers;
 pub(crate) mod signals;
 mod source;
+mod tags;
 mod transfer;
 mod values;
 mod version;
@@ -94,6 +104,15 @@ enum Command {
     Pull(pull::PullArgs),
     Push(push::PushArgs),
     Copy(Box<copy::CopyArgs>),
+    Login(login::LoginArgs),
+    Logout(logout::LogoutArgs),
+    Tags(tags::TagsArgs),
+    Digest(digest::DigestArgs),
+    Manifest(manifest::ManifestArgs),
+    Blob(blob::BlobArgs),
+    Delete(delete::DeleteArgs),
+    Referrers(referrers::ReferrersArgs),
+    Attach(attach::AttachArgs),
     Images(images::ImagesArgs),
     Tag(images::TagArgs),
     Rmi(images::RmiArgs),
@@ -117,6 +136,15 @@ impl Command {
             Self::Pull(args) => args.run(session),
             Self::Push(args) => args.run(session),
             Self::Copy(args) => args.run(session),
+            Self::Login(args) => args.run(session),
+            Self::Logout(args) => args.run(),
+            Self::Tags(args) => args.run(session),
+            Self::Digest(args) => args.run(session),
+            Self::Manifest(args) => args.run(session),
+            Self::Blob(args) => args.run(session),
+            Self::Delete(args) => args.run(session),
+            Self::Referrers(args) => args.run(session),
+            Self::Attach(args) => args.run(session),
             Self::Images(args) => args.run(session),
             Self::Tag(args) => args.run(session),
             Self::Rmi(args) => args.run(session),

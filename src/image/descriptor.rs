@@ -49,6 +49,11 @@ impl Descriptor {
         }
     }
 
+    /// The kind of artifact, in lists of referrers.
+    pub fn artifact_type(&self) -> Option<&str> {
+        self.other.get("artifactType")?.as_str()
+    }
+
     /// Describes `bytes`.
     pub fn of(media_type: &str, bytes: &[u8]) -> Self {
         Self::new(media_type, Digest::of(bytes), bytes.len() as u64)

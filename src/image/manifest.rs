@@ -62,6 +62,23 @@ impl Manifest {
         }
     }
 
+    /// The manifest of an artifact with one file and no config, about
+    /// `subject`.
+    pub fn artifact(
+        artifact_type: &str,
+        file: Descriptor,
+        subject: Descriptor,
+        annotations: BTreeMap<String, String>,
+    ) -> Self {
+        let config = Descriptor::of(media_type::EMPTY, media_type::EMPTY_JSON);
+        Self {
+            artifact_type: Some(artifact_type.into()),
+            subject: Some(subject),
+            annotations,
+            ..Self::new(Format::Oci, config, vec![file])
+        }
+    }
+
     /// Which family it is of.
     pub fn format(&self) -> Format {
         if self.media_type == media_type::DOCKER_MANIFEST {

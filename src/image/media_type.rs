@@ -12,6 +12,10 @@ pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 pub const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 /// An OCI layer, zstd.
 pub const OCI_LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+/// What stands for a blob that says nothing.
+pub const EMPTY: &str = "application/vnd.oci.empty.v1+json";
+/// The bytes of an [`EMPTY`] blob.
+pub const EMPTY_JSON: &[u8] = b"{}";
 /// A Docker schema 2 manifest.
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// A Docker manifest list.

@@ -23,7 +23,7 @@ use url::Url;
 use super::challenge::{self, Challenge};
 use super::client::{Client, Host, asked_to_wait, display_url};
 use super::connection::{Answer, Payload};
-use super::credentials::Credential;
+use super::credentials::{Credential, CredentialError};
 use super::error::{Failure, clean, error_message};
 use super::origin::{self, Realm};
 use super::retry::{Backoff, is_transient};
@@ -59,13 +59,29 @@ pub(super) enum Actions {
 }
 
 impl Access {
+    /// Nothing but getting in.
+    pub(super) fn login() -> Self {
+        Self {
+            repository: String::new(),
+            actions: Actions::Pull,
+            from: None,
+        }
+    }
+
+    fn is_login(&self) -> bool {
+        self.repository.is_empty()
+    }
+
     fn scopes(&self) -> Vec<String> {
         let actions = match self.actions {
             Actions::Pull => "pull",
             Actions::Push => "pull,push",
             Actions::Delete => "delete,pull",
         };
-        let mut scopes = vec![format!("repository:{}:{actions}", self.repository)];
+        let mut scopes = Vec::new();
+        if !self.is_login() {
+            scopes.push(format!("repository:{}:{actions}", self.repository));
+        }
         scopes.extend(
             self.from
                 .iter()
@@ -87,11 +103,16 @@ struct State {
     challenge: Option<Challenge>,
     tokens: HashMap<Access, Token>,
     credentials: HashMap<String, Option<Credential>>,
+    /// A helper that failed; it is told if the registry wants credentials
+    /// after all.
+    trouble: Option<(String, String)>,
 }
 
 struct Token {
     header: String,
     until: Instant,
+    /// A new refresh token, which may make the old one void.
+    refresh: Option<String>,
 }
 
 impl HostAuth {
@@ -125,6 +146,19 @@ impl HostAuth {
             })
     }
 
+    /// Whether the registry has asked for credentials.
+    pub(super) fn was_challenged(&self) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.challenge.is_some()
+    }
+
+    /// Why there were no credentials, when that is not the registry's affair.
+    pub(super) fn trouble(&self) -> Option<Failure> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (name, reason) = state.trouble.clone()?;
+        Some(CredentialError::Helper { name, reason }.into())
+    }
+
     fn remember_secret(&self, secret: &str) {
         let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
         secrets.insert(secret.to_owned());
@@ -156,11 +190,15 @@ impl Client {
         let credential = match state.credentials.get(&access.repository) {
             Some(known) => known.clone(),
             None => {
-                let found = self
-                    .inner
-                    .options
-                    .credentials
-                    .find(&host.name, &access.repository)?;
+                let source = &self.inner.options.credentials;
+                let found = match source.find(&host.name, &access.repository) {
+                    // What is public can be had without it.
+                    Err(CredentialError::Helper { name, reason }) => {
+                        state.trouble = Some((name, reason));
+                        None
+                    }
+                    found => found?,
+                };
                 if let Some(secret) = found.as_ref().map(Credential::secret) {
                     host.auth.remember_secret(secret);
                 }
@@ -184,6 +222,13 @@ impl Client {
                     self.fetch_token(base, &realm, service.as_deref(), access, credential)?;
                 let value = token.header.trim_start_matches("Bearer ");
                 host.auth.remember_secret(value);
+                if let Some(refresh) = &token.refresh {
+                    host.auth.remember_secret(refresh);
+                    state.credentials.insert(
+                        access.repository.clone(),
+                        Some(Credential::IdentityToken(refresh.clone())),
+                    );
+                }
                 let header = token.header.clone();
                 state.tokens.insert(access.clone(), token);
                 Ok(Some(header))
@@ -199,7 +244,7 @@ impl Client {
         access: &Access,
         credential: Option<Credential>,
     ) -> Result<Token, Failure> {
-        let mut url = Url::parse(realm)
+        let url = Url::parse(realm)
             .map_err(|e| Failure::Protocol(format!("the token server's address is no URL: {e}")))?;
         let server = clean(url.host_str().unwrap_or_default());
         let refused = |reason| Failure::RealmRefused {
@@ -214,32 +259,10 @@ impl Client {
             }
             Realm::Anonymous(reason) => (None, credential.is_some().then_some(reason)),
         };
-        let mut fields: Vec<(&str, String)> = Vec::new();
-        fields.extend(service.map(|s| ("service", s.to_owned())));
-        let answer = match &credential {
-            Some(Credential::IdentityToken(token)) => {
-                fields.push(("grant_type", "refresh_token".into()));
-                fields.push(("client_id", "shiplap".into()));
-                fields.push(("scope", access.scopes().join(" ")));
-                fields.push(("refresh_token", token.clone()));
-                let form = url::form_urlencoded::Serializer::new(String::new())
-                    .extend_pairs(&fields)
-                    .finish();
-                self.ask_token_server(url, Some(&form), None)?
-            }
-            other => {
-                fields.extend(access.scopes().into_iter().map(|s| ("scope", s)));
-                let authorization = match other {
-                    Some(Credential::Basic { username, password }) => {
-                        fields.push(("account", username.clone()));
-                        Some(basic(username, password))
-                    }
-                    _ => None,
-                };
-                url.query_pairs_mut().extend_pairs(&fields);
-                self.ask_token_server(url, None, authorization)?
-            }
-        };
+        if let (true, Some(reason)) = (access.is_login(), withheld) {
+            return Err(refused(reason));
+        }
+        let answer = self.ask_for_token(&url, service, access, credential.as_ref())?;
         if let (401 | 403, Some(reason)) = (answer.status, withheld) {
             return Err(refused(reason));
         }
@@ -255,7 +278,60 @@ impl Client {
         let body = answer
             .read(MAX_TOKEN_ANSWER)
             .map_err(|e| Failure::Protocol(format!("the token server's answer: {e}")))?;
-        read_token(&body)
+        let mut token = read_token(&body)?;
+        // Only who uses a refresh token gets a new one to go on with.
+        token.refresh = token
+            .refresh
+            .filter(|_| matches!(credential, Some(Credential::IdentityToken(_))));
+        Ok(token)
+    }
+
+    /// Asks by `GET`, as all token servers allow; by OAuth2's `POST` with a
+    /// refresh token, or where the server knows no `GET`.
+    fn ask_for_token(
+        &self,
+        url: &Url,
+        service: Option<&str>,
+        access: &Access,
+        credential: Option<&Credential>,
+    ) -> Result<Answer, Failure> {
+        let service = service.map(|s| ("service", s.to_owned()));
+        let post = |grant: Vec<(&str, String)>| {
+            let form = url::form_urlencoded::Serializer::new(String::new())
+                .extend_pairs(service.iter().chain(&grant))
+                .append_pair("client_id", "shiplap")
+                .append_pair("scope", &access.scopes().join(" "))
+                .finish();
+            self.ask_token_server(url.clone(), Some(&form), None)
+        };
+        if let Some(Credential::IdentityToken(token)) = credential {
+            return post(vec![
+                ("grant_type", "refresh_token".into()),
+                ("refresh_token", token.clone()),
+            ]);
+        }
+        let mut with_query = url.clone();
+        with_query
+            .query_pairs_mut()
+            .extend_pairs(&service)
+            .extend_pairs(access.scopes().into_iter().map(|s| ("scope", s)));
+        let Some(Credential::Basic { username, password }) = credential else {
+            return self.ask_token_server(with_query, None, None);
+        };
+        with_query
+            .query_pairs_mut()
+            .append_pair("account", username);
+        let authorization = basic(username, password);
+        let answer = self.ask_token_server(with_query, None, Some(authorization))?;
+        if !matches!(answer.status, 404 | 405) {
+            return Ok(answer);
+        }
+        drop(answer.read_some());
+        post(vec![
+            ("grant_type", "password".into()),
+            ("username", username.clone()),
+            ("password", password.clone()),
+        ])
     }
 
     fn ask_token_server(
@@ -354,6 +430,8 @@ fn read_token(body: &[u8]) -> Result<Token, Failure> {
         #[serde(default)]
         access_token: Option<String>,
         #[serde(default)]
+        refresh_token: Option<String>,
+        #[serde(default)]
         expires_in: Option<serde_json::Value>,
     }
     let answer: Answer = serde_json::from_slice(body).map_err(|_| {
@@ -372,6 +450,7 @@ fn read_token(body: &[u8]) -> Result<Token, Failure> {
     Ok(Token {
         header: format!("Bearer {token}"),
         until: Instant::now() + Duration::from_secs(seconds) - MARGIN,
+        refresh: nonempty(answer.refresh_token),
     })
 }
 

@@ -10,14 +10,17 @@ use ureq::http::Method;
 use url::Url;
 
 use super::auth::{Access, HostAuth};
+use super::certs::CertificateDirs;
 use super::connection::{Answer, Broken, Connections, Payload};
 use super::credentials::CredentialSource;
 use super::error::{Failure, RegistryError, clean, error_message};
 use super::manifest::Repository;
 use super::origin;
+use super::proxy::Proxies;
+use super::registries::{Place, Registries};
 use super::retry::{Backoff, is_transient, retry_after};
 use crate::event::Cancel;
-use crate::reference::{DEFAULT_REGISTRY, Reference};
+use crate::reference::{DEFAULT_REGISTRY, Reference, ReferenceError};
 
 /// Redirects followed for one request.
 const MAX_REDIRECTS: usize = 10;
@@ -47,57 +50,14 @@ impl Default for Timeouts {
     }
 }
 
-/// Proxies by the scheme of the request. This machine is never reached
-/// through one.
-#[derive(Clone, Default)]
-pub struct Proxies {
-    /// For http.
-    pub http: Option<String>,
-    /// For https.
-    pub https: Option<String>,
-    /// Hosts that are reached directly: names (subdomains included, with or
-    /// without a leading dot), addresses, `host:port`, or `*`.
-    pub exceptions: Vec<String>,
-}
-
-impl fmt::Debug for Proxies {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Proxies")
-            .field("http", &self.http.is_some())
-            .field("https", &self.https.is_some())
-            .field("exceptions", &self.exceptions)
-            .finish()
-    }
-}
-
-impl Proxies {
-    pub(super) fn for_url(&self, url: &Url) -> Option<&str> {
-        let proxy = match url.scheme() {
-            "https" => self.https.as_deref(),
-            _ => self.http.as_deref(),
-        }?;
-        let host = url.host_str()?.to_ascii_lowercase();
-        let with_port = format!("{host}:{}", url.port_or_known_default()?);
-        let direct = origin::is_loopback(&with_port)
-            || self.exceptions.iter().any(|e| {
-                let e = e.trim().trim_start_matches("*.").trim_start_matches('.');
-                let e = e.to_ascii_lowercase();
-                !e.is_empty()
-                    && (e == "*"
-                        || e == host
-                        || e == with_port
-                        || host.strip_suffix(&e).is_some_and(|h| h.ends_with('.')))
-            });
-        (!direct).then_some(proxy)
-    }
-}
-
 /// What a client is made with.
 #[derive(Clone)]
 pub struct ClientOptions {
     /// `host[:port]` of registries whose certificate is not checked and that
-    /// may be spoken to in plain http. Loopback registries always may.
+    /// may be spoken to in plain http.
     pub insecure: BTreeSet<String>,
+    /// Plain http is allowed with registries on this machine.
+    pub plain_http: bool,
     /// All registries are insecure.
     pub insecure_all: bool,
     /// Further CA certificates, each a PEM text of one or more.
@@ -115,6 +75,10 @@ pub struct ClientOptions {
     /// Hosts of token servers that may be given credentials although they
     /// are of another domain than the registry.
     pub trusted_realms: BTreeSet<String>,
+    /// Certificates for single registries.
+    pub certificates: CertificateDirs,
+    /// Mirrors, remapped, insecure and blocked registries, short names.
+    pub registries: Registries,
     /// Proxies.
     pub proxies: Proxies,
     /// Asks running operations to stop.
@@ -125,6 +89,7 @@ impl Default for ClientOptions {
     fn default() -> Self {
         Self {
             insecure: BTreeSet::new(),
+            plain_http: true,
             insecure_all: false,
             ca_certificates: Vec::new(),
             user_agent: concat!("shiplap/", env!("CARGO_PKG_VERSION")).into(),
@@ -133,6 +98,8 @@ impl Default for ClientOptions {
             backoff: Duration::from_millis(500),
             credentials: Arc::new(super::credentials::NoCredentials),
             trusted_realms: BTreeSet::new(),
+            certificates: CertificateDirs::default(),
+            registries: Registries::default(),
             proxies: Proxies::default(),
             cancel: Cancel::new(),
         }
@@ -183,6 +150,8 @@ pub(super) struct Call<'a> {
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) payload: Payload<'a>,
     pub(super) access: Access,
+    /// Further attempts; those of the options when `None`.
+    pub(super) retries: Option<u32>,
 }
 
 impl<'a> Call<'a> {
@@ -193,6 +162,7 @@ impl<'a> Call<'a> {
             headers: Vec::new(),
             payload: Payload::None,
             access,
+            retries: None,
         }
     }
 
@@ -219,13 +189,38 @@ impl Client {
         }
     }
 
-    /// The repository that `reference` is in.
+    /// The repository that `reference` is in: mirrors and the like as the
+    /// configuration has them.
     pub fn repository(&self, reference: &Reference) -> Repository {
-        Repository::new(
-            self.clone(),
-            self.host(reference.registry()),
-            reference.repository(),
-        )
+        let at = |place: &Place| {
+            if place.insecure {
+                self.inner.connections.allow_insecure(&place.registry);
+            }
+            self.place(&place.registry, &place.repository)
+        };
+        match self.inner.options.registries.route(reference) {
+            Ok(route) => {
+                let mirrors = route.mirrors.iter();
+                let mirrors = mirrors.map(|(place, pull)| (at(place), *pull));
+                at(&route.primary).with_mirrors(mirrors.collect())
+            }
+            Err(error) => self
+                .place(reference.registry(), reference.repository())
+                .with_refusal(error),
+        }
+    }
+
+    fn place(&self, registry: &str, repository: &str) -> Repository {
+        Repository::new(self.clone(), self.host(registry), repository)
+    }
+
+    /// What `name` may mean, the likeliest first; more than one only where
+    /// the configuration says that registries are searched.
+    ///
+    /// # Errors
+    /// When it is no reference.
+    pub fn candidates(&self, name: &str) -> Result<Vec<Reference>, ReferenceError> {
+        self.inner.options.registries.candidates(name)
     }
 
     fn host(&self, registry: &str) -> Arc<Host> {
@@ -258,7 +253,7 @@ impl Client {
             Url::parse(&format!("{scheme}://{server}/v2/"))
                 .map_err(|e| Failure::Protocol(format!("{server} makes no URL: {e}")))
         };
-        let found = if self.inner.options.allows_http(&host.name) {
+        let found = if self.inner.connections.allows_http(&host.name) {
             self.probe(
                 make("https")?,
                 make("http")?,
@@ -334,7 +329,8 @@ impl Client {
     /// the attempts are used up. Any status is an `Ok`.
     pub(super) fn send(&self, host: &Host, call: &Call<'_>) -> Result<Answer, Failure> {
         let options = &self.inner.options;
-        let mut backoff = Backoff::new(options.backoff, options.retries);
+        let retries = call.retries.unwrap_or(options.retries);
+        let mut backoff = Backoff::new(options.backoff, retries);
         loop {
             match self.send_once(host, call) {
                 Ok(answer) if is_transient(answer.status) => {
@@ -438,8 +434,35 @@ impl Client {
     /// The error for an answer that says no.
     pub(super) fn refusal(&self, host: &Host, answer: Answer) -> Failure {
         let status = answer.status;
+        if let (401 | 403, Some(trouble)) = (status, host.auth.trouble()) {
+            return trouble;
+        }
         let message = host.auth.redact(error_message(&answer.read_some()));
         Failure::Status { status, message }
+    }
+
+    /// Asks `registry` whether it takes the credentials of this client;
+    /// `false` when it lets everybody in.
+    ///
+    /// # Errors
+    /// When it refuses them, or can't be reached.
+    pub fn check_login(&self, registry: &str) -> Result<bool, RegistryError> {
+        let host = self.host(registry);
+        let op = Operation {
+            what: format!("log in to {registry}"),
+            host: &host,
+            repository: "",
+        };
+        let ask = || {
+            let base = self.base(&host)?;
+            let call = Call::new(Method::GET, base, Access::login());
+            let answer = self.send(&host, &call)?;
+            match answer.status {
+                200..=299 => Ok(host.auth.was_challenged()),
+                _ => Err(self.refusal(&host, answer)),
+            }
+        };
+        ask().map_err(|f| op.fail(f))
     }
 }
 
@@ -493,43 +516,8 @@ impl Operation<'_> {
             operation: self.what.clone(),
             registry: self.host.name.clone(),
             repository: self.repository.to_owned(),
+            mirrors: Vec::new(),
             failure: Box::new(failure),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn proxies_have_exceptions() {
-        let proxies = Proxies {
-            http: Some("http://p:1".into()),
-            https: Some("http://p:2".into()),
-            exceptions: vec![
-                ".corp.example".into(),
-                "r.io:5000".into(),
-                " 10.0.0.1 ".into(),
-            ],
-        };
-        for (url, expected) in [
-            ("http://a.io/", Some("http://p:1")),
-            ("https://a.io/", Some("http://p:2")),
-            ("https://x.corp.example/", None),
-            ("https://corp.example/", None),
-            ("https://evilcorp.example/", Some("http://p:2")),
-            ("https://r.io:5000/", None),
-            ("https://r.io/", Some("http://p:2")),
-            ("http://10.0.0.1/", None),
-            ("http://localhost:5000/", None),
-            ("http://127.0.0.1/", None),
-        ] {
-            assert_eq!(
-                proxies.for_url(&Url::parse(url).unwrap()),
-                expected,
-                "{url}"
-            );
         }
     }
 }

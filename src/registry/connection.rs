@@ -2,16 +2,18 @@
 //! one exchange at a time. Redirects, retries and credentials are the
 //! caller's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Read};
+use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ureq::http::{self, HeaderMap, HeaderValue, Method};
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, SendBody};
 use url::Url;
 
+use super::certs::{Certificates, certificates};
 use super::client::ClientOptions;
 use super::error::{Failure, clean};
 use super::origin;
@@ -125,13 +127,18 @@ impl Broken {
 pub(super) struct Connections {
     options: ClientOptions,
     agents: Mutex<HashMap<AgentKey, Agent>>,
-    roots: OnceLock<RootCerts>,
+    roots: OnceLock<Vec<Certificate<'static>>>,
+    /// `host[:port]` of insecure registries that came up on the way.
+    insecure: Mutex<BTreeSet<String>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct AgentKey {
+    tls: bool,
     verify: bool,
     proxy: Option<String>,
+    /// Directory with certificates for these connections.
+    certificates: Option<PathBuf>,
 }
 
 impl Connections {
@@ -140,6 +147,7 @@ impl Connections {
             options,
             agents: Mutex::new(HashMap::new()),
             roots: OnceLock::new(),
+            insecure: Mutex::default(),
         }
     }
 
@@ -215,8 +223,13 @@ impl Connections {
 
     fn agent(&self, url: &Url) -> Result<Agent, String> {
         let key = AgentKey {
-            verify: !self.options.is_insecure_url(url),
+            tls: url.scheme() == "https",
+            verify: !self.is_insecure_url(url),
             proxy: self.options.proxies.for_url(url).map(ToOwned::to_owned),
+            certificates: match url.scheme() {
+                "https" => self.options.certificates.find(url),
+                _ => None,
+            },
         };
         let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(agent) = agents.get(&key) {
@@ -236,8 +249,21 @@ impl Connections {
                 ureq::Proxy::new(proxy).map_err(|_| "the proxy's URL is not valid".to_owned())?,
             ),
         };
+        let own = match &key.certificates {
+            None => Certificates::default(),
+            Some(dir) => Certificates::read(dir)?,
+        };
+        let mut roots = own.roots;
+        if key.tls || key.proxy.is_some() {
+            roots.extend(self.roots()?.iter().cloned());
+        }
+        let roots = match roots.as_slice() {
+            [] => RootCerts::WebPki,
+            some => RootCerts::new_with_certs(some),
+        };
         let tls = TlsConfig::builder()
-            .root_certs(self.roots()?)
+            .root_certs(roots)
+            .client_cert(own.client)
             .disable_verification(!key.verify)
             .build();
         let config = Agent::config_builder()
@@ -256,53 +282,70 @@ impl Connections {
             .timeout_per_read(Some(times.idle))
             .timeout_per_write(Some(times.idle))
             .max_response_header_size(MAX_HEAD)
+            .max_idle_connections(64)
             .max_idle_connections_per_host(16)
             .max_idle_age(Duration::from_secs(15))
             .build();
         Ok(Agent::new_with_config(config))
     }
 
-    /// The system's CA certificates and the extra ones; without a system
-    /// bundle and extras, the ones that come with the program.
-    fn roots(&self) -> Result<RootCerts, String> {
+    /// The system's CA certificates and the extra ones; none where there is
+    /// neither, and the ones that come with the program count.
+    fn roots(&self) -> Result<&[Certificate<'static>], String> {
         if let Some(roots) = self.roots.get() {
-            return Ok(roots.clone());
+            return Ok(roots);
         }
-        let mut certificates = Vec::new();
+        let mut found = Vec::new();
         for pem in &self.options.ca_certificates {
-            let before = certificates.len();
-            certificates.extend(read_certificates(pem));
-            if certificates.len() == before {
+            let before = found.len();
+            found.extend(certificates(pem));
+            if found.len() == before {
                 return Err("a CA certificate that was given is not valid PEM".into());
             }
         }
-        certificates.extend(
+        found.extend(
             SYSTEM_BUNDLES
                 .iter()
                 .find_map(|path| {
                     let file = std::fs::File::open(path).ok()?;
                     let mut pem = Vec::new();
                     file.take(MAX_BUNDLE).read_to_end(&mut pem).ok()?;
-                    Some(read_certificates(&pem))
+                    Some(certificates(&pem))
                 })
                 .unwrap_or_default(),
         );
-        let roots = if certificates.is_empty() {
-            RootCerts::WebPki
-        } else {
-            RootCerts::new_with_certs(&certificates)
-        };
-        Ok(self.roots.get_or_init(|| roots).clone())
+        Ok(self.roots.get_or_init(|| found))
     }
-}
 
-fn read_certificates(pem: &[u8]) -> Vec<Certificate<'static>> {
-    ureq::tls::parse_pem(pem)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect()
+    /// Notes that `registry` is insecure.
+    pub(super) fn allow_insecure(&self, registry: &str) {
+        let mut insecure = self.insecure.lock().unwrap_or_else(PoisonError::into_inner);
+        insecure.insert(registry.to_owned());
+    }
+
+    fn is_insecure(&self, registry: &str) -> bool {
+        let noted = self.insecure.lock().unwrap_or_else(PoisonError::into_inner);
+        self.options.insecure_all
+            || self.options.insecure.contains(registry)
+            || noted.contains(registry)
+    }
+
+    fn is_insecure_url(&self, url: &Url) -> bool {
+        let Some(host) = url.host_str() else {
+            return false;
+        };
+        let with_port = match url.port_or_known_default() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        };
+        // `host` alone means its default port.
+        self.is_insecure(&with_port) || url.port().is_none() && self.is_insecure(host)
+    }
+
+    /// Whether plain http may be tried with `registry`.
+    pub(super) fn allows_http(&self, registry: &str) -> bool {
+        self.is_insecure(registry) || self.options.plain_http && origin::is_loopback(registry)
+    }
 }
 
 /// A body under way: ends exactly at its size and remembers its own failure,
@@ -413,26 +456,5 @@ fn from_tls(error: &rustls::Error) -> Broken {
             Broken::NotTls(format!("the server speaks no TLS ({text})"))
         }
         _ => Broken::Tls(text),
-    }
-}
-
-impl ClientOptions {
-    pub(super) fn is_insecure_url(&self, url: &Url) -> bool {
-        let Some(host) = url.host_str() else {
-            return false;
-        };
-        let with_port = match url.port_or_known_default() {
-            Some(port) => format!("{host}:{port}"),
-            None => host.to_owned(),
-        };
-        self.insecure_all || self.insecure.contains(&with_port) || {
-            // `host` alone means its default port.
-            url.port().is_none() && self.insecure.contains(host)
-        }
-    }
-
-    /// Whether plain http may be tried with `registry`.
-    pub(super) fn allows_http(&self, registry: &str) -> bool {
-        self.insecure_all || self.insecure.contains(registry) || origin::is_loopback(registry)
     }
 }

@@ -1,9 +1,10 @@
 //! Credentials: where users already have them.
 //!
-//! [`AuthFiles`] reads docker's `config.json` and the `auth.json` of the
-//! containers tools, and asks the credential helpers that they name. Which
-//! files there are is the caller's to say. Files are read when a registry
-//! asks for credentials, not before.
+//! [`AuthFiles`] reads docker's `config.json` and `.dockercfg`, the
+//! `auth.json` of the containers tools and Kubernetes' `.dockerconfigjson`,
+//! and asks the credential helpers that they name. Which files there are is
+//! the caller's to say. Files are read when a registry asks for credentials,
+//! not before.
 //!
 //! An entry is offered to the registry it names and to nothing else: keys are
 //! compared whole, never by prefix; a key with a path covers the repositories
@@ -21,11 +22,20 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use serde::Deserialize;
 
-use super::helper;
+use super::helper::Helpers;
 use crate::reference::DEFAULT_REGISTRY;
 
 /// The largest credential file that is read, in bytes.
 const MAX_FILE: u64 = 4 << 20;
+/// What Docker Hub is called by docker and its helpers.
+pub(super) const DOCKER_HUB_URL: &str = "https://index.docker.io/v1/";
+/// What is looked for in a directory with credentials.
+const FILE_NAMES: &[&str] = &[
+    "config.json",
+    ".dockerconfigjson",
+    "auth.json",
+    ".dockercfg",
+];
 /// Names under which Docker Hub's credentials are kept.
 const DOCKER_HUB_KEYS: &[&str] = &["docker.io", "index.docker.io", "registry-1.docker.io"];
 
@@ -84,6 +94,15 @@ pub enum CredentialError {
         path: PathBuf,
         /// What is wrong; holds nothing of the file's content.
         reason: String,
+    },
+    /// A credential file can't be written.
+    #[error("can't write the credentials to {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// A credential helper failed.
     #[error("the credential helper docker-credential-{name} failed: {reason}")]
@@ -159,7 +178,8 @@ impl CredentialSource for Chain {
 /// A credential file, or the text of one.
 #[derive(Clone)]
 pub enum AuthFile {
-    /// A file that may be missing.
+    /// A file that may be missing, or a directory with one: `config.json`,
+    /// `.dockerconfigjson`, `auth.json` or `.dockercfg`.
     Path(PathBuf),
     /// The content itself, as CI systems hand it over in a variable.
     Inline(Vec<u8>),
@@ -226,27 +246,39 @@ impl AuthFiles {
         repository: &str,
     ) -> Result<Option<Credential>, CredentialError> {
         let (path, bytes) = match file {
-            AuthFile::Inline(bytes) => (Path::new("the given text"), bytes.clone()),
-            AuthFile::Path(path) => match read_file(path)? {
-                Some(bytes) => (path.as_path(), bytes),
-                None => return Ok(None),
-            },
+            AuthFile::Inline(bytes) => (PathBuf::from("the given text"), bytes.clone()),
+            AuthFile::Path(path) => {
+                let path = in_directory(path);
+                match read_file(&path)? {
+                    Some(bytes) => (path, bytes),
+                    None => return Ok(None),
+                }
+            }
         };
         if bytes.trim_ascii().is_empty() {
             return Ok(None);
         }
         let malformed = |reason: String| CredentialError::Malformed {
-            path: path.to_owned(),
+            path: path.clone(),
             reason,
         };
-        let config: Config = serde_json::from_slice(&bytes).map_err(|e| {
-            // The message of the parser may quote the content.
+        // The message of the parser may quote the content.
+        let no_json = |e: serde_json::Error| {
             malformed(format!(
                 "no valid JSON at line {}, column {}",
                 e.line(),
                 e.column()
             ))
-        })?;
+        };
+        let config = if path.file_name().is_some_and(|name| name == ".dockercfg") {
+            // The old form has the entries only.
+            Config {
+                auths: Some(serde_json::from_slice(&bytes).map_err(no_json)?),
+                ..Config::default()
+            }
+        } else {
+            serde_json::from_slice::<Config>(&bytes).map_err(no_json)?
+        };
         let keys = keys(registry, repository);
         let helpers = config.cred_helpers.unwrap_or_default();
         for key in &keys {
@@ -281,12 +313,15 @@ impl AuthFiles {
         registry: &str,
     ) -> Result<Option<Credential>, CredentialError> {
         // Docker's own helpers keep the Hub under this URL.
-        let server = if registry == DEFAULT_REGISTRY {
-            "https://index.docker.io/v1/"
-        } else {
-            key
+        let server = match registry {
+            DEFAULT_REGISTRY => DOCKER_HUB_URL,
+            _ => key,
         };
-        helper::get(name, server, self.search_path.as_deref(), self.helper_limit)
+        let helpers = Helpers {
+            search_path: self.search_path.as_deref(),
+            limit: self.helper_limit,
+        };
+        helpers.get(name, server)
     }
 }
 
@@ -296,12 +331,18 @@ impl CredentialSource for AuthFiles {
         registry: &str,
         repository: &str,
     ) -> Result<Option<Credential>, CredentialError> {
+        // A helper that fails is no reason not to look on; when nothing else
+        // is found, it is what there is to tell.
+        let mut broken = None;
         for file in &self.files {
-            if let Some(found) = self.find_in(file, registry, repository)? {
-                return Ok(Some(found));
+            match self.find_in(file, registry, repository) {
+                Ok(Some(found)) => return Ok(Some(found)),
+                Ok(None) => {}
+                Err(e @ CredentialError::Helper { .. }) => broken = broken.or(Some(e)),
+                Err(e) => return Err(e),
             }
         }
-        Ok(None)
+        broken.map_or(Ok(None), Err)
     }
 }
 
@@ -362,24 +403,36 @@ fn keys(registry: &str, repository: &str) -> Vec<String> {
 /// Looks `key` up as it is, then among keys that are old-style URLs of the
 /// same name (`https://host/v1/`).
 fn lookup<'a, T>(map: &'a BTreeMap<String, T>, key: &str) -> Option<&'a T> {
-    map.get(key).or_else(|| {
-        map.iter()
-            .find(|(k, _)| {
-                let Some(rest) = k
-                    .strip_prefix("https://")
-                    .or_else(|| k.strip_prefix("http://"))
-                else {
-                    return false;
-                };
-                let rest = rest.trim_end_matches('/');
-                let rest = rest
-                    .strip_suffix("/v1")
-                    .or_else(|| rest.strip_suffix("/v2"))
-                    .unwrap_or(rest);
-                rest == key
-            })
-            .map(|(_, v)| v)
-    })
+    let by_url = || map.iter().find(|(k, _)| is_url_of(k, key)).map(|(_, v)| v);
+    map.get(key).or_else(by_url)
+}
+
+/// Whether `url` is an old-style URL of the registry `name`.
+pub(super) fn is_url_of(url: &str, name: &str) -> bool {
+    let Some(rest) = url
+        .strip_prefix("https://")
+        .or_else(|| url.strip_prefix("http://"))
+    else {
+        return false;
+    };
+    let rest = rest.trim_end_matches('/');
+    let rest = rest
+        .strip_suffix("/v1")
+        .or_else(|| rest.strip_suffix("/v2"))
+        .unwrap_or(rest);
+    rest == name
+}
+
+/// The credential file in a directory; another path as it is.
+fn in_directory(path: &Path) -> PathBuf {
+    if !path.is_dir() {
+        return path.to_owned();
+    }
+    let files = FILE_NAMES.iter().map(|name| path.join(name));
+    files
+        .into_iter()
+        .find(|file| file.exists())
+        .unwrap_or_else(|| path.join(FILE_NAMES[0]))
 }
 
 /// Whether a credential file can be read by others than its owner.
@@ -394,7 +447,7 @@ pub fn is_exposed(path: &Path) -> io::Result<bool> {
     }
 }
 
-fn read_file(path: &Path) -> Result<Option<Vec<u8>>, CredentialError> {
+pub(super) fn read_file(path: &Path) -> Result<Option<Vec<u8>>, CredentialError> {
     let fail = |source| CredentialError::Read {
         path: path.to_owned(),
         source,
@@ -530,10 +583,41 @@ mod tests {
                 "{error}"
             );
         }
-        let error =
-            AuthFiles::new(vec![AuthFile::Path(dir.path().to_owned())], None).find("r.io", "x");
-        assert!(error.is_err());
         assert!(is_exposed(&second).unwrap());
+    }
+
+    #[test]
+    fn secrets_of_kubernetes_and_old_files_are_read() {
+        let entry = format!(r#"{{"r.io":{{"auth":"{}"}}}}"#, basic("ana"));
+        let wrapped = format!(r#"{{"auths":{entry}}}"#);
+        for (name, text) in [
+            ("config.json", &wrapped),
+            (".dockerconfigjson", &wrapped),
+            ("auth.json", &wrapped),
+            (".dockercfg", &entry),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            for path in [dir.path().to_owned(), path] {
+                let files = AuthFiles::new(vec![AuthFile::Path(path)], None);
+                assert_eq!(user(&files, "r.io", "x").as_deref(), Some("ana"), "{name}");
+            }
+        }
+        let empty = tempfile::tempdir().unwrap();
+        let files = AuthFiles::new(vec![AuthFile::Path(empty.path().to_owned())], None);
+        assert_eq!(user(&files, "r.io", "x"), None);
+    }
+
+    #[test]
+    fn a_helper_that_fails_hides_no_other_file() {
+        let broken = AuthFile::Inline(br#"{"credsStore":"desktop.exe"}"#.to_vec());
+        let good = format!(r#"{{"auths":{{"r.io":{{"auth":"{}"}}}}}}"#, basic("ana"));
+        let good = AuthFile::Inline(good.into_bytes());
+        let files = AuthFiles::new(vec![broken, good], Some("/nowhere".into()));
+        assert_eq!(user(&files, "r.io", "x").as_deref(), Some("ana"));
+        let error = files.find("other.io", "x").unwrap_err().to_string();
+        assert!(error.contains("docker-credential-desktop.exe"), "{error}");
     }
 
     #[test]

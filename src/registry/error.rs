@@ -10,7 +10,7 @@ const MAX_TEXT: usize = 500;
 
 /// An operation on a registry that failed.
 #[derive(Debug, thiserror::Error)]
-#[error("can't {operation}: {failure}")]
+#[error("can't {operation}{}: {failure}", without(.mirrors))]
 pub struct RegistryError {
     /// What was tried, with its object, as in `pull the manifest of …`.
     pub operation: String,
@@ -18,6 +18,8 @@ pub struct RegistryError {
     pub registry: String,
     /// The repository; empty where the operation is about none.
     pub repository: String,
+    /// Mirrors that were asked before, and why each of them did not help.
+    pub mirrors: Vec<String>,
     /// Why.
     #[source]
     pub failure: Box<Failure>,
@@ -121,6 +123,9 @@ pub enum Failure {
         /// Why not.
         reason: &'static str,
     },
+    /// The configuration forbids it or makes no sense.
+    #[error(transparent)]
+    Configuration(#[from] super::RegistriesError),
     /// Credentials could not be read.
     #[error("{0}")]
     Credentials(#[from] super::CredentialError),
@@ -136,6 +141,13 @@ pub enum Failure {
     /// Someone asked to stop.
     #[error("it was cancelled")]
     Cancelled,
+}
+
+fn without(mirrors: &[String]) -> String {
+    match mirrors {
+        [] => String::new(),
+        some => format!(" (nor from its mirrors: {})", some.join("; ")),
+    }
 }
 
 fn with_message(message: &str) -> String {

@@ -1,6 +1,6 @@
-//! Credential helpers: `docker-credential-NAME get`.
+//! Credential helpers: `docker-credential-NAME get`, `store` and `erase`.
 //!
-//! The server's name goes in by standard input. The program is looked up in
+//! Names and secrets go in by standard input, never as arguments. The program is looked up in
 //! the given directories only, its answer is limited, and it is stopped with
 //! its whole process group when its time is up.
 
@@ -23,47 +23,103 @@ const MAX_ANSWER: u64 = 256 << 10;
 /// User names that say that the secret is a refresh token.
 const TOKEN_USER: &str = "<token>";
 
-/// Asks the helper `name` for the credentials of `server`.
-pub(super) fn get(
-    name: &str,
-    server: &str,
-    search_path: Option<&OsStr>,
-    limit: Duration,
-) -> Result<Option<Credential>, CredentialError> {
-    let fail = |reason: String| CredentialError::Helper {
+/// What helpers are asked by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Helpers<'a> {
+    /// Directories that they are looked for in, in the form of `PATH`.
+    pub(super) search_path: Option<&'a OsStr>,
+    /// How long one may take.
+    pub(super) limit: Duration,
+}
+
+impl Helpers<'_> {
+    /// Asks the helper `name` for the credentials of `server`.
+    pub(super) fn get(
+        self,
+        name: &str,
+        server: &str,
+    ) -> Result<Option<Credential>, CredentialError> {
+        let (output, success) = self.run(name, "get", server)?;
+        if !success {
+            if is_unknown(&output) {
+                return Ok(None);
+            }
+            return Err(failed(name, clean(&String::from_utf8_lossy(&output))));
+        }
+        read_answer(&output).map_err(|reason| failed(name, reason.into()))
+    }
+
+    /// Gives the helper `name` something to keep.
+    pub(super) fn store(
+        self,
+        name: &str,
+        server: &str,
+        username: &str,
+        secret: &str,
+    ) -> Result<(), CredentialError> {
+        let input = serde_json::json!({
+            "ServerURL": server, "Username": username, "Secret": secret,
+        });
+        match self.run(name, "store", &input.to_string())? {
+            (_, true) => Ok(()),
+            // Its words could be an echo of the secret.
+            (_, false) => Err(failed(name, "it does not keep the credentials".into())),
+        }
+    }
+
+    /// Makes the helper `name` forget `server`; whether it knew it.
+    pub(super) fn erase(self, name: &str, server: &str) -> Result<bool, CredentialError> {
+        match self.run(name, "erase", server)? {
+            (_, true) => Ok(true),
+            (output, false) if is_unknown(&output) => Ok(false),
+            (output, false) => Err(failed(name, clean(&String::from_utf8_lossy(&output)))),
+        }
+    }
+
+    /// Runs `docker-credential-NAME action`: its output and whether it was
+    /// content.
+    fn run(
+        self,
+        name: &str,
+        action: &str,
+        input: &str,
+    ) -> Result<(Vec<u8>, bool), CredentialError> {
+        let fail = |reason: String| failed(name, reason);
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.bytes().all(plain) {
+            return Err(fail(
+                "its name may only have letters, digits, '-', '_' and '.'".into(),
+            ));
+        }
+        let program = find(&format!("docker-credential-{name}"), self.search_path)
+            .ok_or_else(|| fail("there is no such program on the search path".into()))?;
+        let mut child = Command::new(&program)
+            .arg(action)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .map_err(|e| fail(format!("it can't be started: {e}")))?;
+        let result = converse(&mut child, input, self.limit);
+        if result.is_err() {
+            stop(&mut child);
+        }
+        result.map_err(fail)
+    }
+}
+
+fn failed(name: &str, reason: String) -> CredentialError {
+    CredentialError::Helper {
         name: clean(name),
         reason,
-    };
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.bytes().all(plain) {
-        return Err(fail(
-            "its name may only have letters, digits, '-', '_' and '.'".into(),
-        ));
     }
-    let program = find(&format!("docker-credential-{name}"), search_path)
-        .ok_or_else(|| fail("there is no such program on the search path".into()))?;
-    let mut child = Command::new(&program)
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
-        .map_err(|e| fail(format!("it can't be started: {e}")))?;
-    let result = converse(&mut child, server, limit);
-    if result.is_err() {
-        stop(&mut child);
-    }
-    let (output, success) = result.map_err(fail)?;
-    if !success {
-        let text = String::from_utf8_lossy(&output).to_ascii_lowercase();
-        // What helpers say when they know no such server.
-        if text.contains("credentials not found") || text.contains("no credentials") {
-            return Ok(None);
-        }
-        return Err(fail(clean(&String::from_utf8_lossy(&output))));
-    }
-    read_answer(&output).map_err(|reason| fail(reason.into()))
+}
+
+/// Whether a helper says that it knows no such server.
+fn is_unknown(output: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(output).to_ascii_lowercase();
+    text.contains("credentials not found") || text.contains("no credentials")
 }
 
 fn read_answer(output: &[u8]) -> Result<Option<Credential>, &'static str> {
@@ -90,15 +146,15 @@ fn read_answer(output: &[u8]) -> Result<Option<Credential>, &'static str> {
     }))
 }
 
-/// Hands the server's name over and collects the answer and whether the
-/// helper was content.
-fn converse(child: &mut Child, server: &str, limit: Duration) -> Result<(Vec<u8>, bool), String> {
+/// Hands `input` over and collects the answer and whether the helper was
+/// content.
+fn converse(child: &mut Child, input: &str, limit: Duration) -> Result<(Vec<u8>, bool), String> {
     let end = Instant::now() + limit;
     let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
         return Err("its pipes are missing".into());
     };
     // A helper that does not read is none of our problem: it may answer anyway.
-    let _ = stdin.write_all(server.as_bytes());
+    let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
@@ -185,14 +241,11 @@ mod tests {
         helper(d, "hangs", "sleep 60");
         helper(d, "floods", "cat /dev/zero");
         helper(d, "html", "echo '<html>'");
-        let ask = |name: &str| {
-            get(
-                name,
-                "r.io",
-                Some(d.as_os_str()),
-                Duration::from_millis(1500),
-            )
+        let helpers = Helpers {
+            search_path: Some(d.as_os_str()),
+            limit: Duration::from_millis(1500),
         };
+        let ask = |name: &str| helpers.get(name, "r.io");
         assert_eq!(
             ask("good").unwrap(),
             Some(Credential::Basic {

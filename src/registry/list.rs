@@ -7,7 +7,6 @@ use ureq::http::Method;
 use url::Url;
 
 use super::auth::Actions;
-use super::client::Call;
 use super::error::{Failure, RegistryError, clean};
 use super::manifest::Repository;
 use super::origin;
@@ -38,16 +37,35 @@ impl Repository {
         Ok(tags)
     }
 
-    /// The manifests whose subject is `digest`, by the referrers API or, where
-    /// the registry has none, by the tag that stands for it.
+    /// The manifests whose subject is `digest`, all or those of one type, by
+    /// the referrers API or, where the registry has none, by the tag that
+    /// stands for it.
     ///
     /// # Errors
     /// See [`Failure`](super::Failure).
-    pub fn referrers(&self, digest: &Digest) -> Result<Vec<Descriptor>, RegistryError> {
+    pub fn referrers(
+        &self,
+        digest: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
+        let mut found = self.all_referrers(digest, artifact_type)?;
+        // Registries need not filter.
+        found.retain(|d| artifact_type.is_none_or(|kind| d.artifact_type() == Some(kind)));
+        Ok(found)
+    }
+
+    fn all_referrers(
+        &self,
+        digest: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
         let op = self.operation(format!("list what refers to {digest} in {self}"));
-        let url = self
+        let mut url = self
             .url(&format!("referrers/{digest}"))
             .map_err(|f| op.fail(f))?;
+        if let Some(kind) = artifact_type {
+            url.query_pairs_mut().append_pair("artifactType", kind);
+        }
         let mut found: Vec<Descriptor> = Vec::new();
         let result = self.pages(url, |body| {
             match Document::parse(body).map_err(|e| e.to_string())? {
@@ -82,11 +100,7 @@ impl Repository {
     pub fn delete_manifest(&self, target: &str) -> Result<(), RegistryError> {
         let op = self.operation(format!("delete {}", self.display(target)));
         let result = self.url(&format!("manifests/{target}")).and_then(|url| {
-            let answer = self.send(&Call::new(
-                Method::DELETE,
-                url,
-                self.access(Actions::Delete),
-            ))?;
+            let answer = self.send(&self.call(Method::DELETE, url, Actions::Delete))?;
             match answer.status {
                 200..=299 => Ok(()),
                 _ => Err(self.refusal(answer)),
@@ -109,7 +123,7 @@ impl Repository {
             if seen.len() >= MAX_PAGES || !seen.insert(url.to_string()) {
                 return Err(Failure::Protocol("the list has no end".into()));
             }
-            let answer = self.send(&Call::new(Method::GET, url, self.access(Actions::Pull)))?;
+            let answer = self.send(&self.call(Method::GET, url, Actions::Pull))?;
             if answer.status != 200 {
                 return Err(self.refusal(answer));
             }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ureq::http::Method;
 use url::Url;
@@ -11,6 +12,7 @@ use super::auth::{Access, Actions};
 use super::client::{Call, Client, Host, Operation};
 use super::connection::{Answer, Payload};
 use super::error::{Failure, RegistryError, clean};
+use super::registries::{PullFrom, RegistriesError};
 use crate::digest::{Digest, VerifyingReader};
 use crate::image::{Descriptor, Document, MAX_MANIFEST_BYTES, media_type};
 use crate::reference::Reference;
@@ -31,7 +33,24 @@ pub struct Repository {
     pub(super) client: Client,
     pub(super) host: Arc<Host>,
     pub(super) name: String,
+    /// Asked first when reading.
+    mirrors: Arc<[Mirror]>,
+    /// The place among `mirrors`, or their number for the registry itself,
+    /// that answered last; blobs are first looked for where the manifest was.
+    served: Arc<AtomicUsize>,
+    refused: Option<Arc<RegistriesError>>,
+    /// Further attempts of a request, where not those of the options.
+    pub(super) retries: Option<u32>,
 }
+
+/// Another repository with the same content.
+struct Mirror {
+    repository: Repository,
+    pull: PullFrom,
+}
+
+/// No place has answered yet.
+const NOWHERE: usize = usize::MAX;
 
 impl fmt::Debug for Repository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -62,7 +81,86 @@ impl Repository {
             client,
             host,
             name: name.to_owned(),
+            mirrors: Arc::new([]),
+            served: Arc::new(AtomicUsize::new(NOWHERE)),
+            refused: None,
+            retries: None,
         }
+    }
+
+    /// Reads from `mirrors` before it reads from the registry itself. A
+    /// mirror gets one more attempt only: there is another place to ask.
+    pub(super) fn with_mirrors(self, mirrors: Vec<(Self, PullFrom)>) -> Self {
+        let mirrors = mirrors.into_iter().map(|(repository, pull)| Mirror {
+            repository: Self {
+                retries: Some(1),
+                ..repository
+            },
+            pull,
+        });
+        Self {
+            mirrors: mirrors.collect(),
+            ..self
+        }
+    }
+
+    /// Refuses every request.
+    pub(super) fn with_refusal(self, error: RegistriesError) -> Self {
+        Self {
+            refused: Some(Arc::new(error)),
+            ..self
+        }
+    }
+
+    /// Where a blob may be read, the best place first. The last is the
+    /// registry itself.
+    pub(super) fn places(&self) -> Vec<Self> {
+        let served = self.served.load(Ordering::Relaxed);
+        let mut places = Vec::new();
+        if let Some(mirror) = self.mirrors.get(served) {
+            places.push(mirror.repository.clone());
+        }
+        if served != self.mirrors.len() {
+            let others = self.mirrors.iter().enumerate();
+            let others = others.filter(|(at, m)| *at != served && m.pull.allows(true));
+            places.extend(others.map(|(_, m)| m.repository.clone()));
+        }
+        places.push(self.clone());
+        places
+    }
+
+    /// Asks the mirrors in turn and then the registry itself, until one has
+    /// an answer; `None` is one of the registry only.
+    fn ask_each<T>(
+        &self,
+        target: &str,
+        what: &str,
+        ask: impl Fn(&Self) -> Result<Option<T>, Failure>,
+    ) -> Result<Option<T>, RegistryError> {
+        let by_digest = Digest::parse(target).is_ok();
+        let mut told = Vec::new();
+        for (at, mirror) in self.mirrors.iter().enumerate() {
+            if !mirror.pull.allows(by_digest) {
+                continue;
+            }
+            match ask(&mirror.repository) {
+                Ok(Some(found)) => {
+                    self.served.store(at, Ordering::Relaxed);
+                    return Ok(Some(found));
+                }
+                Ok(None) => told.push(format!("{} does not have it", mirror.repository)),
+                Err(Failure::Cancelled) => break,
+                Err(failure) => told.push(format!("{}: {failure}", mirror.repository)),
+            }
+        }
+        let found = ask(self).map_err(|failure| RegistryError {
+            mirrors: told,
+            ..self
+                .operation(format!("{what} {}", self.display(target)))
+                .fail(failure)
+        })?;
+        self.served.store(self.mirrors.len(), Ordering::Relaxed);
+        Ok(found)
     }
 
     /// The registry, `host[:port]`.
@@ -93,6 +191,9 @@ impl Repository {
 
     /// The URL of `tail` below the repository.
     pub(super) fn url(&self, tail: &str) -> Result<Url, Failure> {
+        if let Some(error) = &self.refused {
+            return Err(Failure::Configuration((**error).clone()));
+        }
         let base = self.client.base(&self.host)?;
         base.join(&format!("{}/{tail}", self.name))
             .map_err(|e| Failure::Protocol(format!("{}/{tail} makes no URL: {e}", self.name)))
@@ -100,6 +201,14 @@ impl Repository {
 
     pub(super) fn send(&self, call: &Call<'_>) -> Result<Answer, Failure> {
         self.client.send(&self.host, call)
+    }
+
+    /// A request about the repository.
+    pub(super) fn call<'a>(&self, method: Method, url: Url, actions: Actions) -> Call<'a> {
+        Call {
+            retries: self.retries,
+            ..Call::new(method, url, self.access(actions))
+        }
     }
 
     pub(super) fn refusal(&self, answer: Answer) -> Failure {
@@ -112,8 +221,13 @@ impl Repository {
     /// Also when the content has another digest than `target` or than the
     /// registry says, or is of another kind than the registry says.
     pub fn resolve(&self, target: &str) -> Result<(Descriptor, Vec<u8>), RegistryError> {
-        let op = self.operation(format!("pull the manifest of {}", self.display(target)));
-        self.get_manifest(target).map_err(|f| op.fail(f))
+        let ask = |place: &Self| place.get_manifest(target).map(Some);
+        let found = self.ask_each(target, "pull the manifest of", ask)?;
+        // The registry itself has an answer or an error.
+        found.ok_or_else(|| {
+            let op = self.operation(format!("pull the manifest of {}", self.display(target)));
+            op.fail(Failure::Network("there is no answer".into()))
+        })
     }
 
     pub(super) fn display(&self, target: &str) -> String {
@@ -123,7 +237,9 @@ impl Repository {
 
     fn get_manifest(&self, target: &str) -> Result<(Descriptor, Vec<u8>), Failure> {
         let url = self.url(&format!("manifests/{target}"))?;
-        let call = Call::new(Method::GET, url, self.access(Actions::Pull)).header("accept", ACCEPT);
+        let call = self
+            .call(Method::GET, url, Actions::Pull)
+            .header("accept", ACCEPT);
         // A body that breaks off is worth another request or two.
         let mut last = None;
         for _ in 0..3 {
@@ -156,14 +272,14 @@ impl Repository {
     /// # Errors
     /// See [`Failure`](super::Failure).
     pub fn head(&self, target: &str) -> Result<Option<Descriptor>, RegistryError> {
-        let op = self.operation(format!("look up {}", self.display(target)));
-        self.head_manifest(target).map_err(|f| op.fail(f))
+        self.ask_each(target, "look up", |place| place.head_manifest(target))
     }
 
     fn head_manifest(&self, target: &str) -> Result<Option<Descriptor>, Failure> {
         let url = self.url(&format!("manifests/{target}"))?;
-        let call =
-            Call::new(Method::HEAD, url, self.access(Actions::Pull)).header("accept", ACCEPT);
+        let call = self
+            .call(Method::HEAD, url, Actions::Pull)
+            .header("accept", ACCEPT);
         let answer = self.send(&call)?;
         match answer.status {
             200 => {}
@@ -207,12 +323,27 @@ impl Repository {
     ) -> Result<(), RegistryError> {
         let op = self.operation(format!("push the manifest {}", self.display(target)));
         self.store_manifest(target, media_type, bytes)
+            .map(drop)
             .map_err(|f| op.fail(f))
     }
 
-    fn store_manifest(&self, target: &str, kind: &str, bytes: &[u8]) -> Result<(), Failure> {
+    /// As [`put_manifest`](Self::put_manifest); also says whether the registry
+    /// has taken note of the manifest's subject.
+    pub(super) fn put_manifest_with_subject(
+        &self,
+        target: &str,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Result<bool, RegistryError> {
+        let op = self.operation(format!("push the manifest {}", self.display(target)));
+        self.store_manifest(target, media_type, bytes)
+            .map_err(|f| op.fail(f))
+    }
+
+    fn store_manifest(&self, target: &str, kind: &str, bytes: &[u8]) -> Result<bool, Failure> {
         let url = self.url(&format!("manifests/{target}"))?;
-        let call = Call::new(Method::PUT, url, self.access(Actions::Push))
+        let call = self
+            .call(Method::PUT, url, Actions::Push)
             .header("content-type", kind)
             .payload(Payload::Bytes(bytes));
         let answer = self.send(&call)?;
@@ -230,8 +361,9 @@ impl Repository {
                 )));
             }
         }
+        let subject = answer.header("oci-subject").is_some();
         drop(answer.read_some());
-        Ok(())
+        Ok(subject)
     }
 }
 

@@ -22,7 +22,9 @@
 //! distribution-spec 1.1; the token flow of the distribution project
 //! ("Docker Registry v2 authentication"), RFC 7235, RFC 6750.
 
+mod artifact;
 mod auth;
+mod certs;
 mod challenge;
 mod client;
 mod connection;
@@ -32,17 +34,25 @@ mod error;
 pub mod fuzzing;
 mod helper;
 mod list;
+mod login;
 mod manifest;
 pub mod origin;
+mod proxy;
 mod pull;
 mod push;
+pub mod registries;
 mod retry;
 
-pub use client::{Client, ClientOptions, Proxies, Timeouts};
+pub use artifact::FileBlob;
+pub use certs::CertificateDirs;
+pub use client::{Client, ClientOptions, Timeouts};
 pub use credentials::{AuthFile, AuthFiles, Credential, CredentialError, CredentialSource};
 pub use error::{Failure, RegistryError};
+pub use login::{Kept, LoginFile};
 pub use manifest::Repository;
+pub use proxy::Proxies;
 pub use push::{Mount, Progress};
+pub use registries::{Registries, RegistriesError};
 
 /// Makes text of unknown origin fit for a terminal: control characters are
 /// escaped, the rest is cut to 500 characters.

@@ -2,22 +2,47 @@
 
 use std::fmt;
 use std::io::{self, Read};
+use std::time::Duration;
 
 use ureq::http::Method;
 
 use super::auth::Actions;
-use super::client::Call;
 use super::connection::Answer;
 use super::error::{Failure, RegistryError, clean};
 use super::manifest::Repository;
 use super::retry::Backoff;
-use crate::digest::VerifyingReader;
+use crate::digest::{Digest, VerifyingReader};
 use crate::image::{BlobSource, Descriptor, media_type};
 
 /// How often one blob is resumed at most, progress or not.
 const MAX_RESUMES: u32 = 100;
 
 impl Repository {
+    /// The size of a blob, in bytes, as the registry states it.
+    ///
+    /// # Errors
+    /// When the registry does not have it, or does not say.
+    pub fn blob_size(&self, digest: &Digest) -> Result<u64, RegistryError> {
+        let op = self.operation(format!("look for {digest} in {self}"));
+        let ask = |place: &Self| {
+            let url = place.url(&format!("blobs/{digest}"))?;
+            let answer = place.send(&place.call(Method::HEAD, url, Actions::Pull))?;
+            if answer.status != 200 {
+                return Err(place.refusal(answer));
+            }
+            let size = answer.header("content-length").and_then(|l| l.parse().ok());
+            size.ok_or_else(|| Failure::Protocol("it does not say how large the blob is".into()))
+        };
+        let mut result = Err(Failure::Cancelled);
+        for place in self.places() {
+            result = ask(&place);
+            if matches!(result, Ok(_) | Err(Failure::Cancelled)) {
+                break;
+            }
+        }
+        result.map_err(|f| op.fail(f))
+    }
+
     /// Opens a blob for reading. A connection that breaks is replaced by a new
     /// one that goes on at the same place; the reader fails at its end when
     /// the content is not what `descriptor` promises.
@@ -30,19 +55,37 @@ impl Repository {
         descriptor: &Descriptor,
     ) -> Result<impl Read + Send + use<>, RegistryError> {
         let op = self.operation(format!("pull {} from {self}", descriptor.digest));
-        let options = &self.client.inner.options;
+        let mut places = self.places().into_iter();
         let mut reader = BlobReader {
-            repository: self.clone(),
+            repository: places.next().unwrap_or_else(|| self.clone()),
+            others: places,
             descriptor: descriptor.clone(),
             offset: 0,
             body: None,
-            backoff: Backoff::new(options.backoff, options.retries),
+            backoff: self.backoff(),
             resumes: 0,
         };
-        reader.connect().map_err(|f| op.fail(f))?;
+        let mut mirrors = Vec::new();
+        while let Err(failure) = reader.connect() {
+            let problem = format!("{}: {failure}", reader.repository);
+            if matches!(failure, Failure::Cancelled) || !reader.move_on() {
+                return Err(RegistryError {
+                    mirrors,
+                    ..op.fail(failure)
+                });
+            }
+            mirrors.push(problem);
+        }
         let size = Some(descriptor.size);
         VerifyingReader::new(reader, descriptor.digest.clone(), size)
             .map_err(|e| op.fail(Failure::Mismatch(e.to_string())))
+    }
+}
+
+impl Repository {
+    pub(super) fn backoff(&self) -> Backoff {
+        let options = &self.client.inner.options;
+        Backoff::new(options.backoff, self.retries.unwrap_or(options.retries))
     }
 }
 
@@ -72,6 +115,8 @@ impl BlobSource for Repository {
 
 struct BlobReader {
     repository: Repository,
+    /// Where else it may be.
+    others: std::vec::IntoIter<Repository>,
     descriptor: Descriptor,
     /// Bytes handed out so far.
     offset: u64,
@@ -95,7 +140,7 @@ impl BlobReader {
     fn connect(&mut self) -> Result<(), Failure> {
         let repository = &self.repository;
         let url = repository.url(&format!("blobs/{}", self.descriptor.digest))?;
-        let mut call = Call::new(Method::GET, url, repository.access(Actions::Pull));
+        let mut call = repository.call(Method::GET, url, Actions::Pull);
         if self.offset > 0 {
             call = call.header("range", format!("bytes={}-", self.offset));
         }
@@ -139,6 +184,17 @@ impl BlobReader {
         Ok(())
     }
 
+    /// Goes on at the next place, if there is one.
+    fn move_on(&mut self) -> bool {
+        let Some(next) = self.others.next() else {
+            return false;
+        };
+        self.repository = next;
+        self.backoff = self.repository.backoff();
+        self.resumes = 0;
+        true
+    }
+
     fn fail(&self, failure: Failure) -> io::Error {
         let repository = &self.repository;
         let what = format!("pull {} from {repository}", self.descriptor.digest);
@@ -154,7 +210,7 @@ impl BlobReader {
                 .backoff
                 .next(None)
                 .filter(|_| self.resumes <= MAX_RESUMES);
-            let Some(wait) = wait else {
+            let Some(wait) = wait.or_else(|| self.move_on().then_some(Duration::ZERO)) else {
                 let reason = format!(
                     "the transfer broke off after {} of {} bytes: {reason}",
                     self.offset, self.descriptor.size
@@ -168,6 +224,7 @@ impl BlobReader {
             match self.connect() {
                 Ok(()) => return Ok(()),
                 Err(Failure::Network(_)) => {}
+                Err(failure) if !matches!(failure, Failure::Cancelled) && self.move_on() => {}
                 Err(failure) => return Err(self.fail(failure)),
             }
         }

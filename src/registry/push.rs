@@ -53,7 +53,7 @@ impl Repository {
     fn look(&self, digest: &Digest) -> Result<bool, Failure> {
         let url = self.url(&format!("blobs/{digest}"))?;
         // The same access as for what follows, so that one token does.
-        let answer = self.send(&Call::new(Method::HEAD, url, self.access(Actions::Push)))?;
+        let answer = self.send(&self.call(Method::HEAD, url, Actions::Push))?;
         match answer.status {
             200..=299 => Ok(true),
             404 => Ok(false),
@@ -172,7 +172,7 @@ impl Repository {
     /// Opens an upload session; `None` when the registry claims to be done.
     fn begin(&self) -> Result<Option<UploadSession>, Failure> {
         let url = self.url("blobs/uploads/")?;
-        let answer = self.send(&Call::new(Method::POST, url, self.access(Actions::Push)))?;
+        let answer = self.send(&self.call(Method::POST, url, Actions::Push))?;
         match answer.status {
             202 => {
                 let session = self.session(&answer)?;
@@ -215,7 +215,8 @@ impl Repository {
             size: descriptor.size,
             open: &open,
         };
-        let call = Call::new(Method::PUT, url, self.access(Actions::Push))
+        let call = self
+            .call(Method::PUT, url, Actions::Push)
             .header("content-type", "application/octet-stream")
             .payload(payload);
         self.client.send_once(&self.host, &call)

@@ -15,8 +15,8 @@ use crate::store::Store;
 /// # Errors
 /// When the registry does not have it or can't be reached.
 pub fn open(client: &Client, reference: &Reference) -> Result<Source, TransportError> {
-    let (descriptor, bytes) = client.resolve(reference)?;
     let repository = client.repository(reference);
+    let (descriptor, bytes) = repository.resolve(reference.target())?;
     let source = Source::new(
         reference.to_string(),
         descriptor,

@@ -12,6 +12,7 @@ pub(crate) mod format;
 mod json;
 pub(crate) mod output;
 mod plain;
+pub(crate) mod prompt;
 mod quiet;
 pub(crate) mod table;
 #[cfg(test)]

@@ -49,6 +49,20 @@ pub(crate) fn json<T: serde::Serialize + ?Sized>(value: &T) -> anyhow::Result<()
     result(&text)
 }
 
+/// Copies a result of any size to standard output.
+///
+/// # Errors
+/// What `reader` says, else as [`result`].
+pub(crate) fn copy(mut reader: impl io::Read) -> anyhow::Result<()> {
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        match reader.read(&mut buffer)? {
+            0 => return Ok(()),
+            n => result_bytes(&buffer[..n])?,
+        }
+    }
+}
+
 /// Standard error as a writer that never fails.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Messages;
