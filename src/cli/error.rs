@@ -315,9 +315,17 @@ fn hints(error: &Error) -> Vec<String> {
             hinting.hint().iter().for_each(|text| hint(text));
             match &*hinting.failure {
                 Failure::Status { status: 401, .. } => {
-                    hint("run docker login, or give --creds USER:PASSWORD or --authfile FILE");
+                    hint(&format!(
+                        "run shiplap login {}, or give --creds USER:PASSWORD or --authfile FILE",
+                        hinting.registry
+                    ));
                 }
-                Failure::Tls(_) => hint("to use plain http or skip the check, add --insecure"),
+                Failure::Tls(_) => {
+                    hint("--cert-dir DIR has the CA certificate; --insecure skips the check");
+                }
+                Failure::RealmRefused { host, .. } => {
+                    hint(&format!("to trust it, add --trust-token-server {host}"));
+                }
                 _ => {}
             }
         }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -141,6 +142,18 @@ pub(super) struct Host {
     pub(super) name: String,
     base: Mutex<Option<Url>>,
     pub(super) auth: HostAuth,
+    /// Whether it has taken a blob from us.
+    takes_uploads: AtomicBool,
+}
+
+impl Host {
+    pub(super) fn took_upload(&self) {
+        self.takes_uploads.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn takes_uploads(&self) -> bool {
+        self.takes_uploads.load(Ordering::Relaxed)
+    }
 }
 
 /// One request to a registry.
@@ -234,6 +247,7 @@ impl Client {
                 name: registry.to_owned(),
                 base: Mutex::new(None),
                 auth: HostAuth::default(),
+                takes_uploads: AtomicBool::new(false),
             })
         }))
     }

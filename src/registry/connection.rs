@@ -31,10 +31,6 @@ const MAX_BUNDLE: u64 = 16 << 20;
 pub(super) const MAX_ERROR_BODY: u64 = 64 << 10;
 /// The largest head of an answer, in bytes.
 const MAX_HEAD: usize = 64 << 10;
-/// From this size on a request asks for permission before it sends its body,
-/// so that a refusal does not cost the transfer.
-const EXPECT_FROM: u64 = 1 << 20;
-
 /// Opens what is to be sent, from its start, once for each attempt.
 pub(super) type OpenBody<'a> = &'a (dyn Fn() -> io::Result<Box<dyn Read + Send + 'a>> + 'a);
 
@@ -46,7 +42,12 @@ pub(super) enum Payload<'a> {
     /// Bytes in memory.
     Bytes(&'a [u8]),
     /// A stream of known size.
-    Stream { size: u64, open: OpenBody<'a> },
+    Stream {
+        size: u64,
+        /// Whether the server is asked first if it would take it.
+        ask_first: bool,
+        open: OpenBody<'a>,
+    },
 }
 
 /// An answer whose body is still to be read.
@@ -183,7 +184,11 @@ impl Connections {
             }
             Payload::None => agent.run(request.body(&[][..]).map_err(built)?),
             Payload::Bytes(bytes) => agent.run(request.body(bytes).map_err(built)?),
-            Payload::Stream { size, open } => {
+            Payload::Stream {
+                size,
+                ask_first,
+                open,
+            } => {
                 let reader = open().map_err(Broken::Source)?;
                 let mut reader = Outgoing {
                     inner: reader,
@@ -191,7 +196,7 @@ impl Connections {
                     failed: None,
                 };
                 request = request.header("content-length", size);
-                if size >= EXPECT_FROM {
+                if ask_first {
                     request = request.header("expect", "100-continue");
                 }
                 let body = SendBody::from_reader(&mut reader);

@@ -2,8 +2,9 @@
 //! else upload it in one piece.
 //!
 //! An upload that fails is not given up before the registry was asked whether
-//! it has the blob after all: registries commit and then lose the answer. A
-//! lost session is replaced by a new one, a few times.
+//! it has the blob after all: registries commit and then lose the answer. It
+//! goes on where the session is, where the registry says so; a lost session
+//! is replaced by a new one, a few times.
 //!
 //! # Specification
 //! distribution-spec "Pushing blobs", "Mounting a blob from another
@@ -20,11 +21,17 @@ use super::connection::{Answer, Broken, Payload};
 use super::error::{Failure, RegistryError, clean};
 use super::manifest::Repository;
 use super::origin;
-use super::retry::{Backoff, is_transient};
+use super::retry::is_transient;
 use crate::digest::Digest;
 use crate::image::{BlobSource, Descriptor};
 
-/// Told how many bytes of the current attempt were sent.
+/// From this size on, in bytes, a registry is asked whether it would take a
+/// blob before the blob is sent, so that a refusal does not cost the transfer.
+const ASK_FROM: u64 = 16 << 20;
+/// The same for a registry that has not taken any yet.
+const ASK_UNKNOWN_FROM: u64 = 1 << 20;
+
+/// Told how many bytes of the blob were sent.
 pub type Progress<'a> = &'a (dyn Fn(u64) + Send + Sync);
 
 /// What came of asking for a blob of another repository.
@@ -121,8 +128,8 @@ impl Repository {
         mut session: Option<UploadSession>,
         progress: Progress<'_>,
     ) -> Result<(), Failure> {
-        let options = &self.client.inner.options;
-        let mut backoff = Backoff::new(options.backoff, options.retries);
+        let mut backoff = self.backoff();
+        let mut from = 0;
         loop {
             let here = match session.take() {
                 Some(session) => session,
@@ -135,8 +142,9 @@ impl Repository {
                     }
                 },
             };
-            let outcome = match self.send_blob(descriptor, source, &here, progress) {
+            let outcome = match self.send_blob(descriptor, source, &here, from, progress) {
                 Ok(answer) if matches!(answer.status, 200 | 201 | 204) => {
+                    self.host.took_upload();
                     return confirm(descriptor, answer);
                 }
                 Ok(answer) => Outcome::of(self, answer),
@@ -148,12 +156,12 @@ impl Repository {
                 }
                 Err(Sending::Broken(broken)) if broken.is_transient() => Outcome {
                     wait: None,
-                    again: true,
+                    next: Next::Resume,
                     failure: broken.into_failure(),
                 },
                 Err(problem) => return Err(problem.into_failure()),
             };
-            if !outcome.again {
+            if outcome.next == Next::GiveUp {
                 return Err(outcome.failure);
             }
             let Some(wait) = backoff.next(outcome.wait) else {
@@ -166,7 +174,31 @@ impl Repository {
             if self.look(&descriptor.digest)? {
                 return Ok(());
             }
+            from = 0;
+            if outcome.next == Next::Resume
+                && let Some((there, received)) = self.received(&here, descriptor.size)
+            {
+                session = Some(there);
+                from = received;
+            }
         }
+    }
+
+    /// How many bytes of a blob of `size` a session has, and where it goes
+    /// on; `None` when it is gone, has none, or makes no sense.
+    fn received(&self, session: &UploadSession, size: u64) -> Option<(UploadSession, u64)> {
+        let call = self.call(Method::GET, session.0.clone(), Actions::Push);
+        let answer = self.client.send_once(&self.host, &call).ok()?;
+        if !matches!(answer.status, 200 | 202 | 204) {
+            drop(answer.read_some());
+            return None;
+        }
+        // An empty session is "0-0" with some registries.
+        let received = answer.header("range").and_then(received_bytes);
+        let received = received.filter(|n| *n > 1 && *n <= size)?;
+        let there = self.session(&answer).unwrap_or_else(|_| session.clone());
+        drop(answer.read_some());
+        Some((there, received))
     }
 
     /// Opens an upload session; `None` when the registry claims to be done.
@@ -199,26 +231,37 @@ impl Repository {
         descriptor: &Descriptor,
         source: &dyn BlobSource,
         session: &UploadSession,
+        from: u64,
         progress: Progress<'_>,
     ) -> Result<Answer, Sending> {
         let mut url = session.0.clone();
         url.query_pairs_mut()
             .append_pair("digest", descriptor.digest.as_str());
         let open = || -> io::Result<Box<dyn Read + Send + '_>> {
+            let mut inner = source.open(descriptor)?;
+            // What the registry has is read all the same: the whole is
+            // verified before its last bytes leave.
+            io::copy(&mut (&mut inner).take(from), &mut io::sink())?;
             Ok(Box::new(Counting {
-                inner: source.open(descriptor)?,
-                sent: 0,
+                inner,
+                sent: from,
                 progress,
             }))
         };
+        let size = descriptor.size - from;
+        let known = self.host.takes_uploads();
         let payload = Payload::Stream {
-            size: descriptor.size,
+            size,
+            ask_first: size >= ASK_FROM || !known && size >= ASK_UNKNOWN_FROM,
             open: &open,
         };
-        let call = self
+        let mut call = self
             .call(Method::PUT, url, Actions::Push)
             .header("content-type", "application/octet-stream")
             .payload(payload);
+        if from > 0 && size > 0 {
+            call = call.header("content-range", format!("{from}-{}", descriptor.size - 1));
+        }
         self.client.send_once(&self.host, &call)
     }
 }
@@ -226,23 +269,49 @@ impl Repository {
 /// What a refused upload means for the next attempt.
 struct Outcome {
     wait: Option<std::time::Duration>,
-    again: bool,
+    next: Next,
     failure: Failure,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// Go on where the session is, or start again.
+    Resume,
+    /// Start again with a new session.
+    Restart,
+    /// It is a plain "no".
+    GiveUp,
 }
 
 impl Outcome {
     fn of(repository: &Repository, answer: Answer) -> Self {
         let wait = asked_to_wait(&answer);
         // A session that is gone or confused, or a digest that went wrong on
-        // the way, is worth a new session; a plain "no" is not.
-        let again =
-            is_transient(answer.status) || matches!(answer.status, 202 | 400 | 404 | 409 | 416);
+        // the way, is worth a new session.
+        let next = match answer.status {
+            202 | 416 => Next::Resume,
+            status if is_transient(status) => Next::Resume,
+            400 | 404 | 409 => Next::Restart,
+            _ => Next::GiveUp,
+        };
         Self {
             wait,
-            again,
+            next,
             failure: repository.refusal(answer),
         }
     }
+}
+
+/// The number of bytes that a `Range` of a session stands for: `0-N`, with or
+/// without a unit.
+fn received_bytes(range: &str) -> Option<u64> {
+    let range = range.trim();
+    let range = range.strip_prefix("bytes=").unwrap_or(range);
+    let (first, last) = range.split_once('-')?;
+    if first.trim() != "0" {
+        return None;
+    }
+    last.trim().parse::<u64>().ok()?.checked_add(1)
 }
 
 fn confirm(descriptor: &Descriptor, answer: Answer) -> Result<(), Failure> {
@@ -306,6 +375,21 @@ impl Read for Counting<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_of_sessions() {
+        for (text, expected) in [
+            ("0-0", Some(1)),
+            ("0-99", Some(100)),
+            ("bytes=0-99", Some(100)),
+            ("5-99", None),
+            ("0-18446744073709551615", None),
+            ("0-", None),
+            ("", None),
+        ] {
+            assert_eq!(received_bytes(text), expected, "{text}");
+        }
+    }
 
     #[test]
     fn locations() {
