@@ -119,16 +119,13 @@ pub fn build(
         events: events.clone(),
         cancel: cancel.clone(),
     };
-    let mut pieces = Vec::new();
-    let mut ran = Vec::new();
-    for graph in graphs {
-        let solved = solve::solve(&graph, &env).map_err(|e| source.step(e))?;
-        ran.extend(solved.ran);
-        pieces.push(export::Piece {
-            graph,
-            layers: solved.layers,
-        });
-    }
+    let merged = graph::merge(&graphs);
+    let solved = solve::solve(&merged.steps, &merged.results, &env).map_err(|e| source.step(e))?;
+    let pieces: Vec<export::Piece> = graphs
+        .into_iter()
+        .zip(solved.layers)
+        .map(|(graph, layers)| export::Piece { graph, layers })
+        .collect();
     if cancel.is_cancelled() {
         return Err(BuildError::Cancelled);
     }
@@ -154,7 +151,7 @@ pub fn build(
         descriptor: exported.descriptor,
         config: exported.config.digest,
         names: exported.names,
-        ran,
+        ran: solved.ran,
     })
 }
 
@@ -177,6 +174,17 @@ struct Prepared {
     _kept: TempDir,
 }
 
+/// Why the outputs can't take what is asked for, which is better known before
+/// an hour's work than after it.
+fn unfit(request: &Request) -> Option<String> {
+    let several = platforms(request).len() > 1;
+    let docker = |o: &Output| o.kind == OutputKind::Docker;
+    (several && request.outputs.iter().any(docker)).then(|| {
+        "a docker archive has room for one platform; use type=oci for several, or build for one"
+            .to_owned()
+    })
+}
+
 /// Reads the input and plans all platforms.
 fn prepare(
     request: &Request,
@@ -184,6 +192,9 @@ fn prepare(
     events: &Events,
     cancel: &Cancel,
 ) -> Result<Prepared, BuildError> {
+    if let Some(why) = unfit(request) {
+        return Err(BuildError::Input(why));
+    }
     let kept = tools.store.temp_dir()?;
     let reader = input::Reader {
         remote: &tools.remote,
@@ -213,12 +224,18 @@ fn prepare(
     })
 }
 
-/// The platforms to build for, at least one.
+/// The platforms to build for, at least one and each once.
 fn platforms(request: &Request) -> Vec<Platform> {
-    match request.platforms.as_slice() {
-        [] => vec![Platform::host()],
-        some => some.to_vec(),
+    let mut kept: Vec<Platform> = Vec::new();
+    for platform in &request.platforms {
+        if !kept.contains(platform) {
+            kept.push(platform.clone());
+        }
     }
+    if kept.is_empty() {
+        kept.push(Platform::host());
+    }
+    kept
 }
 
 /// Plans one platform, looking bases up until the plan is complete.

@@ -25,6 +25,7 @@
 //! The view inside follows the OCI runtime-spec's `config-linux.md` (default
 //! filesystems and devices) with Docker's default capabilities and masks.
 
+pub mod emulation;
 mod enter;
 mod init;
 mod isolation;

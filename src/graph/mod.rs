@@ -13,6 +13,7 @@
 //! Dockerfile reference; image-spec `config.md`.
 
 pub mod config;
+mod merge;
 mod plan;
 pub mod print;
 pub mod scope;
@@ -26,6 +27,7 @@ use crate::dockerfile::span::Span;
 use crate::image::{History, ImageConfig};
 use crate::platform::Platform;
 
+pub use merge::{Merged, merge};
 pub use plan::{
     EpochSource, Outline, OutlineArg, OutlineMount, SOURCE_DATE_EPOCH, Target, epoch_source,
     outline, plan, targets,

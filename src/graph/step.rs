@@ -63,6 +63,31 @@ impl Step {
     }
 }
 
+impl Op {
+    /// Gives every step that it names another number.
+    pub(super) fn move_inputs(&mut self, to: &dyn Fn(StepId) -> StepId) {
+        let from = |from: &mut From| {
+            if let From::Step(id) = from {
+                *id = to(*id);
+            }
+        };
+        match self {
+            Self::Scratch | Self::Image(_) => {}
+            Self::Workdir(op) => op.input = to(op.input),
+            Self::Copy(op) => {
+                op.input = to(op.input);
+                from(&mut op.from);
+            }
+            Self::Run(op) => {
+                op.input = to(op.input);
+                for mount in &mut op.mounts {
+                    mount.from.as_mut().map(from);
+                }
+            }
+        }
+    }
+}
+
 /// What a step does.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
@@ -205,6 +230,8 @@ pub struct RunOp {
     pub script: Option<(String, String)>,
     /// `--device=`.
     pub devices: Vec<String>,
+    /// What its programs are for.
+    pub platform: Platform,
 }
 
 /// A mount of a RUN, and where it is from.

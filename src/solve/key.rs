@@ -7,7 +7,7 @@
 //! | the format of keys | a new shiplap that computes another result must not find the old one |
 //! | the key of the step it builds on | the file system it starts from |
 //! | base images: the chainID of their layers | content, whatever the name, the registry or the compression |
-//! | RUN: words, environment, user, directory, network, security, devices | the process sees them |
+//! | RUN: words, environment, user, directory, network, security, devices, platform | the process sees them |
 //! | RUN: mounts: type, target, options, ids | likewise; a bind mount's content by the key of its stage, or by checksum for context files |
 //! | RUN: `/etc/hosts` entries and `/dev/shm` size that were asked for | likewise |
 //! | COPY, ADD: destination, owner, mode, flags, working directory | they shape the layer |

@@ -23,7 +23,7 @@ use crate::container::{Executor, IsolationError};
 use crate::context::Tree;
 use crate::digest::{ChainId, Digest};
 use crate::event::{Cancel, Event, Events, Outcome, Task};
-use crate::graph::{BaseRequest, From, Graph, Op, Step, StepId};
+use crate::graph::{BaseRequest, From, Op, Step, StepId};
 use crate::image::Image;
 use crate::layer::pipeline::{self, SealOptions};
 use crate::layer::{Change, Changes};
@@ -178,9 +178,9 @@ pub struct SolveError {
 /// What a solved graph made.
 #[derive(Debug)]
 pub struct Solved {
-    /// The layers of the result, lowest first.
-    pub layers: Vec<Arc<Layer>>,
-    /// For each step of the graph, its own layer, if it makes one.
+    /// The layers of each result, lowest first.
+    pub layers: Vec<Vec<Arc<Layer>>>,
+    /// For each step, its own layer, if it makes one.
     pub own: Vec<Option<Arc<Layer>>>,
     /// Steps that were executed, with their seconds.
     pub ran: Vec<(String, f64)>,
@@ -193,17 +193,17 @@ struct Done {
     layers: Vec<Arc<Layer>>,
 }
 
-/// Executes what has to be executed.
+/// Executes what has to be executed so that the steps `wanted` are there. Each
+/// step's inputs stand before it.
 ///
 /// # Errors
 /// The first step that failed. What other steps had finished stays known.
-pub fn solve(graph: &Graph, env: &Env<'_>) -> Result<Solved, SolveError> {
-    let inputs: Vec<Vec<usize>> = graph
-        .steps
+pub fn solve(steps: &[Step], wanted: &[StepId], env: &Env<'_>) -> Result<Solved, SolveError> {
+    let inputs: Vec<Vec<usize>> = steps
         .iter()
         .map(|s| s.inputs().into_iter().map(|i| i.0).collect())
         .collect();
-    let results: Vec<OnceLock<Done>> = graph.steps.iter().map(|_| OnceLock::new()).collect();
+    let results: Vec<OnceLock<Done>> = steps.iter().map(|_| OnceLock::new()).collect();
     let ran = Mutex::new(Vec::new());
     let flights = Flights::default();
     let scratch = OnceLock::new();
@@ -217,7 +217,7 @@ pub fn solve(graph: &Graph, env: &Env<'_>) -> Result<Solved, SolveError> {
             scope,
         };
         scheduler::run(&inputs, env.options.jobs, &env.cancel, &|n| {
-            let step = &graph.steps[n];
+            let step = &steps[n];
             if env.cancel.is_cancelled() {
                 return Err(at(step)(StepError::Cancelled));
             }
@@ -228,27 +228,26 @@ pub fn solve(graph: &Graph, env: &Env<'_>) -> Result<Solved, SolveError> {
         // The scope's end waits for every seal.
     });
     let own_layer = |n: usize| {
-        let step = &graph.steps[n];
+        let step = &steps[n];
         step.parent()?;
         results[n].get()?.layers.last().cloned()
     };
-    let own: Vec<Option<Arc<Layer>>> = (0..graph.steps.len()).map(own_layer).collect();
+    let own: Vec<Option<Arc<Layer>>> = (0..steps.len()).map(own_layer).collect();
     for layer in own.iter().flatten() {
         layer.publish();
     }
     outcome?;
     for (n, layer) in own.iter().enumerate() {
         if let Some(layer) = layer {
-            layer.blob().map_err(|e| at(&graph.steps[n])(e.into()))?;
+            layer.blob().map_err(|e| at(&steps[n])(e.into()))?;
         }
     }
-    let layers = results
-        .get(graph.result.0)
-        .and_then(|r| r.get())
-        .map(|d| d.layers.clone())
-        .unwrap_or_default();
+    let layers_of = |id: &StepId| {
+        let done = results.get(id.0).and_then(OnceLock::get);
+        done.map(|d| d.layers.clone()).unwrap_or_default()
+    };
     Ok(Solved {
-        layers,
+        layers: wanted.iter().map(layers_of).collect(),
         own,
         ran: ran.into_inner().unwrap_or_else(PoisonError::into_inner),
     })

@@ -283,6 +283,7 @@ impl Planner<'_> {
             insecure,
             script,
             devices: run.devices.iter().map(|d| d.value.clone()).collect(),
+            platform: state.platform.clone(),
         }));
         self.add_step(state, op, i, created_by);
         Ok(())

@@ -4,6 +4,7 @@ pub mod add;
 pub mod chmod;
 pub mod copy;
 pub(super) mod files;
+mod foreign;
 pub(super) mod mounts;
 pub mod run;
 pub mod sources;

@@ -59,6 +59,7 @@ pub(in super::super) fn key(solver: &Solver<'_, '_>, op: &RunOp) -> Result<KeyBu
             "network",
             format!("{:?}", network(op, options.host_network)),
         )
+        .add("platform", op.platform.to_string())
         .add("insecure", if op.insecure { "yes" } else { "no" })
         .list("devices", &op.devices)
         .list(
@@ -106,6 +107,7 @@ pub(in super::super) fn run(
     let lower = solver.dirs(&parent.layers)?;
     let tree: Arc<dyn Tree> = Arc::new(solver.tree(&parent.layers)?);
     let layer = env.store.new_layer()?;
+    super::foreign::check(&*tree, op)?;
     let user = users::resolve_user(&*tree, if op.user.is_empty() { "0" } else { &op.user })?;
     make_cwd(&*tree, op, &layer, env.options.now)?;
 
