@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use super::scope::set_env;
+use super::scope::EnvPlaces;
 use crate::dockerfile::ast::{Command, Healthcheck};
 use crate::image::config::Empty;
 use crate::image::{self, ContainerConfig};
@@ -55,9 +55,13 @@ pub fn entrypoint(config: &mut ContainerConfig, command: &Command, cmd_is_own: b
 }
 
 /// ENV, with expanded pairs.
-pub fn env(config: &mut ContainerConfig, pairs: &[(String, String)]) -> String {
+pub fn env(
+    config: &mut ContainerConfig,
+    places: &mut EnvPlaces,
+    pairs: &[(String, String)],
+) -> String {
     for (name, value) in pairs {
-        set_env(&mut config.env, name, value);
+        places.set(&mut config.env, name, value);
     }
     key_values("ENV", pairs)
 }

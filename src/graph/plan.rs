@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use epoch::{EpochSource, SOURCE_DATE_EPOCH, epoch_source};
 pub use outline::{Outline, OutlineArg, OutlineMount, Target, outline, targets};
 
-use super::scope::{self, Vars};
+use super::scope::{self, EnvPlaces, Vars};
 use super::step::{BaseRequest, CopyOp, CopySource, From, ImageOp, Op, Step, StepId};
 use super::{
     Bases, Graph, HistoryItem, MARKER, NamedContext, PlanError, PlanOptions, Planned, config, stage,
@@ -20,9 +20,16 @@ use super::{
 use crate::dockerfile::ast::{Dockerfile, Instruction, InstructionKind, Text};
 use crate::dockerfile::span::Span;
 use crate::dockerfile::{parse_trigger, word};
-use crate::image::{History, ImageConfig};
+use crate::image::{History, ImageConfig, MAX_CONFIG_BYTES};
 use crate::platform::Platform;
 use crate::reference::Reference;
+
+/// Bytes that the environment, labels and history of one image may have; a
+/// config that is larger could not be read back.
+const MAX_CONFIG: usize = MAX_CONFIG_BYTES as usize;
+/// Bytes that all texts of a plan may have. Each step has its own environment
+/// and each stage its own history, so a small file could ask for any amount.
+const MAX_PLAN: usize = 512 << 20;
 
 /// Plans the build of `options.target`, or says which images it has to know.
 pub fn plan(file: &Dockerfile, options: &PlanOptions, bases: &Bases) -> Result<Planned, PlanError> {
@@ -75,7 +82,10 @@ fn planner<'a>(
         steps: Vec::new(),
         images: BTreeMap::new(),
         need: Vec::new(),
+        wanted: BTreeSet::new(),
         done: BTreeMap::new(),
+        names: stage::Names::of(file),
+        room: MAX_PLAN,
     })
 }
 
@@ -154,7 +164,32 @@ struct StageState {
     trigger: Option<Span>,
     /// The steps of this stage, with their texts.
     own_steps: Vec<(StepId, String)>,
+    /// Where names stand in the config's environment.
+    places: EnvPlaces,
+    /// About how many bytes config and history have.
+    bytes: usize,
 }
+
+impl StageState {
+    /// The value of a variable.
+    fn lookup(&self, name: &str) -> Option<String> {
+        let found = self.places.get(&self.config.config.env, name);
+        found.or_else(|| self.args.get(name)).map(str::to_owned)
+    }
+
+    /// Bytes of the environment that a step gets.
+    fn environment_bytes(&self) -> usize {
+        let env = self.config.config.env.iter().map(String::len);
+        let args = self
+            .args
+            .iter()
+            .map(|(n, v)| n.len() + v.map_or(0, str::len));
+        env.chain(args).map(|n| n + ENTRY).sum()
+    }
+}
+
+/// What an entry of a list takes beside its text, in bytes.
+const ENTRY: usize = 64;
 
 struct Planner<'a> {
     file: &'a Dockerfile,
@@ -164,8 +199,12 @@ struct Planner<'a> {
     steps: Vec<Step>,
     images: BTreeMap<BaseRequest, StepId>,
     need: Vec<(BaseRequest, Option<Span>)>,
+    wanted: BTreeSet<BaseRequest>,
     done: BTreeMap<usize, StageState>,
     source_date_epoch: Option<i64>,
+    names: stage::Names,
+    /// Bytes that the plan may still take.
+    room: usize,
 }
 
 /// What a FROM or a `--from` leads to.
@@ -182,7 +221,7 @@ impl Planner<'_> {
         let Some(name) = &self.options.target else {
             return Ok(count.saturating_sub(1));
         };
-        stage::by_name_or_number(self.file, name, count).ok_or_else(|| {
+        self.names.by_name_or_number(name, count).ok_or_else(|| {
             let names: Vec<String> = self.file.stages.iter().filter_map(stage::name_of).collect();
             let near = stage::closest(name, names.iter().map(String::as_str));
             let hint = match near {
@@ -253,7 +292,7 @@ impl Planner<'_> {
         if name == "scratch" {
             return Ok(Base::Scratch);
         }
-        if let Some(earlier) = stage::by_exact_name(self.file, &name, index) {
+        if let Some(earlier) = self.names.by_exact_name(&name, index) {
             return Ok(Base::Stage(earlier));
         }
         let platform = self.platform_of(index)?;
@@ -324,7 +363,7 @@ impl Planner<'_> {
         if text.is_empty() {
             return Err(error_at("--from names nothing", span));
         }
-        if let Some(earlier) = stage::by_name_or_number(self.file, text, index) {
+        if let Some(earlier) = self.names.by_name_or_number(text, index) {
             return Ok(Base::Stage(earlier));
         }
         if text.parse::<u64>().is_ok() {
@@ -369,6 +408,7 @@ impl Planner<'_> {
                 Base::Stage(earlier) => {
                     todo.push(*earlier);
                     for trigger in stage::triggers(&self.file.stages[*earlier]) {
+                        self.spend(ENTRY, here.span)?;
                         let values = stage::from_values(trigger);
                         froms.extend(values.into_iter().map(|v| (v, here.span)));
                     }
@@ -398,9 +438,38 @@ impl Planner<'_> {
     }
 
     fn want(&mut self, request: &BaseRequest, span: Span) {
-        if !self.need.iter().any(|(r, _)| r == request) {
+        if self.wanted.insert(request.clone()) {
             self.need.push((request.clone(), Some(span)));
         }
+    }
+
+    /// Takes `bytes` of what the plan may have.
+    fn spend(&mut self, bytes: usize, span: Span) -> Result<(), PlanError> {
+        self.room = self.room.checked_sub(bytes).ok_or_else(|| PlanError {
+            message: format!(
+                "the plan is too large: the environments and histories of its steps and stages take more than {} MiB together",
+                MAX_PLAN >> 20
+            ),
+            span: Some(span),
+            hint: Some("each step has all variables, and each stage all that came before in the one it is built on".into()),
+        })?;
+        Ok(())
+    }
+
+    /// Counts what an instruction adds to its stage's config.
+    fn grow(&mut self, state: &mut StageState, bytes: usize, span: Span) -> Result<(), PlanError> {
+        state.bytes += bytes + ENTRY;
+        if state.bytes > MAX_CONFIG {
+            return Err(PlanError {
+                message: format!(
+                    "the image's config would be too large: its variables, labels and history take more than {} MiB",
+                    MAX_CONFIG >> 20
+                ),
+                span: Some(span),
+                hint: Some("put large values into files".into()),
+            });
+        }
+        self.spend(bytes + ENTRY, span)
     }
 
     fn push(&mut self, op: Op, stage: &str, span: Option<Span>, name: String) -> StepId {
@@ -450,8 +519,11 @@ impl Planner<'_> {
         let file = self.file;
         let here = &file.stages[index];
         let name = self.stage_name(index);
+        let before = self.steps.len();
         let mut state = match self.base(index)? {
             Base::Stage(earlier) => {
+                let size = |s: &StageState| s.bytes + s.environment_bytes();
+                self.spend(self.done.get(&earlier).map_or(0, size), here.span)?;
                 let Some(parent) = self.done.get(&earlier) else {
                     return Err(error_at("a stage can't be built on a later one", here.span));
                 };
@@ -469,6 +541,8 @@ impl Planner<'_> {
                     .get(&request)
                     .map(|r| r.config.clone())
                     .unwrap_or_default();
+                let bytes = config_bytes(&config);
+                self.spend(bytes, here.span)?;
                 let has_path = scope::split_env(&config.config.env).any(|(n, _)| n == "PATH");
                 if !has_path && config.os != "windows" {
                     config
@@ -485,6 +559,7 @@ impl Planner<'_> {
                 StageState {
                     platform: request.platform.clone(),
                     history: history.collect(),
+                    bytes,
                     ..self.empty_state(index, step, config)
                 }
             }
@@ -526,8 +601,7 @@ impl Planner<'_> {
             let space = if name.is_empty() { "" } else { " " };
             self.steps[id.0].name = format!("[{name}{space}{}/{total}] {text}", n + 2);
         }
-        if let Some(first) = self
-            .steps
+        if let Some(first) = self.steps[before..]
             .iter_mut()
             .find(|s| s.stage == name && s.span == Some(here.span) && s.name.starts_with("FROM "))
         {
@@ -542,6 +616,8 @@ impl Planner<'_> {
             index,
             step,
             platform: config.platform(),
+            places: EnvPlaces::of(&config.config.env),
+            bytes: 0,
             config,
             history: Vec::new(),
             args: Vars::default(),
@@ -550,6 +626,15 @@ impl Planner<'_> {
             own_steps: Vec::new(),
         }
     }
+}
+
+/// About how many bytes a config has.
+fn config_bytes(config: &ImageConfig) -> usize {
+    let inner = &config.config;
+    let history = config.history.iter().map(|h| h.created_by.len());
+    let labels = inner.labels.iter().map(|(k, v)| k.len() + v.len());
+    let lists = inner.env.iter().chain(&inner.on_build).map(String::len);
+    lists.chain(labels).chain(history).map(|n| n + ENTRY).sum()
 }
 
 fn trigger(text: &str, span: Span) -> Result<Instruction, PlanError> {

@@ -8,6 +8,8 @@
 //! # Specification
 //! Dockerfile reference, "ARG" and "Environment replacement".
 
+use std::collections::HashMap;
+
 use crate::platform::Platform;
 
 /// Arguments that RUN sees without a declaration, and that enter neither the
@@ -27,28 +29,31 @@ pub const PROXY_ARGS: [&str; 10] = [
 
 /// A list of names and values in the order of their first appearance.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Vars(Vec<(String, Option<String>)>);
+pub struct Vars {
+    list: Vec<(String, Option<String>)>,
+    places: HashMap<String, usize>,
+}
 
 impl Vars {
     /// The value; `None` where the name is unknown or has no value.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(n, _)| n == name)
-            .and_then(|(_, v)| v.as_deref())
+        self.list[*self.places.get(name)?].1.as_deref()
     }
 
     /// Sets the value, keeping the place of a name that is known.
     pub fn set(&mut self, name: &str, value: Option<String>) {
-        match self.0.iter_mut().find(|(n, _)| n == name) {
-            Some(slot) => slot.1 = value,
-            None => self.0.push((name.to_owned(), value)),
+        match self.places.get(name) {
+            Some(place) => self.list[*place].1 = value,
+            None => {
+                self.places.insert(name.to_owned(), self.list.len());
+                self.list.push((name.to_owned(), value));
+            }
         }
     }
 
     /// Names and values in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
-        self.0.iter().map(|(n, v)| (n.as_str(), v.as_deref()))
+        self.list.iter().map(|(n, v)| (n.as_str(), v.as_deref()))
     }
 }
 
@@ -97,21 +102,52 @@ pub fn split_env(env: &[String]) -> impl Iterator<Item = (&str, &str)> {
     env.iter().map(|e| e.split_once('=').unwrap_or((e, "")))
 }
 
-/// Sets `name` in a config's environment, in place where it is known.
-pub fn set_env(env: &mut Vec<String>, name: &str, value: &str) {
-    let text = format!("{name}={value}");
-    match env
-        .iter_mut()
-        .find(|e| e.split_once('=').map_or(e.as_str(), |(n, _)| n) == name)
-    {
-        Some(slot) => *slot = text,
-        None => env.push(text),
+/// Where the names of one config's environment stand in it.
+#[derive(Debug, Clone, Default)]
+pub struct EnvPlaces(HashMap<String, (usize, usize)>);
+
+impl EnvPlaces {
+    /// The places in `env`.
+    pub fn of(env: &[String]) -> Self {
+        let mut places: HashMap<String, (usize, usize)> = HashMap::new();
+        for (i, (name, _)) in split_env(env).enumerate() {
+            places
+                .entry(name.to_owned())
+                .and_modify(|(_, last)| *last = i)
+                .or_insert((i, i));
+        }
+        Self(places)
+    }
+
+    /// The value of `name` in `env`. The last of equal names counts, as for a
+    /// process.
+    pub fn get<'e>(&self, env: &'e [String], name: &str) -> Option<&'e str> {
+        let (_, last) = self.0.get(name)?;
+        Some(env.get(*last)?.split_once('=').map_or("", |(_, v)| v))
+    }
+
+    /// Sets `name` in `env`, in place where it is known.
+    pub fn set(&mut self, env: &mut Vec<String>, name: &str, value: &str) {
+        let text = format!("{name}={value}");
+        match self.0.get(name) {
+            Some((first, _)) => env[*first] = text,
+            None => {
+                self.0.insert(name.to_owned(), (env.len(), env.len()));
+                env.push(text);
+            }
+        }
     }
 }
 
-/// What an instruction of a stage sees: ENV first, then ARG.
+/// Sets `name` in a config's environment, in place where it is known. For one
+/// of many, [`EnvPlaces::set`].
+pub fn set_env(env: &mut Vec<String>, name: &str, value: &str) {
+    EnvPlaces::of(env).set(env, name, value);
+}
+
+/// What an instruction of a stage sees: ENV first, then ARG. For one of many
+/// questions, [`EnvPlaces::get`].
 pub fn lookup(env: &[String], args: &Vars, name: &str) -> Option<String> {
-    // The last of equal names counts, as for a process.
     let from_env = split_env(env).filter(|(n, _)| *n == name).last();
     from_env
         .map(|(_, v)| v.to_owned())
@@ -129,7 +165,13 @@ mod tests {
         args.set("A", Some("arg".into()));
         args.set("C", Some("arg".into()));
         args.set("D", None);
-        let get = |env: &[String], name: &str| lookup(env, &args, name);
+        let get = |env: &[String], name: &str| {
+            let found = lookup(env, &args, name);
+            if let Some(in_env) = EnvPlaces::of(env).get(env, name) {
+                assert_eq!(found.as_deref(), Some(in_env));
+            }
+            found
+        };
         assert_eq!(get(&env, "A").as_deref(), Some("env"));
         assert_eq!(get(&env, "B").as_deref(), Some(""));
         assert_eq!(get(&env, "C").as_deref(), Some("arg"));

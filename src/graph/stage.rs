@@ -1,5 +1,7 @@
 //! Stages: names, the target, and which of them it needs.
 
+use std::collections::HashMap;
+
 use crate::dockerfile::ast::{Dockerfile, Instruction, InstructionKind, Stage};
 
 /// The name of a stage as it is looked up.
@@ -7,19 +9,43 @@ pub(super) fn name_of(stage: &Stage) -> Option<String> {
     stage.name.as_ref().map(|n| n.value.to_ascii_lowercase())
 }
 
-/// The last stage before `before` that has this very name; FROM's rule.
-pub(super) fn by_exact_name(file: &Dockerfile, name: &str, before: usize) -> Option<usize> {
-    (0..before.min(file.stages.len()))
-        .rev()
-        .find(|i| name_of(&file.stages[*i]).as_deref() == Some(name))
+/// The stages by the names that are looked up.
+pub(super) struct Names {
+    /// The stages of each name, in the file's order.
+    stages: HashMap<String, Vec<usize>>,
+    count: usize,
 }
 
-/// What `--from=` and `--target` name: a stage, whatever the case, or a number.
-pub(super) fn by_name_or_number(file: &Dockerfile, text: &str, before: usize) -> Option<usize> {
-    by_exact_name(file, &text.to_ascii_lowercase(), before).or_else(|| {
-        let number = text.parse::<usize>().ok()?;
-        (number < before.min(file.stages.len())).then_some(number)
-    })
+impl Names {
+    pub(super) fn of(file: &Dockerfile) -> Self {
+        let mut stages: HashMap<String, Vec<usize>> = HashMap::new();
+        for (i, stage) in file.stages.iter().enumerate() {
+            if let Some(name) = name_of(stage) {
+                stages.entry(name).or_default().push(i);
+            }
+        }
+        Self {
+            stages,
+            count: file.stages.len(),
+        }
+    }
+
+    /// The last stage before `before` that has this very name; FROM's rule.
+    pub(super) fn by_exact_name(&self, name: &str, before: usize) -> Option<usize> {
+        let stages = self.stages.get(name)?;
+        let known = stages.partition_point(|i| *i < before);
+        stages[..known].last().copied()
+    }
+
+    /// What `--from=` and `--target` name: a stage, whatever the case, or a
+    /// number.
+    pub(super) fn by_name_or_number(&self, text: &str, before: usize) -> Option<usize> {
+        self.by_exact_name(&text.to_ascii_lowercase(), before)
+            .or_else(|| {
+                let number = text.parse::<usize>().ok()?;
+                (number < before.min(self.count)).then_some(number)
+            })
+    }
 }
 
 /// The values of `--from=` and of mounts' `from=` in an instruction, as

@@ -6,11 +6,11 @@ use super::{Planner, StageState, build_arg, error_at, expand, history};
 use crate::dockerfile::ast::{ArgDecl, Instruction, InstructionKind, Text};
 use crate::dockerfile::word;
 use crate::graph::step::Op;
-use crate::graph::{HistoryItem, PlanError, config, scope};
+use crate::graph::{HistoryItem, PlanError, config};
 
 impl Planner<'_> {
     pub(super) fn expand(&self, state: &StageState, text: &Text) -> Result<String, PlanError> {
-        let lookup = |n: &str| scope::lookup(&state.config.config.env, &state.args, n);
+        let lookup = |n: &str| state.lookup(n);
         expand(text, self.file.directives.escape, &lookup).map_err(|e| PlanError {
             span: state.trigger.or(e.span),
             ..e
@@ -36,7 +36,7 @@ impl Planner<'_> {
             InstructionKind::Arg(decls) => self.arg(state, decls)?,
             InstructionKind::Env(pairs) => {
                 let pairs = self.pairs(state, &pairs.pairs)?;
-                config::env(&mut state.config.config, &pairs)
+                config::env(&mut state.config.config, &mut state.places, &pairs)
             }
             InstructionKind::Label(pairs) => {
                 let pairs = self.pairs(state, &pairs.pairs)?;
@@ -77,13 +77,15 @@ impl Planner<'_> {
             InstructionKind::OnBuild(o) => {
                 // The history has what a trigger does, not that it is there.
                 state.config.config.on_build.push(o.trigger.clone());
-                return Ok(());
+                return self.grow(state, o.trigger.len(), span);
             }
             InstructionKind::Workdir(path) => return self.workdir(state, path, i),
             InstructionKind::Copy(copy) => return self.copy(state, copy, i, false),
             InstructionKind::Add(copy) => return self.copy(state, copy, i, true),
             InstructionKind::Run(run) => return self.run(state, run, i),
         };
+        // What the history has, the config has too.
+        self.grow(state, 2 * text.len(), span)?;
         state.history.push(HistoryItem {
             entry: history(text, true),
             inherited: false,
@@ -117,7 +119,7 @@ impl Planner<'_> {
         state: &StageState,
         words: &[Text],
     ) -> Result<Vec<String>, PlanError> {
-        let lookup = |n: &str| scope::lookup(&state.config.config.env, &state.args, n);
+        let lookup = |n: &str| state.lookup(n);
         let mut out = Vec::new();
         for text in words {
             let expanded = word::expand_words(&text.value, self.file.directives.escape, &lookup);
@@ -157,8 +159,9 @@ impl Planner<'_> {
         op: Op,
         i: &Instruction,
         created_by: String,
-    ) {
+    ) -> Result<(), PlanError> {
         let span = state.trigger.unwrap_or(i.span);
+        self.grow(state, created_by.len(), span)?;
         let stage = self.stage_name(state.index);
         let text = format!("{} {}", i.kind.name(), i.rest.trim());
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -170,5 +173,6 @@ impl Planner<'_> {
             inherited: false,
             step: Some(id),
         });
+        Ok(())
     }
 }

@@ -42,8 +42,7 @@ impl Planner<'_> {
             path,
             user: state.config.config.user.clone(),
         });
-        self.add_step(state, op, i, created_by);
-        Ok(())
+        self.add_step(state, op, i, created_by)
     }
 
     /// The step or context that `--from` names.
@@ -166,15 +165,14 @@ impl Planner<'_> {
             keep_git_dir: copy.keep_git_dir,
             unpack: copy.unpack,
         }));
-        self.add_step(state, op, i, created_by);
-        Ok(())
+        self.add_step(state, op, i, created_by)
     }
 
     pub(super) fn heredoc(&self, state: &StageState, doc: &Heredoc) -> Result<String, PlanError> {
         if !doc.expand {
             return Ok(doc.body.clone());
         }
-        let lookup = |n: &str| scope::lookup(&state.config.config.env, &state.args, n);
+        let lookup = |n: &str| state.lookup(n);
         word::expand_body(&doc.body, &lookup)
             .map(|e| e.text)
             .map_err(|e| error_at(e.to_string(), state.trigger.unwrap_or(doc.span)))
@@ -190,7 +188,7 @@ impl Planner<'_> {
         let mut mounts = Vec::new();
         for text in &run.mounts {
             let span = state.trigger.unwrap_or(text.span);
-            let lookup = |n: &str| scope::lookup(&state.config.config.env, &state.args, n);
+            let lookup = |n: &str| state.lookup(n);
             let escape = self.file.directives.escape;
             let expand = |value: &str| word::expand(value, escape, &lookup).map(|e| e.text);
             let mut spec = mount::parse_with(&text.value, &expand).map_err(|e| PlanError {
@@ -237,11 +235,15 @@ impl Planner<'_> {
                 ));
             }
         };
+        self.spend(state.environment_bytes(), span)?;
         let (words, script) = run_words(run, &state.config.config);
         let env: Vec<(String, String)> = scope::split_env(&state.config.config.env)
             .map(|(n, v)| (n.to_owned(), v.to_owned()))
             .collect();
-        let in_env = |name: &str| env.iter().any(|(n, _)| n == name);
+        let in_env = |name: &str| {
+            let env = &state.config.config.env;
+            state.places.get(env, name).is_some()
+        };
         let from_args: Vec<(String, String)> = state
             .args
             .iter()
@@ -263,7 +265,7 @@ impl Planner<'_> {
                 }
             }
         }
-        let created_by = run_history(&state.args, &state.config.config.env, &words);
+        let created_by = run_history(&state.args, &|n| state.lookup(n), &words);
         let cwd = match state.config.config.working_dir.as_str() {
             "" => "/".to_owned(),
             dir => dir.to_owned(),
@@ -285,7 +287,6 @@ impl Planner<'_> {
             devices: run.devices.iter().map(|d| d.value.clone()).collect(),
             platform: state.platform.clone(),
         }));
-        self.add_step(state, op, i, created_by);
-        Ok(())
+        self.add_step(state, op, i, created_by)
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::error_at;
 use crate::dockerfile::ast::{Command, Run, Text};
 use crate::dockerfile::span::Span;
-use crate::graph::scope::{self, Vars};
+use crate::graph::scope::Vars;
 use crate::graph::step::RunNetwork;
 use crate::graph::{MARKER, PlanError, config};
 
@@ -99,13 +99,17 @@ fn is_heredoc_word(line: &str) -> bool {
 
 /// `RUN |2 A=1 B=2 /bin/sh -c …`: all build arguments in effect stand before
 /// the command.
-pub(super) fn run_history(args: &Vars, env: &[String], words: &[String]) -> String {
+pub(super) fn run_history(
+    args: &Vars,
+    lookup: &dyn Fn(&str) -> Option<String>,
+    words: &[String],
+) -> String {
     let mut text = "RUN".to_owned();
     let known: Vec<(&str, Option<&str>)> = args.iter().collect();
     if !known.is_empty() {
         let _ = write!(text, " |{}", known.len());
         for (name, _) in known {
-            let value = scope::lookup(env, args, name).unwrap_or_default();
+            let value = lookup(name).unwrap_or_default();
             let _ = write!(text, " {name}={value}");
         }
     }
