@@ -275,9 +275,9 @@ impl<'a> Dirs<'a> {
                     return Ok(made);
                 }
                 Err(Errno::EXIST) => {
-                    // What the whiteout hid must not show through the
-                    // directory.
-                    hides |= self.is_whiteout_at(dir, name);
+                    // What the whiteout or the file hid must not show through
+                    // the directory.
+                    hides = true;
                     self.clear(dir, name, path)?;
                 }
                 Err(e) => return Err(e).step("create", path),

@@ -775,6 +775,16 @@ fn whiteouts_hide_lower_layers_only() {
             Ok("d->x x=3"),
         ),
         (
+            "file, then dir",
+            vec![lower(), raw().file("d", b"9").dir("d", 0o755)],
+            Ok("d/ x=3"),
+        ),
+        (
+            "file, then implied dir",
+            vec![lower(), raw().file("d", b"9").file("d/c", b"4")],
+            Ok("d/ d/c=4 x=3"),
+        ),
+        (
             "opaque first",
             vec![
                 lower(),
