@@ -16,10 +16,11 @@ fn check(heredoc: &Heredoc, text: &str) {
     assert!(heredoc.span.end <= heredoc.end.start);
     assert_eq!(heredoc.raw, text[heredoc.span.start..heredoc.span.end]);
     let close = &text[heredoc.end.start..heredoc.end.end];
-    assert_eq!(close.trim_start_matches('\t'), heredoc.name);
     if heredoc.strip_tabs {
+        assert_eq!(close.trim_start_matches('\t'), heredoc.name);
         assert!(heredoc.body.lines().all(|l| !l.starts_with('\t')));
     } else {
+        assert_eq!(close, heredoc.name);
         assert_eq!(heredoc.body, heredoc.raw);
     }
 }

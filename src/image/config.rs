@@ -286,3 +286,19 @@ pub struct History {
     )]
     pub empty_layer: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_mean_nothing_to_us_stay_as_they_are() {
+        let text = r#"{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[]},"x":3.333333333333334e86}"#;
+        let config = ImageConfig::parse(text.as_bytes()).unwrap();
+        let written = String::from_utf8(config.to_bytes()).unwrap();
+        assert!(
+            written.contains("3.333333333333334e86") || written.contains("3.333333333333334e+86")
+        );
+        assert_eq!(ImageConfig::parse(written.as_bytes()).unwrap(), config);
+    }
+}
