@@ -231,10 +231,32 @@ impl Hasher {
 
     /// The digest of all that was added.
     pub fn finish(self) -> Digest {
+        self.finish_raw().into()
+    }
+
+    /// The same as plain bytes.
+    pub fn finish_raw(self) -> Sha256 {
+        Sha256(self.0.finalize().into())
+    }
+}
+
+/// A SHA-256 as plain bytes, where there are very many of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Sha256(pub [u8; 32]);
+
+impl Sha256 {
+    /// That of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Hasher::new().chain(bytes).finish_raw()
+    }
+}
+
+impl From<Sha256> for Digest {
+    fn from(raw: Sha256) -> Self {
         let mut text = String::with_capacity(71);
         text.push_str("sha256:");
-        push_hex(&mut text, &self.0.finalize());
-        Digest(text.into())
+        push_hex(&mut text, &raw.0);
+        Self(text.into())
     }
 }
 

@@ -92,12 +92,23 @@ impl Finder<'_> {
             };
             match result {
                 Ok(base) => {
+                    self.remember(&base);
                     found.insert(request.clone(), base);
                 }
                 Err(e) => return Err((request.clone(), *span, e)),
             }
         }
         Ok(found)
+    }
+
+    /// Notes where on registries the layers are, so that a push takes them over
+    /// from there. A hint; nothing is lost where it can't be written.
+    fn remember(&self, base: &Base) {
+        for layer in &base.image.manifest.layers {
+            for from in &base.repositories {
+                let _ = (self.store).note_place(&layer.digest, from.registry(), from.name());
+            }
+        }
     }
 
     fn find(&self, request: &BaseRequest) -> Result<Base, BaseError> {

@@ -18,7 +18,6 @@ use crate::layer::pipeline::SealOptions;
 use crate::layer::tar_write::TarWriter;
 use crate::platform::Platform;
 use crate::reference::Reference;
-use crate::registry::Repository;
 use crate::solve::{self, Layer, LayerBlob};
 use crate::transport::archive::OciArchive;
 use crate::transport::docker_save::DockerArchive;
@@ -41,8 +40,6 @@ pub(super) struct Exporter<'a> {
     pub(super) cancel: &'a Cancel,
     /// Where blobs of base images are.
     pub(super) bases: Vec<Arc<dyn BlobSource>>,
-    /// The same on registries.
-    pub(super) repositories: Vec<Repository>,
     pub(super) seal: SealOptions,
     /// `created` of everything new.
     pub(super) created: String,
@@ -97,13 +94,8 @@ impl Exporter<'_> {
         };
         let mut sources: Vec<Arc<dyn BlobSource>> = vec![Arc::new(store.clone())];
         sources.extend(self.bases.iter().cloned());
-        let source = Source::new(
-            "the image",
-            plain.clone(),
-            bytes,
-            Arc::new(FirstOf(sources)),
-        )
-        .with_repositories(self.repositories.clone());
+        let blobs = Arc::new(FirstOf(sources));
+        let source = Source::new("the image", plain.clone(), bytes, blobs);
         let mut names = self.request.tags.clone();
         for output in self.outputs() {
             for name in &output.names {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,10 +13,13 @@ use crate::context::git::GitOptions;
 use crate::context::ignore::Ignore;
 use crate::context::local::LocalTree;
 use crate::context::source::{self, Location, OpenOptions, Opened};
+use crate::context::stats::Stats;
 use crate::context::{Tree, auth, http};
+use crate::digest::{Digest, Hasher};
 use crate::dockerfile::span::Span;
 use crate::event::Cancel;
 use crate::solve::Remote;
+use crate::store::Store;
 use crate::sys::fs::Root;
 
 /// Standard input, for whoever is asked to read it; it can be taken once.
@@ -36,9 +40,41 @@ pub(super) struct Input {
     pub(super) named: BTreeMap<String, Arc<dyn Tree>>,
     /// Times of named contexts that have one, in seconds since 1970.
     pub(super) named_times: BTreeMap<String, i64>,
+    /// What is known of the files of contexts, by where it is kept.
+    stats: Vec<(Digest, Arc<Stats>)>,
     /// Holds named contexts that were downloaded, as long as the build reads
     /// them.
     _keep: Vec<tempfile::TempDir>,
+}
+
+impl Input {
+    /// Keeps what was found out about the contexts' files.
+    ///
+    /// # Errors
+    /// When it can't be written; the next build then reads them again.
+    pub(super) fn keep_stats(&self, store: &Store) -> Result<(), BuildError> {
+        for (key, stats) in &self.stats {
+            if let Some(bytes) = stats.to_bytes() {
+                store.stats_put(key, &bytes)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is known of the files of the context `text`, if it is a directory that
+/// may be built from again.
+fn stats_of(text: &str, dir: &Path, store: &Store) -> Option<(Digest, Arc<Stats>)> {
+    let Ok(Location::Directory(_)) = source::classify(text) else {
+        return None;
+    };
+    let mut key = Hasher::new();
+    key.field(b"context");
+    key.field(dir.canonicalize().ok()?.as_os_str().as_bytes());
+    let key = key.finish();
+    let load = (store.clone(), key.clone());
+    let stats = Stats::new(move || load.0.stats_get(&load.1));
+    Some((key, Arc::new(stats)))
 }
 
 /// The Dockerfile and its context's directory.
@@ -94,22 +130,28 @@ impl Origin {
 }
 
 impl Reader<'_> {
-    /// Opens all contexts and reads the Dockerfile. `hidden` is a directory
-    /// that is no part of a context it lies in.
-    pub(super) fn open(&self, hidden: &Path) -> Result<Input, BuildError> {
+    /// Opens all contexts and reads the Dockerfile. `store` is no part of a
+    /// context it lies in, and remembers what files were like.
+    pub(super) fn open(&self, store: &Store) -> Result<Input, BuildError> {
         let main = self.main()?;
         let mut tree = tree_of(&main.dir, main.ignore.clone())?;
         // A store inside of the context is no part of it.
-        if let (Ok(store), Ok(context)) = (hidden.canonicalize(), main.dir.canonicalize())
-            && let Ok(inside) = store.strip_prefix(&context)
+        if let (Ok(root), Ok(context)) = (store.root().canonicalize(), main.dir.canonicalize())
+            && let Ok(inside) = root.strip_prefix(&context)
         {
             tree = tree.hide([inside.to_path_buf()]);
+        }
+        let mut stats = Vec::new();
+        if let Some(own) = stats_of(&self.request.context, &main.dir, store) {
+            tree = tree.remembering(Arc::clone(&own.1));
+            stats.push(own);
         }
         let mut input = Input {
             main,
             context: Arc::new(tree),
             named: BTreeMap::new(),
             named_times: BTreeMap::new(),
+            stats,
             _keep: Vec::new(),
         };
         for (name, value) in &self.request.build_contexts {
@@ -118,7 +160,11 @@ impl Reader<'_> {
             }
             let opened = self.context(value).map_err(|e| in_context(name, e))?;
             let ignore = ignore_of(&opened.dir, &root_of(&opened.dir)?)?;
-            let tree = tree_of(&opened.dir, ignore)?;
+            let mut tree = tree_of(&opened.dir, ignore)?;
+            if let Some(own) = stats_of(value, &opened.dir, store) {
+                tree = tree.remembering(Arc::clone(&own.1));
+                input.stats.push(own);
+            }
             input.named.insert(name.clone(), Arc::new(tree));
             let time = opened.time;
             input

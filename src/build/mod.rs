@@ -29,7 +29,7 @@ pub use request::{Built, Destination, NetworkMode, Output, OutputKind, PullPolic
 
 use crate::container::{self, Executor, Place};
 use crate::dockerfile;
-use crate::event::{Cancel, Events};
+use crate::event::{Cancel, Event, Events};
 use crate::graph::{self, Bases, Graph, NamedContext, PlanOptions, Planned, Resolved};
 use crate::image::Image;
 use crate::image::media_type::Format;
@@ -120,7 +120,16 @@ pub fn build(
         cancel: cancel.clone(),
     };
     let merged = graph::merge(&graphs);
-    let solved = solve::solve(&merged.steps, &merged.results, &env).map_err(|e| source.step(e))?;
+    let solved = solve::solve(&merged.steps, &merged.results, &env);
+    if let Err(e) = input.keep_stats(&tools.store) {
+        // The build is right without it; the next one is slower.
+        events.emit(Event::Warning {
+            rule: None,
+            message: format!("can't keep what is known of the context's files: {e}"),
+            line: None,
+        });
+    }
+    let solved = solved.map_err(|e| source.step(e))?;
     let pieces: Vec<export::Piece> = graphs
         .into_iter()
         .zip(solved.layers)
@@ -139,10 +148,6 @@ pub fn build(
         events,
         cancel,
         bases: found.values().map(|b| Arc::clone(&b.image.blobs)).collect(),
-        repositories: found
-            .values()
-            .flat_map(|b| b.repositories.clone())
-            .collect(),
         seal,
         created,
     }
@@ -203,7 +208,7 @@ fn prepare(
         request,
         cancel,
     };
-    let input = reader.open(tools.store.root())?;
+    let input = reader.open(&tools.store)?;
     let source = frontend::source_of(&input.main);
     let file = dockerfile::parse(&source.text).map_err(|e| source.parse(e))?;
     let time = epoch::resolve(&file, &input, &reader, &source)?;

@@ -21,26 +21,33 @@
 //!
 //! Every field goes in behind its length, so that no two different lists of
 //! fields are the same bytes.
+//!
+//! The digest has two parts: all but the contents of files, known as soon as
+//! the selection is; and the contents' digests, which are known from before,
+//! or found by [`Contents::read`], or on the way into a layer by
+//! [`Contents::open`], so that no file is read twice.
 
 use std::collections::HashMap;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::SystemTime;
 
 use super::select::{Found, Match};
 use super::{Node, Tree};
-use crate::digest::{Digest, Hasher};
+use crate::digest::{Digest, Hasher, Sha256};
 use crate::event::Cancel;
-use crate::layer::Kind;
+use crate::layer::{Kind, Mtime};
 
 /// Bytes that a worker reads at a time.
 const BUFFER: usize = 256 << 10;
 
 /// Changed whenever the table above does.
-const VERSION: &[u8] = b"selection 1";
+const VERSION: &[u8] = b"selection 2";
 
 /// Why there is no digest.
 #[derive(Debug, thiserror::Error)]
@@ -58,98 +65,346 @@ pub enum ChecksumError {
     Cancelled,
 }
 
-/// The digest of a selection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Checksum {
-    /// Of all of it.
-    pub digest: Digest,
-    /// Of each regular file's content, by path in the tree, in the order of
-    /// the selection.
-    pub files: Vec<(PathBuf, Digest)>,
-    /// Bytes that were read.
-    pub bytes: u64,
+/// A regular file of a selection, under its first name.
+#[derive(Debug)]
+struct Selected {
+    path: PathBuf,
+    node: Node,
+    digest: OnceLock<Sha256>,
 }
 
-/// Computes the digest of what was selected in `tree`, reading files with
-/// `threads` workers.
-pub fn checksum(
-    tree: &dyn Tree,
-    matches: &[Match],
-    threads: usize,
-    cancel: &Cancel,
-) -> Result<Checksum, ChecksumError> {
-    // One job for each file, however many names it has.
-    let mut jobs: Vec<&Found> = Vec::new();
-    let mut job_of: HashMap<(u64, u64), usize> = HashMap::new();
-    let all = || matches.iter().flat_map(|m| &m.entries);
-    for found in all().filter(|f| matches!(f.node.kind, Kind::File { .. })) {
-        job_of.entry(found.node.inode).or_insert_with(|| {
-            jobs.push(found);
-            jobs.len() - 1
-        });
-    }
-    let digests = hash_files(tree, &jobs, threads, cancel)?;
-    let bytes = jobs.iter().map(|f| size(&f.node)).sum();
+/// The contents of the files of a selection, and what is known of them.
+pub struct Contents {
+    tree: Arc<dyn Tree>,
+    files: Vec<Selected>,
+    /// Digest of all else.
+    shape: Digest,
+    /// Whether somebody wants to know digests.
+    hashed: bool,
+}
 
-    let mut files = Vec::new();
-    let mut hasher = Hasher::new();
-    hasher.field(VERSION);
-    hasher.field(&(matches.len() as u64).to_le_bytes());
-    for found in matches {
-        hasher.field(found.name.as_bytes());
-        hasher.field(&(found.entries.len() as u64).to_le_bytes());
-        // Names of one file, by the number of the entry that came first.
-        let mut first: HashMap<(u64, u64), u64> = HashMap::new();
-        for (entry, number) in found.entries.iter().zip(0_u64..) {
-            let content = match entry.node.kind {
-                Kind::File { .. } => job_of.get(&entry.node.inode).and_then(|i| digests.get(*i)),
-                _ => None,
-            };
-            if let Some(digest) = content {
-                files.push((entry.path.clone(), digest.clone()));
+impl std::fmt::Debug for Contents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Contents")
+            .field("files", &self.files.len())
+            .field("shape", &self.shape)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Contents {
+    /// Those of what was selected in `tree`; says in each entry which of the
+    /// files it is a name of. Nothing is read yet.
+    pub fn of(tree: Arc<dyn Tree>, matches: &mut [Match]) -> Self {
+        let mut files: Vec<Selected> = Vec::new();
+        let mut hasher = Hasher::new();
+        let mut description = Vec::new();
+        hasher.field(VERSION);
+        hasher.field(&(matches.len() as u64).to_le_bytes());
+        for found in matches {
+            hasher.field(found.name.as_bytes());
+            hasher.field(&(found.entries.len() as u64).to_le_bytes());
+            // Names of one file: the number of the entry that came first, and
+            // that of the file.
+            let mut first: HashMap<(u64, u64), (u64, u32)> = HashMap::new();
+            for (entry, number) in found.entries.iter_mut().zip(0_u64..) {
+                let mut group = number;
+                if let Kind::File { size } = entry.node.kind {
+                    let node = &entry.node;
+                    let known = node.digest.or((size == 0).then(|| Sha256::of(b"")));
+                    let mut add = || {
+                        files.push(Selected {
+                            path: entry.path.clone(),
+                            node: node.clone(),
+                            digest: known.map_or_else(OnceLock::new, OnceLock::from),
+                        });
+                        u32::try_from(files.len() - 1).unwrap_or(u32::MAX)
+                    };
+                    let file = if node.links > 1 {
+                        let linked = first.entry(node.inode);
+                        let file;
+                        (group, file) = *linked.or_insert_with(|| (number, add()));
+                        file
+                    } else {
+                        add()
+                    };
+                    entry.file = Some(file);
+                }
+                description.clear();
+                describe(entry, number - group, &mut description);
+                hasher.field(&description);
             }
-            let group = if entry.node.links > 1 && content.is_some() {
-                *first.entry(entry.node.inode).or_insert(number)
-            } else {
-                number
-            };
-            hasher.field(&describe(entry, content, number - group));
+        }
+        Self {
+            tree,
+            files,
+            shape: hasher.finish(),
+            hashed: true,
         }
     }
-    Ok(Checksum {
-        digest: hasher.finish(),
-        files,
-        bytes,
-    })
+
+    /// The same where nobody wants to know digests.
+    pub fn unhashed(tree: Arc<dyn Tree>, matches: &mut [Match]) -> Self {
+        Self {
+            hashed: false,
+            ..Self::of(tree, matches)
+        }
+    }
+
+    /// Where the files are.
+    pub fn tree(&self) -> &dyn Tree {
+        &*self.tree
+    }
+
+    /// The digest of the whole selection; `None` as long as there are files
+    /// whose digest is not known.
+    pub fn digest(&self) -> Option<Digest> {
+        let mut hasher = Hasher::new();
+        hasher.field(self.shape.as_str().as_bytes());
+        for file in &self.files {
+            hasher.update(&file.digest.get()?.0);
+        }
+        Some(hasher.finish())
+    }
+
+    /// Bytes that the files have together.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|f| size(&f.node)).sum()
+    }
+
+    /// Reads the files whose digest is not known, with `threads` workers.
+    ///
+    /// # Errors
+    /// When one can't be read or changes meanwhile.
+    pub fn read(&self, threads: usize, cancel: &Cancel) -> Result<(), ChecksumError> {
+        let unknown = |f: &&Selected| f.digest.get().is_none();
+        let jobs: Vec<&Selected> = self.files.iter().filter(unknown).collect();
+        let next = AtomicUsize::new(0);
+        let failed: Mutex<Option<(usize, ChecksumError)>> = Mutex::new(None);
+        let work = || {
+            let mut buffer = vec![0; BUFFER];
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                let Some(file) = jobs.get(i) else { return };
+                if let Err(error) = self.hash(file, &mut buffer, cancel) {
+                    // The first file in order is the one that is told of.
+                    if let Ok(mut failed) = failed.lock()
+                        && failed.as_ref().is_none_or(|(before, _)| i < *before)
+                    {
+                        *failed = Some((i, error));
+                    }
+                    next.store(jobs.len(), Ordering::Relaxed);
+                    return;
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads.min(jobs.len()) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        match failed.into_inner().unwrap_or(None) {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn hash(
+        &self,
+        file: &Selected,
+        buffer: &mut [u8],
+        cancel: &Cancel,
+    ) -> Result<(), ChecksumError> {
+        let fail = |source| ChecksumError::Read {
+            path: file.path.clone(),
+            source,
+        };
+        if cancel.is_cancelled() {
+            return Err(ChecksumError::Cancelled);
+        }
+        let mut reader = self.reader(file).map_err(fail)?;
+        loop {
+            if cancel.is_cancelled() {
+                return Err(ChecksumError::Cancelled);
+            }
+            match reader.read(buffer) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(fail(e)),
+            }
+        }
+    }
+
+    /// Opens a file for reading. At its end its digest is known, and it is an
+    /// error if it is no longer what it was when it was selected.
+    pub(crate) fn open(self: &Arc<Self>, number: u32) -> io::Result<Box<dyn Read + Send>> {
+        let contents = Arc::clone(self);
+        let number = number as usize;
+        let file = (contents.files.get(number)).ok_or(io::ErrorKind::NotFound)?;
+        let reader = self.reader(file)?;
+        Ok(Box::new(Owned {
+            state: reader.state,
+            number,
+            contents,
+        }))
+    }
+
+    fn reader<'a>(&'a self, file: &'a Selected) -> io::Result<Reader<'a>> {
+        let began = SystemTime::now();
+        let opened = self.tree.open_listed(&file.path)?;
+        let known = file.digest.get().is_some();
+        let state = State {
+            ctime: ctime(&opened.metadata()?),
+            file: opened,
+            left: size(&file.node),
+            hasher: (self.hashed && !known).then(Hasher::new),
+            began,
+        };
+        state.check(file)?;
+        // Something was changed, and be it back again: what is known of the
+        // content may be of another one.
+        if known && state.ctime != file.node.ctime {
+            return Err(changed(file));
+        }
+        Ok(Reader {
+            contents: self,
+            file,
+            state,
+        })
+    }
 }
 
-/// All that enters of one entry. `back` is the distance to the first name of
-/// the same file, 0 for the first.
-fn describe(entry: &Found, content: Option<&Digest>, back: u64) -> Vec<u8> {
-    let mut out = Vec::with_capacity(192);
+/// A file that is being read.
+struct State {
+    file: File,
+    /// Bytes not read yet.
+    left: u64,
+    /// `None` where the digest is known.
+    hasher: Option<Hasher>,
+    began: SystemTime,
+    /// When it was opened.
+    ctime: Mtime,
+}
+
+fn changed(file: &Selected) -> io::Error {
+    let path = file.path.display();
+    io::Error::other(format!("{path} changed while it was being copied"))
+}
+
+fn time(secs: i64, nanos: i64) -> Mtime {
+    Mtime {
+        secs,
+        nanos: u32::try_from(nanos).unwrap_or(0),
+    }
+}
+
+fn ctime(of: &Metadata) -> Mtime {
+    time(of.ctime(), of.ctime_nsec())
+}
+
+impl State {
+    /// Whether the file still is what it was when it was selected, and opened.
+    fn check(&self, file: &Selected) -> io::Result<()> {
+        let now = self.file.metadata()?;
+        let node = &file.node;
+        let same = (now.dev(), now.ino()) == node.inode
+            && now.size() == size(node)
+            && time(now.mtime(), now.mtime_nsec()) == node.meta.mtime
+            && ctime(&now) == self.ctime;
+        if same { Ok(()) } else { Err(changed(file)) }
+    }
+
+    fn read(&mut self, tree: &dyn Tree, file: &Selected, buf: &mut [u8]) -> io::Result<usize> {
+        let want = usize::try_from(self.left)
+            .unwrap_or(usize::MAX)
+            .min(buf.len());
+        if want == 0 {
+            return Ok(0);
+        }
+        let n = self.file.read(&mut buf[..want])?;
+        if n == 0 {
+            return Err(changed(file));
+        }
+        self.left -= n as u64;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&buf[..n]);
+        }
+        if self.left == 0 {
+            self.check(file)?;
+            if let Some(hasher) = self.hasher.take() {
+                let digest = hasher.finish_raw();
+                if self.ctime == file.node.ctime {
+                    tree.learn(&file.node, digest, self.began);
+                }
+                let _ = file.digest.set(digest);
+            }
+        }
+        Ok(n)
+    }
+}
+
+struct Reader<'a> {
+    contents: &'a Contents,
+    file: &'a Selected,
+    state: State,
+}
+
+impl Read for Reader<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.state.read(&*self.contents.tree, self.file, buf)
+    }
+}
+
+struct Owned {
+    contents: Arc<Contents>,
+    number: usize,
+    state: State,
+}
+
+impl Read for Owned {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self.contents.files.get(self.number) {
+            Some(file) => self.state.read(&*self.contents.tree, file, buf),
+            None => Ok(0),
+        }
+    }
+}
+
+/// All that enters of one entry but its content. `back` is the distance to the
+/// first name of the same file, 0 for the first.
+fn describe(entry: &Found, back: u64, out: &mut Vec<u8>) {
     let mut field = |bytes: &[u8]| {
         out.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
         out.extend_from_slice(bytes);
     };
     field(entry.name.as_os_str().as_bytes());
     let device = |major: u32, minor: u32| [major.to_le_bytes(), minor.to_le_bytes()].concat();
-    let (tag, detail): (&[u8], Vec<u8>) = match &entry.node.kind {
-        Kind::File { .. } => (
-            b"file",
-            content.map_or_else(Vec::new, |d| d.as_str().as_bytes().to_vec()),
-        ),
-        Kind::Dir => (b"dir", Vec::new()),
-        Kind::Symlink { target } => (b"link", target.as_os_str().as_bytes().to_vec()),
-        Kind::Hardlink { target } => (b"hard", target.as_os_str().as_bytes().to_vec()),
-        Kind::Char { major, minor } => (b"char", device(*major, *minor)),
-        Kind::Block { major, minor } => (b"block", device(*major, *minor)),
-        Kind::Fifo => (b"fifo", Vec::new()),
-    };
-    field(tag);
-    field(&detail);
+    match &entry.node.kind {
+        Kind::File { .. } => field(b"file"),
+        Kind::Dir => field(b"dir"),
+        Kind::Symlink { target } => {
+            field(b"link");
+            field(target.as_os_str().as_bytes());
+        }
+        Kind::Hardlink { target } => {
+            field(b"hard");
+            field(target.as_os_str().as_bytes());
+        }
+        Kind::Char { major, minor } => {
+            field(b"char");
+            field(&device(*major, *minor));
+        }
+        Kind::Block { major, minor } => {
+            field(b"block");
+            field(&device(*major, *minor));
+        }
+        Kind::Fifo => field(b"fifo"),
+    }
     let is_source = entry.name.as_os_str().is_empty();
     if is_source && entry.node.kind == Kind::Dir {
-        return out;
+        return;
     }
     let meta = &entry.node.meta;
     field(&meta.mode.to_le_bytes());
@@ -161,7 +416,6 @@ fn describe(entry: &Found, content: Option<&Digest>, back: u64) -> Vec<u8> {
         field(name);
         field(value);
     }
-    out
 }
 
 fn size(node: &Node) -> u64 {
@@ -169,106 +423,6 @@ fn size(node: &Node) -> u64 {
         Kind::File { size } => size,
         _ => 0,
     }
-}
-
-fn hash_files(
-    tree: &dyn Tree,
-    jobs: &[&Found],
-    threads: usize,
-    cancel: &Cancel,
-) -> Result<Vec<Digest>, ChecksumError> {
-    let next = AtomicUsize::new(0);
-    let failed: Mutex<Option<(usize, ChecksumError)>> = Mutex::new(None);
-    let work = || {
-        let mut buffer = vec![0; BUFFER];
-        let mut out = Vec::new();
-        loop {
-            let i = next.fetch_add(1, Ordering::Relaxed);
-            let Some(found) = jobs.get(i) else {
-                return out;
-            };
-            let result = if cancel.is_cancelled() {
-                Err(ChecksumError::Cancelled)
-            } else {
-                hash_file(tree, &found.path, &found.node, &mut buffer, cancel)
-            };
-            match result {
-                Ok(digest) => out.push((i, digest)),
-                Err(error) => {
-                    // The first file in order is the one that is told of.
-                    if let Ok(mut failed) = failed.lock()
-                        && failed.as_ref().is_none_or(|(before, _)| i < *before)
-                    {
-                        *failed = Some((i, error));
-                    }
-                    next.store(jobs.len(), Ordering::Relaxed);
-                    return out;
-                }
-            }
-        }
-    };
-    let threads = threads.clamp(1, jobs.len().max(1));
-    let mut done = std::thread::scope(|scope| {
-        let workers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        let mut done = work();
-        for worker in workers {
-            done.extend(worker.join().unwrap_or_default());
-        }
-        done
-    });
-    if let Some((_, error)) = failed.into_inner().unwrap_or(None) {
-        return Err(error);
-    }
-    done.sort_unstable_by_key(|(i, _)| *i);
-    Ok(done.into_iter().map(|(_, digest)| digest).collect())
-}
-
-fn hash_file(
-    tree: &dyn Tree,
-    path: &Path,
-    node: &Node,
-    buffer: &mut [u8],
-    cancel: &Cancel,
-) -> Result<Digest, ChecksumError> {
-    let fail = |source| ChecksumError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let changed = || fail(io::Error::other("it changed while it was being read"));
-    let mut hasher = Hasher::new();
-    let expected = size(node);
-    let mut file = tree.open(path).map_err(fail)?;
-    let state = |file: &std::fs::File| -> Result<_, ChecksumError> {
-        let m = file.metadata().map_err(fail)?;
-        let times = (m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec());
-        Ok(((m.dev(), m.ino()), m.size(), times))
-    };
-    let before = state(&file)?;
-    if before.0 != node.inode || before.1 != expected {
-        return Err(changed());
-    }
-    let mut bytes = 0_u64;
-    loop {
-        let n = match file.read(buffer) {
-            Ok(0) => break,
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(fail(e)),
-        };
-        hasher.update(buffer.get(..n).unwrap_or_default());
-        bytes += n as u64;
-        // A file that grows as fast as it is read would never end.
-        if bytes > expected {
-            return Err(changed());
-        }
-        if cancel.is_cancelled() {
-            return Err(ChecksumError::Cancelled);
-        }
-    }
-    if bytes != expected || state(&file)? != before {
-        return Err(changed());
-    }
-    Ok(hasher.finish())
 }
 
 #[cfg(test)]
@@ -279,6 +433,7 @@ mod tests {
     use crate::context::select::select;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::Path;
 
     fn dir() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -293,11 +448,25 @@ mod tests {
 
     fn digest(dir: &Path, source: &str) -> Digest {
         let tree = LocalTree::open(dir, Some(Ignore::parse(b"**/junk").unwrap())).unwrap();
-        let matches = select(&tree, source, false, &Ignore::default()).unwrap();
-        let one = checksum(&tree, &matches, 1, &Cancel::new()).unwrap();
-        let three = checksum(&tree, &matches, 3, &Cancel::new()).unwrap();
-        assert_eq!(one, three);
-        one.digest
+        let tree: Arc<dyn Tree> = Arc::new(tree);
+        let mut matches = select(&*tree, source, false, &Ignore::default()).unwrap();
+        let digest = |threads: usize, matches: &mut [Match]| {
+            let contents = Contents::of(tree.clone(), matches);
+            contents.read(threads, &Cancel::new()).unwrap();
+            contents.digest().unwrap()
+        };
+        let one = digest(1, &mut matches);
+        assert_eq!(one, digest(3, &mut matches));
+        // On the way to somewhere else they are found too.
+        let contents = Arc::new(Contents::of(tree.clone(), &mut matches));
+        for file in matches.iter().flat_map(|m| &m.entries) {
+            if let Some(number) = file.file {
+                let mut reader = contents.open(number).unwrap();
+                io::copy(&mut reader, &mut io::sink()).unwrap();
+            }
+        }
+        assert_eq!(Some(&one), contents.digest().as_ref());
+        one
     }
 
     #[test]
@@ -343,7 +512,7 @@ mod tests {
                 fs::hard_link(d.join("d/a"), d.join("d/c")).unwrap();
             }),
             ("mtime", false, |d| {
-                let file = fs::File::options().write(true).open(d.join("d/a")).unwrap();
+                let file = File::options().write(true).open(d.join("d/a")).unwrap();
                 file.set_modified(std::time::UNIX_EPOCH).unwrap();
             }),
             ("ignored file", false, |d| {
@@ -393,14 +562,16 @@ mod tests {
     #[test]
     fn failures() {
         let dir = dir();
-        let tree = LocalTree::open(dir.path(), None).unwrap();
-        let matches = select(&tree, "d", false, &Ignore::default()).unwrap();
+        let tree: Arc<dyn Tree> = Arc::new(LocalTree::open(dir.path(), None).unwrap());
+        let mut matches = select(&*tree, "d", false, &Ignore::default()).unwrap();
+        let contents = Contents::of(tree, &mut matches);
         let cancel = Cancel::new();
         fs::write(dir.path().join("d/a"), "longer").unwrap();
-        let error = checksum(&tree, &matches, 2, &cancel).unwrap_err();
+        let error = contents.read(2, &cancel).unwrap_err();
         assert!(matches!(error, ChecksumError::Read { path, .. } if path == Path::new("d/a")));
+        assert_eq!(contents.digest(), None);
         cancel.cancel();
-        let error = checksum(&tree, &matches, 2, &cancel).unwrap_err();
+        let error = contents.read(2, &cancel).unwrap_err();
         assert!(matches!(error, ChecksumError::Cancelled));
     }
 
@@ -412,7 +583,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         let versions = [vec![b'a'; 300_000], vec![b'b'; 300_000], vec![b'c'; 1_000]];
-        let known: Vec<Digest> = versions.iter().map(|v| Digest::of(v)).collect();
+        let known: Vec<Sha256> = versions.iter().map(|v| Sha256::of(v)).collect();
         fs::write(&path, &versions[0]).unwrap();
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -424,14 +595,14 @@ mod tests {
                     fs::write(&path, version).unwrap();
                 }
             });
-            let tree = LocalTree::open(dir.path(), None).unwrap();
+            let tree: Arc<dyn Tree> = Arc::new(LocalTree::open(dir.path(), None).unwrap());
             for _ in 0..100 {
-                let matches = select(&tree, "f", false, &Ignore::default()).unwrap();
-                let Ok(sum) = checksum(&tree, &matches, 1, &Cancel::new()) else {
-                    continue;
-                };
-                let digest = &sum.files[0].1;
-                assert!(known.contains(digest) || sum.bytes < 300_000);
+                let mut matches = select(&*tree, "f", false, &Ignore::default()).unwrap();
+                let contents = Contents::of(tree.clone(), &mut matches);
+                if contents.read(1, &Cancel::new()).is_ok() {
+                    let digest = contents.files[0].digest.get().unwrap();
+                    assert!(known.contains(digest) || contents.bytes() < 300_000);
+                }
             }
             stop.store(true, Ordering::Relaxed);
         });

@@ -16,15 +16,18 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::ignore::Ignore;
+use super::stats::Stats;
 use super::{Node, Tree};
+use crate::digest::Sha256;
 use crate::layer::{Kind, Meta, Mtime};
-use crate::sys::fs::{Root, list_xattrs, lstat_at, proc_fd};
+use crate::sys::fs::{Root, list_xattrs, lstat_at, proc_fd, xattrs_at};
 
 /// The kernel's limit on links followed in one resolution.
 const MAX_LINKS: usize = 40;
@@ -39,6 +42,7 @@ pub struct LocalTree {
     ignore: Ignore,
     hidden: HashSet<PathBuf>,
     owner: Option<(u32, u32)>,
+    stats: Option<Arc<Stats>>,
     /// Ignored directories, and whether something in them is not.
     revived: Mutex<HashMap<PathBuf, bool>>,
 }
@@ -65,6 +69,7 @@ impl LocalTree {
             ignore: Ignore::default(),
             hidden: HashSet::new(),
             owner: None,
+            stats: None,
             revived: Mutex::default(),
         }
     }
@@ -74,6 +79,13 @@ impl LocalTree {
     pub fn hide(mut self, paths: impl IntoIterator<Item = PathBuf>) -> Self {
         let plain = |path: PathBuf| path.components().filter(is_name).collect::<PathBuf>();
         self.hidden.extend(paths.into_iter().map(plain));
+        self
+    }
+
+    /// Asks `stats` for digests of files, and tells it those that were found.
+    #[must_use]
+    pub fn remembering(mut self, stats: Arc<Stats>) -> Self {
+        self.stats = Some(stats);
         self
     }
 
@@ -197,6 +209,38 @@ impl LocalTree {
         Ok((self.root.open_at(path, flags, Mode::empty())?, None))
     }
 
+    /// The entries of the open directory `dir`, which is at `path`, sorted;
+    /// with `canonical`, its path without links, those that are left out are.
+    fn entries(
+        &self,
+        dir: &OwnedFd,
+        path: &Path,
+        canonical: Option<&Path>,
+    ) -> io::Result<Vec<(OsString, Node)>> {
+        let mut out = Vec::new();
+        for name in names(dir).map_err(|e| named(e, path))? {
+            if let Some(canonical) = canonical
+                && !self.visible(dir, &name, &canonical.join(&name), 0)?
+            {
+                continue;
+            }
+            let stat = match lstat_at(dir.as_fd(), &name) {
+                Ok(stat) => stat,
+                // Gone since it was listed: as if it had never been there.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(named(e, &path.join(name))),
+            };
+            let target = || link_target(dir, &*name);
+            match self.node(&stat, target) {
+                Ok(Some(node)) => out.push((name, node)),
+                Ok(None) => {}
+                Err(e) => return Err(named(e, &path.join(name))),
+            }
+        }
+        out.sort_unstable_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
+        Ok(out)
+    }
+
     fn node(
         &self,
         stat: &Stat,
@@ -218,8 +262,13 @@ impl LocalTree {
                 },
                 xattrs: BTreeMap::new(),
             },
+            ctime: Mtime {
+                secs: stat.st_ctime,
+                nanos: u32::try_from(stat.st_ctime_nsec).unwrap_or(0),
+            },
             inode: (stat.st_dev, stat.st_ino),
             links: stat.st_nlink,
+            digest: None,
         }))
     }
 }
@@ -232,8 +281,13 @@ impl Tree for LocalTree {
             Err(e) => return Err(named(e, path)),
         };
         let stat = rustix::fs::fstat(&fd)?;
-        self.node(&stat, || link_target(&fd, c""))
-            .map_err(|e| named(e, path))
+        let mut node = self
+            .node(&stat, || link_target(&fd, c""))
+            .map_err(|e| named(e, path))?;
+        if let (Some(node), Some(stats)) = (&mut node, &self.stats) {
+            node.digest = stats.get(node);
+        }
+        Ok(node)
     }
 
     fn read_dir(&self, path: &Path) -> io::Result<Vec<(OsString, Node)>> {
@@ -241,28 +295,32 @@ impl Tree for LocalTree {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::openat(&handle, c".", flags, Mode::empty())
             .map_err(|e| named(e.into(), path))?;
-        let mut out = Vec::new();
-        for name in names(&dir).map_err(|e| named(e, path))? {
-            if let Some(canonical) = &canonical
-                && !self.visible(&dir, &name, &canonical.join(&name), 0)?
-            {
+        self.entries(&dir, path, canonical.as_deref())
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<(OsString, Node)>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let dir = self
+            .root
+            .open_plain(path, flags)
+            .map_err(|e| named(e, path))?;
+        let mut entries = self.entries(&dir, path, self.filters().then_some(path))?;
+        for (name, node) in &mut entries {
+            if matches!(node.kind, Kind::Symlink { .. }) {
                 continue;
             }
-            let stat = match lstat_at(dir.as_fd(), &name) {
-                Ok(stat) => stat,
-                // Gone since it was listed: as if it had never been there.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                Err(e) => return Err(named(e, &path.join(name))),
-            };
-            let target = || link_target(&dir, &*name);
-            match self.node(&stat, target) {
-                Ok(Some(node)) => out.push((name, node)),
-                Ok(None) => {}
+            node.digest = self.stats.as_ref().and_then(|s| s.get(node));
+            if node.digest.is_some() {
+                continue;
+            }
+            match xattrs_at(dir.as_fd(), name) {
+                Ok(xattrs) => node.meta.xattrs = content_xattrs(xattrs),
+                // Gone since it was listed; whoever opens it will say so.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(named(e, &path.join(name))),
             }
         }
-        out.sort_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
-        Ok(out)
+        Ok(entries)
     }
 
     fn open(&self, path: &Path) -> io::Result<File> {
@@ -279,13 +337,32 @@ impl Tree for LocalTree {
         File::open(proc_fd(handle.as_fd())).map_err(|e| named(e, path))
     }
 
+    fn open_listed(&self, path: &Path) -> io::Result<File> {
+        // Whether it is left out was seen when it was listed; what a link made
+        // since then would lead to was not.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
+        let file = self.root.open_plain(path, flags);
+        let file = File::from(file.map_err(|e| named(e, path))?);
+        if !file.metadata()?.is_file() {
+            let message = format!("{} is not a regular file", path.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        Ok(file)
+    }
+
+    fn learn(&self, node: &Node, digest: Sha256, read: SystemTime) {
+        if let Some(stats) = &self.stats
+            && node.digest.is_none()
+            && node.meta.xattrs.is_empty()
+        {
+            stats.learn(node, digest, read);
+        }
+    }
+
     fn xattrs(&self, path: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
         let (fd, _) = self.reach(path, false).map_err(|e| named(e, path))?;
         let all = list_xattrs(fd.as_fd()).map_err(|e| named(e, path))?;
-        let foreign = |name: &[u8]| {
-            name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
-        };
-        Ok(all.into_iter().filter(|(name, _)| !foreign(name)).collect())
+        Ok(content_xattrs(all))
     }
 
     fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
@@ -326,6 +403,13 @@ impl Tree for LocalTree {
                 .stat(path, false)
                 .is_ok_and(|_| matches!(self.lookup(path, false), Ok(None)))
     }
+}
+
+/// Without those of overlayfs.
+fn content_xattrs(all: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let foreign =
+        |name: &[u8]| name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.");
+    all.into_iter().filter(|(name, _)| !foreign(name)).collect()
 }
 
 /// What the status says the entry is; `None` for a socket.

@@ -14,26 +14,35 @@ pub mod local;
 pub mod pattern;
 pub mod select;
 pub mod source;
+pub mod stats;
 pub mod tar;
+mod walk;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use crate::layer::{Kind, Meta};
+use crate::digest::Sha256;
+use crate::layer::{Kind, Meta, Mtime};
 
 /// What a tree says of one entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     /// What it is; never [`Kind::Hardlink`]. A socket is not shown at all.
     pub kind: Kind,
-    /// Its attributes; extended attributes are empty, see [`Tree::xattrs`].
+    /// Its attributes; extended attributes are empty, see [`Tree::xattrs`] and
+    /// [`Tree::list`].
     pub meta: Meta,
+    /// Time of the last change of anything in it.
+    pub ctime: Mtime,
     /// Device and inode: equal for two names of one file.
     pub inode: (u64, u64),
     /// How many names the file has.
     pub links: u64,
+    /// The digest of its content where the tree knows it.
+    pub digest: Option<Sha256>,
 }
 
 /// Files to read from.
@@ -54,9 +63,31 @@ pub trait Tree: Send + Sync {
         }
         Ok(())
     }
+    /// [`read_dir`](Self::read_dir) with extended attributes and the digests
+    /// that are known, for a directory that was found by listing the ones above
+    /// it: one with a link in `path` is an error.
+    fn list(&self, path: &Path) -> io::Result<Vec<(OsString, Node)>> {
+        let mut entries = self.read_dir(path)?;
+        for (name, node) in &mut entries {
+            if !matches!(node.kind, Kind::Symlink { .. }) {
+                node.meta.xattrs = self.xattrs(&path.join(name))?;
+            }
+        }
+        Ok(entries)
+    }
     /// Opens the regular file at `path` (followed); nothing but a regular file
     /// is ever opened.
     fn open(&self, path: &Path) -> io::Result<File>;
+    /// The same for a file that was found by listing the directories above it:
+    /// one with a link in `path` is an error.
+    fn open_listed(&self, path: &Path) -> io::Result<File> {
+        self.open(path)
+    }
+    /// Takes note of the digest of a file that was read from the instant `read`
+    /// on, and was the one that `node` tells of before and after.
+    fn learn(&self, node: &Node, digest: Sha256, read: SystemTime) {
+        let _ = (node, digest, read);
+    }
     /// Extended attributes of the entry (not followed), sorted by name, those
     /// of overlayfs left out.
     fn xattrs(&self, path: &Path) -> io::Result<std::collections::BTreeMap<Vec<u8>, Vec<u8>>>;
@@ -84,8 +115,10 @@ impl Tree for Empty {
                 mode: 0o755,
                 ..Meta::default()
             },
+            ctime: Mtime::default(),
             inode: (0, 0),
             links: 1,
+            digest: None,
         }))
     }
     fn read_dir(&self, path: &Path) -> io::Result<Vec<(OsString, Node)>> {

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use super::glob::{BadPattern, Glob, has_wildcard};
 use super::ignore::{Ignore, IgnoreError, tidy};
+use super::walk::{self, Listed, Walked};
 use super::{Node, Tree};
 use crate::layer::Kind;
 
@@ -82,6 +83,9 @@ pub struct Found {
     /// of `--parents` picked: where the destination has it already, it keeps
     /// its owner and time there.
     pub passage: bool,
+    /// Which of the selection's files it is a name of, once
+    /// [`Contents`](super::checksum::Contents) has numbered them.
+    pub file: Option<u32>,
 }
 
 /// One match of a source.
@@ -141,14 +145,13 @@ pub fn select(
         let path_of_dir = path.clone();
         add(tree, &mut found.entries, PathBuf::new(), path, node, false)?;
         if is_dir {
-            walk(
-                tree,
-                &filter,
-                Path::new(""),
-                &path_of_dir,
-                0,
-                &mut found.entries,
-            )?;
+            let below = Dir {
+                name: PathBuf::new(),
+                path: path_of_dir,
+                depth: 0,
+            };
+            let walked = walk::walk(below, |dir| list(tree, &filter, &dir))?;
+            flatten(walked, &mut found.entries);
         }
         out.push(found);
     }
@@ -267,48 +270,117 @@ fn follow(tree: &dyn Tree, path: &Path) -> Result<Option<PathBuf>, SelectError> 
     Ok(None)
 }
 
-fn walk(
+/// A directory whose entries are to be selected.
+struct Dir {
+    name: PathBuf,
+    path: PathBuf,
+    depth: usize,
+}
+
+/// An entry of a listed directory that is selected, or may lead to one.
+struct Child {
+    found: Found,
+    /// Whether it is there for its own sake.
+    wanted: bool,
+    /// Its place among the directories to list, for one that is.
+    below: Option<usize>,
+}
+
+/// What the selection takes of the directory `dir`.
+fn list(
     tree: &dyn Tree,
     filter: &Filter<'_>,
-    below: &Path,
-    dir: &Path,
-    depth: usize,
-    out: &mut Vec<Found>,
-) -> Result<(), SelectError> {
-    if depth > MAX_DEPTH {
-        return Err(SelectError::TooDeep(dir.to_owned()));
+    dir: &Dir,
+) -> Result<Listed<Dir, Vec<Child>>, SelectError> {
+    if dir.depth > MAX_DEPTH {
+        return Err(SelectError::TooDeep(dir.path.clone()));
     }
-    for (name, node) in tree.read_dir(dir).map_err(|e| read(dir, e))? {
-        let path = dir.join(&name);
-        let name = below.join(&name);
+    let listed = tree.list(&dir.path).map_err(|e| read(&dir.path, e))?;
+    let mut entries = Vec::with_capacity(listed.len());
+    let mut below = Vec::new();
+    for (name, mut node) in listed {
+        let path = dir.path.join(&name);
+        let name = dir.name.join(&name);
         let taken = filter.take.as_ref().is_none_or(|t| t.ignored(&name));
         let left = filter.leave.ignored(&name);
-        if node.kind != Kind::Dir {
-            if taken && !left {
-                add(tree, out, name, path, node, false)?;
-            }
-            continue;
-        }
-        // A directory that is not taken itself is there for what is in it.
+        let is_dir = node.kind == Kind::Dir;
         let wanted = taken && !left;
-        let into = (taken
-            || filter
-                .take
-                .as_ref()
-                .is_none_or(|t| t.may_match_below(&name)))
-            && (!left || filter.leave.may_reinclude_below(&name));
-        if !wanted && !into {
+        let mut passage = false;
+        let mut number = None;
+        if is_dir {
+            // A directory that is not taken itself is there for what is in it.
+            let into = (taken
+                || filter
+                    .take
+                    .as_ref()
+                    .is_none_or(|t| t.may_match_below(&name)))
+                && (!left || filter.leave.may_reinclude_below(&name));
+            if into {
+                number = Some(below.len());
+                below.push(Dir {
+                    name: name.clone(),
+                    path: path.clone(),
+                    depth: dir.depth + 1,
+                });
+            }
+            passage = !wanted || filter.take.is_some();
+        }
+        if !wanted && number.is_none() {
             continue;
         }
+        node.meta.xattrs.retain(|name, _| is_portable_xattr(name));
+        entries.push(Child {
+            found: Found {
+                name,
+                path,
+                node,
+                passage,
+                file: None,
+            },
+            wanted,
+            below: number,
+        });
+    }
+    Ok(Listed { entries, below })
+}
+
+/// Puts listings together in path order; directories that turned out to lead
+/// nowhere are dropped.
+fn flatten(mut walked: Vec<Walked<Vec<Child>>>, out: &mut Vec<Found>) {
+    /// A directory that is being put together.
+    struct Open {
+        children: std::vec::IntoIter<Child>,
+        first: usize,
+        /// How many entries there were before it, if it only leads somewhere.
+        unless_empty: Option<usize>,
+    }
+    let mut open = |number: usize, unless_empty: Option<usize>| {
+        let listed = walked.get_mut(number)?;
+        Some(Open {
+            children: std::mem::take(&mut listed.entries).into_iter(),
+            first: listed.first,
+            unless_empty,
+        })
+    };
+    let mut stack: Vec<Open> = open(0, None).into_iter().collect();
+    while let Some(dir) = stack.last_mut() {
+        let Some(child) = dir.children.next() else {
+            if dir
+                .unless_empty
+                .is_some_and(|before| out.len() == before + 1)
+            {
+                out.pop();
+            }
+            stack.pop();
+            continue;
+        };
         let before = out.len();
-        let passage = !wanted || filter.take.is_some();
-        add(tree, out, name.clone(), path.clone(), node, passage)?;
-        walk(tree, filter, &name, &path, depth + 1, out)?;
-        if !wanted && out.len() == before + 1 {
-            out.pop();
+        out.push(child.found);
+        if let Some(number) = child.below {
+            let number = dir.first + number;
+            stack.extend(open(number, (!child.wanted).then_some(before)));
         }
     }
-    Ok(())
 }
 
 fn add(
@@ -329,6 +401,7 @@ fn add(
         path,
         node,
         passage,
+        file: None,
     });
     Ok(())
 }

@@ -11,6 +11,7 @@
 
 pub mod archive;
 pub mod compress;
+pub mod listing;
 mod ordered;
 mod pax;
 pub mod pipeline;
@@ -107,7 +108,12 @@ pub enum Content {
     Bytes(Arc<[u8]>),
     /// In a file that is opened when its turn comes.
     Open(Box<dyn FnOnce() -> io::Result<File> + Send>),
+    /// Somewhere else; opened when its turn comes, and read to its end.
+    Read(OpenReader),
 }
+
+/// Opens what a [`Content`] is read from.
+pub type OpenReader = Box<dyn FnOnce() -> io::Result<Box<dyn io::Read + Send>> + Send>;
 
 impl std::fmt::Debug for Content {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -115,6 +121,7 @@ impl std::fmt::Debug for Content {
             Self::None => f.write_str("None"),
             Self::Bytes(b) => write!(f, "Bytes({})", b.len()),
             Self::Open(_) => f.write_str("Open"),
+            Self::Read(_) => f.write_str("Read"),
         }
     }
 }

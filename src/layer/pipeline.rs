@@ -222,10 +222,12 @@ fn write_tar<W: Write>(
             entry.meta.mtime.nanos = 0;
         }
         let size = match &change {
-            Change::Put(entry, Content::Open(_) | Content::Bytes(_)) => match entry.kind {
-                Kind::File { size } => size,
-                _ => 0,
-            },
+            Change::Put(entry, Content::Open(_) | Content::Read(_) | Content::Bytes(_)) => {
+                match entry.kind {
+                    Kind::File { size } => size,
+                    _ => 0,
+                }
+            }
             _ => 0,
         };
         if size > LARGE {

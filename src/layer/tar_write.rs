@@ -102,6 +102,13 @@ impl<W: Write> TarWriter<W> {
                 })?;
                 self.put(&entry, &mut file)
             }
+            Change::Put(entry, Content::Read(open)) => {
+                let mut reader = open().map_err(|source| WriteError::Read {
+                    path: entry.path.clone(),
+                    source,
+                })?;
+                self.put(&entry, &mut *reader)
+            }
         }
     }
 

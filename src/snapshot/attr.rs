@@ -3,16 +3,13 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 
 use crate::layer::{Kind, Meta, Mtime};
-
-/// A list of names or a value may have this many bytes.
-const MAX_XATTR_BYTES: usize = 1 << 20;
 
 /// Extended attributes as they are, by name.
 pub(super) type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -33,6 +30,15 @@ pub(super) fn meta(stat: &Stat) -> Meta {
         gid: stat.st_gid,
         mtime: mtime(stat),
         xattrs: BTreeMap::new(),
+    }
+}
+
+// The field types differ between architectures.
+#[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
+pub(super) fn ctime(stat: &Stat) -> Mtime {
+    Mtime {
+        secs: stat.st_ctime as i64,
+        nanos: stat.st_ctime_nsec as u32,
     }
 }
 
@@ -72,45 +78,7 @@ pub(super) fn kind(dir: BorrowedFd<'_>, name: &OsStr, stat: &Stat) -> io::Result
 /// All extended attributes of `name` in `dir`, of `dir` itself for an empty
 /// name; a link is not followed.
 pub(super) fn xattrs(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Xattrs> {
-    // The directory's name below /proc spares a descriptor for each entry.
-    let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
-    if name.is_empty() {
-        path.push(b'.');
-    } else {
-        path.extend_from_slice(name.as_bytes());
-    }
-    let path = OsStr::from_bytes(&path);
-    let mut names = vec![0; 256];
-    let names = loop {
-        match rustix::fs::llistxattr(path, &mut names[..]) {
-            Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Xattrs::new()),
-            Ok(n) => {
-                names.truncate(n);
-                break names;
-            }
-            Err(Errno::RANGE) if names.len() < MAX_XATTR_BYTES => names = vec![0; names.len() * 16],
-            Err(e) => return Err(e.into()),
-        }
-    };
-    let mut found = Xattrs::new();
-    for name in names.split(|b| *b == 0).filter(|n| !n.is_empty()) {
-        let mut value = vec![0; 256];
-        loop {
-            match rustix::fs::lgetxattr(path, OsStr::from_bytes(name), &mut value[..]) {
-                Ok(n) => {
-                    value.truncate(n);
-                    found.insert(name.to_vec(), value);
-                    break;
-                }
-                Err(Errno::RANGE) if value.len() < MAX_XATTR_BYTES => {
-                    value = vec![0; value.len() * 16];
-                }
-                Err(Errno::NODATA) => break,
-                Err(e) => return Err(e.into()),
-            }
-        }
-    }
-    Ok(found)
+    crate::sys::fs::xattrs_at(dir, name)
 }
 
 const OVERLAY_PREFIXES: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];

@@ -407,8 +407,10 @@ fn node(kind: Kind, stat: &Stat) -> Node {
     Node {
         kind,
         meta: attr::meta(stat),
+        ctime: attr::ctime(stat),
         inode: (stat.st_dev as u64, stat.st_ino as u64),
         links: stat.st_nlink as u64,
+        digest: None,
     }
 }
 
@@ -500,8 +502,10 @@ fn empty_root() -> Node {
             mode: 0o755,
             ..Default::default()
         },
+        ctime: crate::layer::Mtime::default(),
         inode: (0, 0),
         links: 1,
+        digest: None,
     }
 }
 

@@ -13,7 +13,8 @@
 //!
 //! Both give the same stream of changes for the same work ([`diff`] has what
 //! they share). [`Merged`] looks at stacked layers without a mount, which is
-//! all that COPY, USER and the differ need.
+//! all that COPY, USER and the differ need; [`Layered`] does it for layers that
+//! were never unpacked.
 //!
 //! # A directory over a link
 //! Where a layer holds the entry `a/b` and a lower layer has a link at `a`,
@@ -28,10 +29,12 @@
 mod attr;
 pub mod copy;
 pub mod diff;
+mod listed;
 mod merged;
 mod names;
 pub mod overlay;
 pub mod users;
 mod walk;
 
+pub use listed::Layered;
 pub use merged::Merged;

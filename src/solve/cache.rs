@@ -82,6 +82,22 @@ pub(super) fn alias(store: &Store, key: &Digest, outward: &Digest) -> std::io::R
     )
 }
 
+/// Notes that there is a record for a copy of which all but the contents of its
+/// files has the digest `place`.
+pub(super) fn note(store: &Store, place: &Digest) -> std::io::Result<()> {
+    if is_noted(store, place) {
+        return Ok(());
+    }
+    store
+        .cache_put(place, b"copied\n")
+        .map_err(std::io::Error::other)
+}
+
+/// Whether there may be such a record.
+pub(super) fn is_noted(store: &Store, place: &Digest) -> bool {
+    store.cache_get(place).is_some()
+}
+
 fn write(store: &Store, key: &Digest, record: &Record) -> std::io::Result<()> {
     let bytes = serde_json::to_vec(record).map_err(std::io::Error::other)?;
     store.cache_put(key, &bytes).map_err(std::io::Error::other)

@@ -30,7 +30,7 @@ use crate::digest::{Digest, Hasher};
 const FORMAT: &[u8] = b"shiplap-key-1";
 
 /// Collects what a key depends on, each part framed by its length.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct KeyBuilder(Hasher);
 
 impl KeyBuilder {

@@ -4,17 +4,18 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::context::Tree;
-use crate::digest::{DiffId, VerifyingReader};
-use crate::event::Events;
+use crate::digest::{DiffId, Digest, Hasher, VerifyingReader};
+use crate::event::{Events, Task};
 use crate::image::media_type::layer_compression;
-use crate::image::{BlobSink, BlobSource, Descriptor, Image};
+use crate::image::{BlobSink, BlobSource, BlobWriter, Descriptor, Image};
 use crate::layer::compress;
+use crate::layer::listing::Listing;
 use crate::layer::unpack::{Form, Lower, UnpackError, UnpackOptions, Unpacked, unpack};
 use crate::layer::{Entry, Meta};
-use crate::snapshot::Merged;
+use crate::snapshot::{Layered, Merged};
 use crate::store::{NewLayer, Store};
 use crate::sys::fs::Root;
 
@@ -91,6 +92,9 @@ pub struct Layer {
     changed: Condvar,
     /// The image that it is of, where it came with a base.
     base: Option<Image>,
+    /// What is in it, once somebody asked; `None` inside where only unpacking
+    /// tells.
+    listing: OnceLock<Option<Arc<Listing>>>,
 }
 
 impl Layer {
@@ -119,7 +123,77 @@ impl Layer {
             }),
             changed: Condvar::new(),
             base,
+            listing: OnceLock::new(),
         }
+    }
+
+    /// The same layer, and what is in it.
+    pub(super) fn listed(self, listing: Option<Listing>) -> Self {
+        let _ = self.listing.set(listing.map(Arc::new));
+        self
+    }
+
+    /// The layer as a directory, if there is one; nothing is made or waited
+    /// for.
+    fn dir_at_hand(&self, store: &Store) -> Option<PathBuf> {
+        let state = self.lock();
+        match (&state.dir, &state.blob) {
+            (Some(dir), _) => Some(dir.clone()),
+            (None, Blob::Ready(blob)) => store.layer_dir(&blob.diff_id),
+            (None, _) => None,
+        }
+    }
+
+    /// What is in the layer, if that is known.
+    fn listing_at_hand(&self, store: &Store) -> Option<Option<Arc<Listing>>> {
+        if let Some(listing) = self.listing.get() {
+            return Some(listing.clone());
+        }
+        let blob = match &self.lock().blob {
+            Blob::Ready(blob) => blob.clone(),
+            _ => return None,
+        };
+        let bytes = store.cache_get(&listing_key(&blob.diff_id))?;
+        // Nothing at all stands for "only unpacking tells".
+        let listing = match bytes.is_empty() {
+            true => None,
+            false => Some(Arc::new(Listing::parse(&bytes)?)),
+        };
+        Some(self.listing.get_or_init(|| listing).clone())
+    }
+
+    /// What is in the layer; read now if need be. Its blob is not kept where it
+    /// is not in the store.
+    fn listing(&self, store: &Store, events: &Events) -> Result<Option<Arc<Listing>>, LayerError> {
+        if let Some(listing) = self.listing_at_hand(store) {
+            return Ok(listing);
+        }
+        let blob = self.blob()?;
+        let fail = |e: &dyn std::error::Error| LayerError::Unpack {
+            digest: blob.descriptor.digest.to_string(),
+            reason: chain(e),
+        };
+        let task = events.start(format!("list layer {}", blob.descriptor.digest.short()));
+        let packed = self
+            .open(store, &blob.descriptor)
+            .map_err(|e| LayerError::Fetch {
+                digest: blob.descriptor.digest.to_string(),
+                reason: chain(&e),
+            })?;
+        let size = Some(blob.descriptor.size);
+        let packed = VerifyingReader::new(packed, blob.descriptor.digest.clone(), size)
+            .map_err(|e| fail(&e))?;
+        let kind = &blob.descriptor.media_type;
+        let compression =
+            layer_compression(kind).ok_or_else(|| fail(&BlobError::Kind(kind.clone())))?;
+        let tar = compress::decompress(packed, compression).map_err(|e| fail(&e))?;
+        // The content's digest is verified: whatever the blob was, this is it.
+        let tar =
+            VerifyingReader::new(tar, blob.diff_id.digest().clone(), None).map_err(|e| fail(&e))?;
+        let listing = Listing::read(tar).map_err(|e| fail(&e))?.map(Arc::new);
+        keep_listing(store, &blob.diff_id, listing.as_deref());
+        task.finish(crate::event::Outcome::Done);
+        Ok(self.listing.get_or_init(|| listing).clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -163,40 +237,20 @@ impl Layer {
     /// Puts the blob into the store if it is not there.
     pub fn fetch(&self, store: &Store, events: &Events) -> Result<LayerBlob, LayerError> {
         let blob = self.blob()?;
-        if store.has(&blob.descriptor.digest) {
-            return Ok(blob);
+        if !store.has(&blob.descriptor.digest) {
+            self.download(store, &blob, events)?.finish()?;
         }
-        let fail = |e: io::Error| LayerError::Fetch {
-            digest: blob.descriptor.digest.to_string(),
-            reason: chain(&e),
-        };
-        let task = events.start(format!("fetch layer {}", blob.descriptor.digest.short()));
-        let source = self.open(store, &blob.descriptor).map_err(fail)?;
-        let mut source = VerifyingReader::new(
-            source,
-            blob.descriptor.digest.clone(),
-            Some(blob.descriptor.size),
-        )
-        .map_err(fail)?;
-        let mut sink = store.create().map_err(fail)?;
-        let mut buffer = vec![0; 1 << 18];
-        let mut done = 0;
-        loop {
-            let n = source.read(&mut buffer).map_err(fail)?;
-            if n == 0 {
-                break;
-            }
-            sink.write_all(&buffer[..n]).map_err(fail)?;
-            done += n as u64;
-            task.progress(
-                blob.descriptor.digest.short(),
-                done,
-                Some(blob.descriptor.size),
-            );
-        }
-        sink.commit(&blob.descriptor.digest).map_err(fail)?;
-        task.finish(crate::event::Outcome::Done);
         Ok(blob)
+    }
+
+    fn download(
+        &self,
+        store: &Store,
+        blob: &LayerBlob,
+        events: &Events,
+    ) -> Result<Download, LayerError> {
+        let source = self.open(store, &blob.descriptor);
+        Download::begin(source, store, &blob.descriptor, events)
     }
 
     /// The layer as a directory in overlayfs' form; made now if need be.
@@ -243,13 +297,24 @@ impl Layer {
         if let Some(dir) = store.layer_dir(&blob.diff_id) {
             return Ok(dir);
         }
-        self.fetch(store, events)?;
-        let task = events.start(format!("unpack layer {}", blob.descriptor.digest.short()));
         let fail = |reason: String| LayerError::Unpack {
             digest: blob.descriptor.digest.to_string(),
             reason,
         };
-        let alone = match unpack_blob(store, &blob, None) {
+        // What comes from elsewhere is unpacked while it comes.
+        let download = match store.has(&blob.descriptor.digest) {
+            true => None,
+            false => Some(self.download(store, &blob, events)?),
+        };
+        let task = events.start(format!("unpack layer {}", blob.descriptor.digest.short()));
+        let alone = match &download {
+            Some(download) => unpack_blob(store, &blob, Some(download.reader()), None),
+            None => unpack_blob(store, &blob, None, None),
+        };
+        if let Some(download) = download {
+            download.finish()?;
+        }
+        let alone = match alone {
             Ok((new, done)) if done.implied.iter().all(|p| p.as_os_str().is_empty()) => Some(new),
             Ok(_) | Err(BlobError::Unpack(UnpackError::LowerLink { .. })) => None,
             Err(e) => return Err(fail(chain(&e))),
@@ -262,8 +327,8 @@ impl Layer {
                 // layers, so no other build may find it by its diffID.
                 let lower = dirs(below, store, events)?;
                 let lower = Merged::new(lower).map_err(|e| fail(chain(&e)))?;
-                let (new, _) =
-                    unpack_blob(store, &blob, Some(&Below(lower))).map_err(|e| fail(chain(&e)))?;
+                let (new, _) = unpack_blob(store, &blob, None, Some(&Below(lower)))
+                    .map_err(|e| fail(chain(&e)))?;
                 let dir = new.fs().to_path_buf();
                 self.lock().made = Some(new);
                 dir
@@ -288,6 +353,19 @@ impl Layer {
     }
 }
 
+fn listing_key(diff_id: &DiffId) -> Digest {
+    let mut key = Hasher::new();
+    key.field(b"listing of a layer");
+    key.field(diff_id.digest().as_str().as_bytes());
+    key.finish()
+}
+
+/// Keeps what is in a layer. Without it the layer is read again some day.
+pub(super) fn keep_listing(store: &Store, diff_id: &DiffId, listing: Option<&Listing>) {
+    let bytes = listing.map_or_else(Vec::new, Listing::to_bytes);
+    let _ = store.cache_put(&listing_key(diff_id), &bytes);
+}
+
 /// Why a blob can't be unpacked.
 #[derive(Debug, thiserror::Error)]
 enum BlobError {
@@ -301,15 +379,141 @@ enum BlobError {
     Store(#[from] crate::store::StoreError),
 }
 
-/// Unpacks a blob of the store into a directory of its own.
+/// A blob on its way into the store; others may read it as it comes.
+struct Download {
+    inner: Arc<Mutex<Coming>>,
+    descriptor: Descriptor,
+    task: Task,
+}
+
+/// What is left to come.
+struct Coming {
+    source: VerifyingReader<Box<dyn Read + Send>>,
+    sink: Box<dyn BlobWriter>,
+    done: u64,
+    failed: Option<String>,
+}
+
+/// Bytes that are fetched at a time.
+const FETCH: usize = 256 << 10;
+
+impl Download {
+    fn begin(
+        source: io::Result<Box<dyn Read + Send>>,
+        store: &Store,
+        descriptor: &Descriptor,
+        events: &Events,
+    ) -> Result<Self, LayerError> {
+        let task = events.start(format!("fetch layer {}", descriptor.digest.short()));
+        let begin = || -> io::Result<Coming> {
+            let (digest, size) = (descriptor.digest.clone(), Some(descriptor.size));
+            Ok(Coming {
+                source: VerifyingReader::new(source?, digest, size)?,
+                sink: store.create()?,
+                done: 0,
+                failed: None,
+            })
+        };
+        let coming = begin().map_err(|e| fetch_error(descriptor, chain(&e)))?;
+        Ok(Self {
+            inner: Arc::new(Mutex::new(coming)),
+            descriptor: descriptor.clone(),
+            task,
+        })
+    }
+
+    fn reader(&self) -> Arrivals {
+        Arrivals(Arc::clone(&self.inner))
+    }
+
+    /// Fetches what is left and stores it.
+    fn finish(self) -> Result<(), LayerError> {
+        let fail = |reason| fetch_error(&self.descriptor, reason);
+        let mut reader = self.reader();
+        let mut buffer = vec![0; FETCH];
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(_) => {
+                    let done = reader.coming().done;
+                    let (item, size) = (self.descriptor.digest.short(), self.descriptor.size);
+                    self.task.progress(item, done, Some(size));
+                }
+                Err(e) => return Err(fail(chain(&e))),
+            }
+        }
+        drop(reader);
+        let coming = Arc::into_inner(self.inner)
+            .map(|m| m.into_inner().unwrap_or_else(PoisonError::into_inner))
+            .ok_or_else(|| fail("somebody still reads it".into()))?;
+        coming
+            .sink
+            .commit(&self.descriptor.digest)
+            .map_err(|e| fail(chain(&e)))?;
+        self.task.finish(crate::event::Outcome::Done);
+        Ok(())
+    }
+}
+
+fn fetch_error(descriptor: &Descriptor, reason: String) -> LayerError {
+    LayerError::Fetch {
+        digest: descriptor.digest.to_string(),
+        reason,
+    }
+}
+
+/// Reads a download as it comes.
+struct Arrivals(Arc<Mutex<Coming>>);
+
+impl Arrivals {
+    fn coming(&self) -> MutexGuard<'_, Coming> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Read for Arrivals {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut coming = self.coming();
+        if let Some(failed) = &coming.failed {
+            return Err(io::Error::other(failed.clone()));
+        }
+        let read = coming.step(buf);
+        if let Err(e) = &read {
+            // Whoever read on would store a part as the whole.
+            coming.failed = Some(chain(e));
+        }
+        read
+    }
+}
+
+impl Coming {
+    fn step(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = loop {
+            match self.source.read(buf) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
+        self.sink.write_all(&buf[..n])?;
+        self.done += n as u64;
+        Ok(n)
+    }
+}
+
+/// Unpacks a blob of the store, or the one that `coming` brings, into a
+/// directory of its own.
 fn unpack_blob(
     store: &Store,
     blob: &LayerBlob,
+    coming: Option<Arrivals>,
     lower: Option<&dyn Lower>,
 ) -> Result<(NewLayer, Unpacked), BlobError> {
     let kind = &blob.descriptor.media_type;
     let compression = layer_compression(kind).ok_or_else(|| BlobError::Kind(kind.clone()))?;
-    let packed = store.open(&blob.descriptor)?;
+    let packed: Box<dyn Read + Send> = match coming {
+        Some(coming) => Box::new(coming),
+        None => store.open(&blob.descriptor)?,
+    };
     let tar = compress::decompress(packed, compression)?;
     let mut tar = VerifyingReader::new(tar, blob.diff_id.digest().clone(), None)?;
     let new = store.new_layer()?;
@@ -345,6 +549,45 @@ impl Lower for Below {
     fn open(&self, path: &Path) -> io::Result<File> {
         self.0.open(path)
     }
+}
+
+/// The file system that `layers` make, lowest first, to look up where things
+/// are: from their directories where there are some, else from listings. With
+/// `unpack` the directories are going to be needed anyway, and are made where
+/// not all is known without.
+pub(super) fn look(
+    layers: &[Arc<Layer>],
+    store: &Store,
+    events: &Events,
+    unpack: bool,
+) -> Result<Arc<dyn Tree>, LayerError> {
+    let fail = |e: io::Error| LayerError::Seal(chain(&e));
+    let at_hand: Vec<PathBuf> = layers
+        .iter()
+        .map_while(|layer| layer.dir_at_hand(store))
+        .collect();
+    let rest = layers.get(at_hand.len()..).unwrap_or_default();
+    if rest.is_empty() {
+        return Ok(Arc::new(Merged::new(at_hand).map_err(fail)?));
+    }
+    let known = |layer: &Arc<Layer>| layer.listing_at_hand(store).is_some();
+    if !unpack || rest.iter().all(known) {
+        let mut listings = Vec::with_capacity(rest.len());
+        for layer in rest {
+            listings.extend(layer.listing(store, events)?);
+        }
+        if listings.len() == rest.len() {
+            let bottom = match at_hand.is_empty() {
+                true => None,
+                false => Some(Merged::new(at_hand).map_err(fail)?),
+            };
+            if let Some(tree) = Layered::new(listings, bottom).map_err(fail)? {
+                return Ok(Arc::new(tree));
+            }
+        }
+    }
+    let dirs = dirs(layers, store, events)?;
+    Ok(Arc::new(Merged::new(dirs).map_err(fail)?))
 }
 
 /// The directories of a stack of layers, lowest first; missing ones are made

@@ -9,12 +9,13 @@
 //! whose blobs are fetched when read) nor where the result goes.
 
 mod cache;
+mod copying;
 pub mod key;
 pub mod layers;
 pub mod op;
 mod scheduler;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
@@ -30,6 +31,7 @@ use crate::layer::{Change, Changes};
 use crate::snapshot::Merged;
 use crate::store::{Store, TempDir};
 
+use copying::Uses;
 use key::KeyBuilder;
 pub use layers::{Layer, LayerBlob, LayerError};
 pub use op::run::Secret;
@@ -193,6 +195,15 @@ struct Done {
     layers: Vec<Arc<Layer>>,
 }
 
+impl Done {
+    /// With one layer more.
+    fn with(&self, key: Digest, layer: Arc<Layer>) -> Self {
+        let mut layers = self.layers.clone();
+        layers.push(layer);
+        Self { key, layers }
+    }
+}
+
 /// Executes what has to be executed so that the steps `wanted` are there. Each
 /// step's inputs stand before it.
 ///
@@ -207,6 +218,7 @@ pub fn solve(steps: &[Step], wanted: &[StepId], env: &Env<'_>) -> Result<Solved,
     let ran = Mutex::new(Vec::new());
     let flights = Flights::default();
     let scratch = OnceLock::new();
+    let uses = Uses::of(steps);
     let outcome = std::thread::scope(|scope| {
         let solver = Solver {
             env,
@@ -215,13 +227,14 @@ pub fn solve(steps: &[Step], wanted: &[StepId], env: &Env<'_>) -> Result<Solved,
             flights: &flights,
             scratch: &scratch,
             scope,
+            uses: &uses,
         };
         scheduler::run(&inputs, env.options.jobs, &env.cancel, &|n| {
             let step = &steps[n];
             if env.cancel.is_cancelled() {
                 return Err(at(step)(StepError::Cancelled));
             }
-            let done = solver.step(step).map_err(at(step))?;
+            let done = solver.step(n, step).map_err(at(step))?;
             let _ = results[n].set(done);
             Ok(())
         })
@@ -265,7 +278,7 @@ fn at(step: &Step) -> impl FnOnce(StepError) -> SolveError + '_ {
 /// the first and finds its result.
 #[derive(Default)]
 struct Flights {
-    busy: Mutex<std::collections::BTreeSet<Digest>>,
+    busy: Mutex<BTreeSet<Digest>>,
     changed: Condvar,
 }
 
@@ -302,14 +315,6 @@ impl Drop for Flight<'_> {
     }
 }
 
-/// What an executed step left.
-pub(crate) enum Made {
-    /// A directory in overlayfs' form, to be compared with what is below.
-    Dir(crate::store::NewLayer),
-    /// The changes themselves.
-    Changes(Changes),
-}
-
 struct Solver<'s, 'e: 's> {
     env: &'s Env<'e>,
     results: &'s [OnceLock<Done>],
@@ -317,6 +322,7 @@ struct Solver<'s, 'e: 's> {
     flights: &'s Flights,
     scratch: &'s OnceLock<TempDir>,
     scope: &'s std::thread::Scope<'s, 'e>,
+    uses: &'s Uses,
 }
 
 impl<'s, 'e: 's> Solver<'s, 'e> {
@@ -327,14 +333,14 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
             .ok_or(StepError::Cancelled)
     }
 
-    fn step(&self, step: &Step) -> Result<Done, StepError> {
+    fn step(&self, number: usize, step: &Step) -> Result<Done, StepError> {
         match &step.op {
             Op::Scratch => Ok(Done {
                 key: KeyBuilder::new("scratch").finish(),
                 layers: Vec::new(),
             }),
             Op::Image(image) => self.image(&image.request),
-            Op::Run(_) | Op::Copy(_) | Op::Workdir(_) => self.layer(step),
+            Op::Run(_) | Op::Copy(_) | Op::Workdir(_) => self.layer(number, step),
         }
     }
 
@@ -369,14 +375,14 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
     }
 
     /// A step that adds a layer: from the cache, or executed.
-    fn layer(&self, step: &Step) -> Result<Done, StepError> {
+    fn layer(&self, number: usize, step: &Step) -> Result<Done, StepError> {
         let env = self.env;
         let Some(parent) = step.parent() else {
             return Err(StepError::Cancelled);
         };
         let parent = self.done(parent)?;
         let task = env.events.start(step.name.clone());
-        let result = self.layer_inner(step, parent, &task);
+        let result = self.layer_inner(number, step, parent, &task);
         match &result {
             Ok((_, true)) => task.finish(Outcome::Cached),
             Ok((_, false)) => task.finish(Outcome::Done),
@@ -388,83 +394,63 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
 
     fn layer_inner(
         &self,
+        number: usize,
         step: &Step,
         parent: &'s Done,
         task: &Task,
     ) -> Result<(Done, bool), StepError> {
-        let mut prepared = None;
-        let (quick, key, flight) = if let Op::Copy(copy) = &step.op {
-            // By the key of what is copied from, if that is a step: no file
-            // has to be read then.
-            let quick = match op::files::quick_key(self, copy)? {
-                Some(mut key) => {
-                    key.add("parent", parent.key.as_str());
-                    Some(self.finish_key(key)?)
-                }
-                None => None,
-            };
-            if let Some(done) = quick.as_ref().and_then(|q| self.known(q, parent)) {
-                return Ok((done, true));
-            }
-            // By content: known even if what is copied from was made anew.
-            let found = op::files::prepare(self, copy, parent)?;
-            let key = found.key.clone();
-            let flight = self.flights.enter(&key);
-            if let Some(done) = self.known(&key, parent) {
-                if let Some(quick) = &quick {
-                    let _ = cache::alias(self.env.store, quick, &key);
-                }
-                return Ok((done, true));
-            }
-            prepared = Some(found);
-            (quick, key, flight)
-        } else {
-            let key = self.run_key(step, parent)?;
-            let flight = self.flights.enter(&key);
-            if let Some(done) = self.known(&key, parent) {
-                return Ok((done, true));
-            }
-            (None, key, flight)
-        };
+        if let Op::Copy(copy) = &step.op {
+            return self.copy(number, step, copy, parent);
+        }
+        let key = self.run_key(step, parent)?;
+        let flight = self.flights.enter(&key);
+        if let Some(done) = self.known(&key, parent) {
+            return Ok((done, true));
+        }
         if self.env.cancel.is_cancelled() {
             return Err(StepError::Cancelled);
         }
         let began = Instant::now();
-        let made = match (&step.op, prepared) {
-            (Op::Copy(_), Some(prepared)) => Made::Changes(changes(prepared.changes)),
-            (Op::Run(run), _) => Made::Dir(op::run::run(self, run, parent, task)?),
-            (Op::Workdir(w), _) => Made::Changes(changes(op::workdir::workdir(self, w, parent)?)),
-            (Op::Copy(_) | Op::Scratch | Op::Image(_), _) => return Err(StepError::Cancelled),
-        };
-        let seconds = began.elapsed().as_secs_f64();
-        self.ran
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((step.name.clone(), seconds));
-        let lower = parent.layers.clone();
-        let layer = match made {
-            Made::Dir(dir) => {
-                let layer_fs = dir.fs().to_path_buf();
+        let layer = match &step.op {
+            Op::Run(run) => {
+                let dir = op::run::run(self, run, parent, task)?;
+                self.took(step, began);
+                let fs = dir.fs().to_path_buf();
                 let layer = Arc::new(Layer::made(dir));
                 let sealed = layer.clone();
-                let (env, quick, key) = (self.env, quick.clone(), key.clone());
+                let (env, key, lower) = (self.env, key.clone(), parent.layers.clone());
                 self.scope.spawn(move || {
-                    let result = seal_dir(env, layer_fs, &lower);
-                    note(env, quick.as_ref(), &key, &result);
+                    let result = seal_dir(env, fs, &lower);
+                    if let Ok(blob) = &result {
+                        noted(env, cache::put(env.store, &key, &key, &form(env), blob));
+                    }
                     sealed.seal(result);
                     drop(flight);
                 });
                 layer
             }
-            Made::Changes(changes) => {
-                let blob = seal(self.env, changes);
-                note(self.env, quick.as_ref(), &key, &blob);
-                Arc::new(Layer::stored(blob?))
+            Op::Workdir(w) => {
+                let made = changes(op::workdir::workdir(self, w, parent)?);
+                let (blob, layer) = self.seal_listed(number, made)?;
+                let store = self.env.store;
+                noted(
+                    self.env,
+                    cache::put(store, &key, &key, &form(self.env), &blob),
+                );
+                self.took(step, began);
+                Arc::new(layer)
             }
+            Op::Copy(_) | Op::Scratch | Op::Image(_) => return Err(StepError::Cancelled),
         };
-        let mut layers = parent.layers.clone();
-        layers.push(layer);
-        Ok((Done { key, layers }, false))
+        Ok((parent.with(key, layer), false))
+    }
+
+    /// Takes note of how long a step took.
+    fn took(&self, step: &Step, began: Instant) {
+        self.ran
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((step.name.clone(), began.elapsed().as_secs_f64()));
     }
 
     fn run_key(&self, step: &Step, parent: &Done) -> Result<Digest, StepError> {
@@ -474,14 +460,14 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
             Op::Copy(_) | Op::Scratch | Op::Image(_) => KeyBuilder::new("none"),
         };
         key.add("parent", parent.key.as_str());
-        self.finish_key(key)
+        self.add_common(&mut key);
+        Ok(key.finish())
     }
 
     /// Adds what enters every key.
-    fn finish_key(&self, mut key: KeyBuilder) -> Result<Digest, StepError> {
+    fn add_common(&self, key: &mut KeyBuilder) {
         let clamp = self.env.options.seal.clamp_mtime;
         key.optional("clamp mtime", clamp.map(|c| c.to_string()));
-        Ok(key.finish())
     }
 
     /// The result that is recorded for `key`, in the wanted form.
@@ -494,7 +480,7 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
         if record.diff_id.is_none() {
             record = cache::get(store, &record.key)?;
         }
-        let form = form(&self.env.options.seal);
+        let form = form(self.env);
         let blob = match cache::blob(&record, &form) {
             Some(blob) => blob,
             None => {
@@ -509,12 +495,7 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
                 blob
             }
         };
-        let mut layers = parent.layers.clone();
-        layers.push(Arc::new(Layer::stored(blob)));
-        Some(Done {
-            key: record.key,
-            layers,
-        })
+        Some(parent.with(record.key, Arc::new(Layer::stored(blob))))
     }
 
     /// A directory for what is needed only as long as the build goes on.
@@ -544,6 +525,17 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
         }
     }
 
+    /// The file system of a step's result, only to look up where things are.
+    fn look(&self, layers: &[Arc<Layer>]) -> Result<Arc<dyn Tree>, StepError> {
+        let env = self.env;
+        Ok(layers::look(
+            layers,
+            env.store,
+            &env.events,
+            self.uses.runs,
+        )?)
+    }
+
     /// The file system of a step's result, without a mount.
     fn tree(&self, layers: &[Arc<Layer>]) -> Result<Merged, StepError> {
         let dirs = layers::dirs(layers, self.env.store, &self.env.events)?;
@@ -562,7 +554,8 @@ fn changes(list: Vec<Change>) -> Changes {
 }
 
 /// The name of a way to compress in cache records.
-fn form(options: &SealOptions) -> String {
+fn form(env: &Env<'_>) -> String {
+    let options = &env.options.seal;
     format!(
         "{:?}/{:?}/{:?}",
         options.format, options.compression, options.level
@@ -587,18 +580,10 @@ fn seal(env: &Env<'_>, changes: Changes) -> Result<LayerBlob, LayerError> {
     })
 }
 
-/// Writes the cache record of a layer that was made.
-fn note(env: &Env<'_>, quick: Option<&Digest>, key: &Digest, blob: &Result<LayerBlob, LayerError>) {
-    let Ok(blob) = blob else {
-        return;
-    };
-    let form = form(&env.options.seal);
-    let mut result = cache::put(env.store, key, key, &form, blob);
-    if let (Ok(()), Some(quick)) = (&result, quick) {
-        result = cache::alias(env.store, quick, key);
-    }
-    if let Err(e) = result {
-        // The build is right without it; the next one is slower.
+/// Warns of a cache record that could not be written: the build is right
+/// without it; the next one is slower.
+fn noted(env: &Env<'_>, written: std::io::Result<()>) {
+    if let Err(e) = written {
         env.events.emit(Event::Warning {
             rule: None,
             message: format!("can't write a cache record: {e}"),

@@ -1,7 +1,7 @@
 //! Records of build steps by key, and directories that outlive a build.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::Mode;
@@ -22,13 +22,7 @@ impl Store {
         let path = self.record_path(key);
         let bytes = read_small(&path, MAX_RECORD_BYTES).ok()?;
         let record = record_payload(&bytes)?.to_vec();
-        // The time of the last use is what prune goes by.
-        let used = std::fs::symlink_metadata(&path).and_then(|m| m.modified());
-        if used.is_ok_and(|t| t.elapsed().is_ok_and(|age| age > USE_RESOLUTION))
-            && let Ok(file) = open_regular(&path)
-        {
-            let _ = file.set_modified(SystemTime::now());
-        }
+        touch(&path);
         Some(record)
     }
 
@@ -96,6 +90,17 @@ impl Store {
     pub fn lock_mount(&self, key: &Digest, mode: LockMode) -> Result<Lock, StoreError> {
         let name = format!("mount-{}", key.encoded());
         Lock::wait(&self.path("locks").join(name), mode)
+    }
+}
+
+/// Notes that the file is used now: the time of the last use is what prune goes
+/// by.
+pub(super) fn touch(path: &Path) {
+    let used = std::fs::symlink_metadata(path).and_then(|m| m.modified());
+    if used.is_ok_and(|t| t.elapsed().is_ok_and(|age| age > USE_RESOLUTION))
+        && let Ok(file) = open_regular(path)
+    {
+        let _ = file.set_modified(SystemTime::now());
     }
 }
 

@@ -141,6 +141,16 @@ impl Store {
                 _ => stale.push((path, meta.blocks() * 512)),
             }
         }
+        for path in list(&root.join("stats")).unwrap_or_default() {
+            let unused = |limit: Duration| {
+                let used = std::fs::symlink_metadata(&path).and_then(|m| m.modified());
+                used.is_ok_and(|t| now.duration_since(t).unwrap_or_default() >= limit)
+            };
+            if options.unused_for.is_some_and(unused) {
+                let bytes = std::fs::symlink_metadata(&path).map_or(0, |m| m.blocks() * 512);
+                stale.push((path, bytes));
+            }
+        }
         for (path, bytes) in stale {
             pruned.records += 1;
             pruned.bytes += bytes;

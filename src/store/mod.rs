@@ -11,6 +11,7 @@
 //!   layers/by-diff-id/<alg>-<hex> -> ../<id>
 //!   cache/<hex>             results of build steps by key
 //!   mounts/<hex>/           cache mounts
+//!   stats/<hex>             what is known of the files of a build context
 //!   locks/                  lock files; they are never removed by a sweep
 //!   tmp/<session>/          what a running process is about to make
 //!   trash/                  what waits for its removal
@@ -81,6 +82,7 @@ mod lock;
 mod places;
 mod recover;
 mod refs;
+mod stats;
 mod trash;
 
 use std::ffi::{OsStr, OsString};

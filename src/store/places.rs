@@ -11,7 +11,7 @@ use crate::digest::{Digest, Hasher};
 const MAX_PLACES: usize = 8;
 
 impl Store {
-    /// Repositories of `registry` that had the blob, the last one first.
+    /// Repositories of `registry` that had the blob, the newest first.
     pub fn places(&self, digest: &Digest, registry: &str) -> Vec<String> {
         let Some(bytes) = self.cache_get(&key(digest, registry)) else {
             return Vec::new();
@@ -31,10 +31,9 @@ impl Store {
         repository: &str,
     ) -> Result<(), StoreError> {
         let mut places = self.places(digest, registry);
-        if places.first().is_some_and(|first| first == repository) {
+        if places.iter().any(|p| p == repository) {
             return Ok(());
         }
-        places.retain(|p| p != repository);
         places.insert(0, repository.to_owned());
         places.truncate(MAX_PLACES);
         self.write_places(digest, registry, &places)

@@ -10,11 +10,11 @@
 //! [`Root::parent`], then use `*at` calls with `AT_SYMLINK_NOFOLLOW` on the
 //! last component only.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -162,6 +162,43 @@ impl Root {
         Ok(rustix::fs::openat(here, c".", flags, Mode::empty())?)
     }
 
+    /// Opens `path`, which has neither links nor `..` in it, with `flags`: a link
+    /// in it is an error. What the kernel refuses as too long is walked.
+    pub fn open_plain(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        use rustix::io::Errno;
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let whole = relative(path);
+        if !self.no_openat2.load(Ordering::Relaxed) {
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            for _ in 0..16 {
+                match rustix::fs::openat2(&self.dir, &*whole, flags, Mode::empty(), resolve) {
+                    Ok(fd) => return Ok(fd),
+                    Err(Errno::AGAIN) => {}
+                    Err(Errno::NOSYS | Errno::PERM | Errno::NAMETOOLONG) => break,
+                    Err(e) => return Err(e.into()),
+                }
+            }
+        }
+        let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut here: Option<OwnedFd> = None;
+        let mut components = whole.components().peekable();
+        while let Some(component) = components.next() {
+            let name = match component {
+                Component::Normal(name) => name,
+                Component::CurDir => OsStr::new("."),
+                _ => return Err(io::ErrorKind::InvalidInput.into()),
+            };
+            let flags = if components.peek().is_some() {
+                step
+            } else {
+                flags
+            };
+            let dir = here.as_ref().map_or(self.dir.as_fd(), AsFd::as_fd);
+            here = Some(rustix::fs::openat(dir, name, flags, Mode::empty())?);
+        }
+        here.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+
     /// Opens a regular file for reading, following links inside the root.
     ///
     /// # Errors
@@ -258,6 +295,55 @@ fn components(path: &Path) -> VecDeque<OsString> {
             Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
         })
         .collect()
+}
+
+/// A list of names or a value may have this many bytes.
+const MAX_XATTR_BYTES: usize = 1 << 20;
+
+/// All extended attributes of `name` in `dir`, of `dir` itself for an empty
+/// name; a link is not followed.
+pub fn xattrs_at(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    // The directory's name below /proc spares a descriptor for each entry.
+    let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
+    if name.is_empty() {
+        path.push(b'.');
+    } else {
+        path.extend_from_slice(name.as_bytes());
+    }
+    let path = OsStr::from_bytes(&path);
+    let mut names = vec![0; 256];
+    let names = loop {
+        match rustix::fs::llistxattr(path, &mut names[..]) {
+            Ok(0) | Err(rustix::io::Errno::OPNOTSUPP) => return Ok(BTreeMap::new()),
+            Ok(n) => {
+                names.truncate(n);
+                break names;
+            }
+            Err(rustix::io::Errno::RANGE) if names.len() < MAX_XATTR_BYTES => {
+                names = vec![0; names.len() * 16]
+            }
+            Err(e) => return Err(e.into()),
+        }
+    };
+    let mut found = BTreeMap::new();
+    for name in names.split(|b| *b == 0).filter(|n| !n.is_empty()) {
+        let mut value = vec![0; 256];
+        loop {
+            match rustix::fs::lgetxattr(path, OsStr::from_bytes(name), &mut value[..]) {
+                Ok(n) => {
+                    value.truncate(n);
+                    found.insert(name.to_vec(), value);
+                    break;
+                }
+                Err(rustix::io::Errno::RANGE) if value.len() < MAX_XATTR_BYTES => {
+                    value = vec![0; value.len() * 16];
+                }
+                Err(rustix::io::Errno::NODATA) => break,
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Extended attributes of the entry `name` in `dir`, never following a link.

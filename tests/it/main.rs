@@ -10,6 +10,7 @@ mod push_pull;
 mod real_program;
 mod sandbox;
 mod store;
+mod straight;
 
 /// Every file of tests here is part of the binary.
 #[test]

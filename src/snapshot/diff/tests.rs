@@ -68,6 +68,7 @@ fn bytes(content: Content) -> Vec<u8> {
     match content {
         Content::None => Vec::new(),
         Content::Bytes(b) => b.to_vec(),
+        Content::Read(_) => panic!("a walk finds files only"),
         Content::Open(open) => {
             let mut bytes = Vec::new();
             open().unwrap().read_to_end(&mut bytes).unwrap();

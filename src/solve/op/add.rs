@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::copy::{Body, Source};
-use crate::context::Tree;
 use crate::context::select::is_portable_xattr;
 use crate::event::Cancel;
 use crate::layer::archive::open_archive;
@@ -86,24 +85,32 @@ pub fn unpack_archives(
     let mut out = Vec::with_capacity(sources.len());
     for source in sources {
         match source {
-            Source::Tree { tree, matches } => {
+            Source::Tree { contents, matches } => {
                 for found in matches {
                     let archive = match found.root() {
                         Some(root) if matches!(root.node.kind, Kind::File { .. }) => {
-                            let file = open(&*tree.0, &root.path)?;
+                            let number = root.file.unwrap_or(u32::MAX);
+                            let file = contents.open(number).map_err(|source| AddError::Read {
+                                path: root.path.clone(),
+                                source,
+                            })?;
                             entries(file, &root.path, options)?
                         }
                         _ => None,
                     };
                     match (archive, out.last_mut()) {
                         (Some(entries), _) => out.push(Source::Archive(entries)),
-                        (None, Some(Source::Tree { tree: t, matches }))
-                            if Arc::ptr_eq(&t.0, &tree.0) =>
-                        {
+                        (
+                            None,
+                            Some(Source::Tree {
+                                contents: last,
+                                matches,
+                            }),
+                        ) if Arc::ptr_eq(last, &contents) => {
                             matches.push(found);
                         }
                         (None, _) => out.push(Source::Tree {
-                            tree: tree.clone(),
+                            contents: Arc::clone(&contents),
                             matches: vec![found],
                         }),
                     }
@@ -131,13 +138,6 @@ pub fn unpack_archives(
         }
     }
     Ok(out)
-}
-
-fn open(tree: &dyn Tree, path: &Path) -> Result<File, AddError> {
-    tree.open(path).map_err(|source| AddError::Read {
-        path: path.to_owned(),
-        source,
-    })
 }
 
 /// The entries of the archive `reader`, `None` when it is none.

@@ -1,10 +1,12 @@
 use super::*;
 use crate::context::Empty;
+use crate::context::Tree;
+use crate::context::checksum::Contents;
 use crate::context::ignore::Ignore;
 use crate::context::local::LocalTree;
 use crate::context::select::select;
 use crate::layer::{Change, Content, Mtime};
-use crate::solve::op::copy::{CopyOptions, SharedTree, Single, plan};
+use crate::solve::op::copy::{CopyOptions, Single, plan};
 use std::process::Command;
 
 /// A context with archives that the system's tar made.
@@ -50,9 +52,10 @@ fn options() -> CopyOptions {
 
 fn sources(dir: &Path, pattern: &str) -> Vec<Source> {
     let tree: Arc<dyn Tree> = Arc::new(LocalTree::open(dir, None).unwrap());
+    let mut matches = select(&*tree, pattern, false, &Ignore::default()).unwrap();
     vec![Source::Tree {
-        matches: select(&*tree, pattern, false, &Ignore::default()).unwrap(),
-        tree: SharedTree(tree),
+        contents: Arc::new(Contents::of(tree, &mut matches)),
+        matches,
     }]
 }
 
@@ -80,6 +83,9 @@ fn show(sources: Vec<Source>, dest: &str) -> String {
         match content {
             Content::None => {}
             Content::Bytes(b) => bytes.extend_from_slice(&b),
+            Content::Read(open) => {
+                open().unwrap().read_to_end(&mut bytes).unwrap();
+            }
             Content::Open(open) => {
                 open().unwrap().read_to_end(&mut bytes).unwrap();
             }

@@ -30,11 +30,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::chmod::Chmod;
+use crate::context::checksum::Contents;
 use crate::context::ignore::tidy;
 use crate::context::select::{Found, Match};
 use crate::context::{Empty, Node, Tree};
@@ -84,8 +84,8 @@ pub enum CopyError {
 pub enum Source {
     /// What was selected in a tree.
     Tree {
-        /// The tree.
-        tree: SharedTree,
+        /// Its files.
+        contents: Arc<Contents>,
         /// The matches.
         matches: Vec<Match>,
     },
@@ -94,16 +94,6 @@ pub enum Source {
     /// What an archive has in it, names relative to the destination, which is
     /// a directory. Hard links name entries of the same list.
     Archive(Vec<(Entry, Body)>),
-}
-
-/// A tree that outlives the plan, since contents are opened later.
-#[derive(Clone)]
-pub struct SharedTree(pub Arc<dyn Tree>);
-
-impl std::fmt::Debug for SharedTree {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SharedTree")
-    }
 }
 
 /// A file that is in no tree.
@@ -185,9 +175,9 @@ pub fn plan(
     }
     for source in sources {
         match source {
-            Source::Tree { tree, matches } => {
+            Source::Tree { contents, matches } => {
                 for found in matches {
-                    planner.add_match(&target, &tree, found)?;
+                    planner.add_match(&target, &contents, found)?;
                 }
             }
             Source::File(single) => planner.add_single(&target, single)?,
@@ -403,7 +393,7 @@ impl Planner<'_> {
     fn add_match(
         &mut self,
         target: &Target,
-        tree: &SharedTree,
+        contents: &Arc<Contents>,
         found: Match,
     ) -> Result<(), CopyError> {
         let Some(top) = found.root() else {
@@ -427,7 +417,7 @@ impl Planner<'_> {
                     let meta = self.adjusted(entry.node.meta.clone(), false);
                     let body = match inodes.get(&key) {
                         Some(body) if shared => *body,
-                        _ => self.body_in_tree(tree, &entry),
+                        _ => self.body_in_tree(contents, &entry),
                     };
                     if shared {
                         inodes.insert(key, body);
@@ -609,16 +599,17 @@ impl Planner<'_> {
         self.bodies.len() - 1
     }
 
-    fn body_in_tree(&mut self, tree: &SharedTree, entry: &Found) -> usize {
+    fn body_in_tree(&mut self, contents: &Arc<Contents>, entry: &Found) -> usize {
         let size = match entry.node.kind {
             Kind::File { size } => size,
             _ => 0,
         };
-        let (tree, path, node) = (tree.clone(), entry.path.clone(), entry.node.clone());
-        let content = if size == 0 {
-            Content::None
-        } else {
-            Content::Open(Box::new(move || open_unchanged(&*tree.0, &path, &node)))
+        let content = match entry.file {
+            Some(number) if size > 0 => {
+                let contents = Arc::clone(contents);
+                Content::Read(Box::new(move || contents.open(number)))
+            }
+            _ => Content::None,
         };
         self.bodies.push(FileBody { size, content });
         self.bodies.len() - 1
@@ -665,27 +656,6 @@ impl Planner<'_> {
         }
         Ok(out)
     }
-}
-
-/// Opens a file if it still is what it was when the copy was planned.
-fn open_unchanged(tree: &dyn Tree, path: &Path, node: &Node) -> io::Result<File> {
-    let file = tree.open(path)?;
-    let now = file.metadata()?;
-    let size = match node.kind {
-        Kind::File { size } => size,
-        _ => 0,
-    };
-    let mtime = Mtime {
-        secs: now.mtime(),
-        nanos: u32::try_from(now.mtime_nsec()).unwrap_or(0),
-    };
-    if (now.dev(), now.ino()) != node.inode || now.size() != size || mtime != node.meta.mtime {
-        return Err(io::Error::other(format!(
-            "{} changed while it was being copied",
-            path.display()
-        )));
-    }
-    Ok(file)
 }
 
 #[cfg(test)]

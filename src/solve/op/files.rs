@@ -9,9 +9,9 @@ use super::super::layers::chain;
 use super::super::{Done, Solver, StepError};
 use super::add::unpack_archives;
 use super::chmod::Chmod;
-use super::copy::{self, Body, CopyOptions, SharedTree, Single, Source};
+use super::copy::{self, Body, CopyOptions, Single, Source};
 use super::sources::limits;
-use crate::context::checksum::checksum;
+use crate::context::checksum::Contents;
 use crate::context::ignore::Ignore;
 use crate::context::select::{Match, select};
 use crate::context::{Empty, Tree};
@@ -23,13 +23,58 @@ use crate::layer::{Change, Mtime};
 use crate::snapshot::users;
 use crate::sys::fs::Root;
 
-/// A copy that is ready to be written.
+/// The sources of a copy, found but not read.
 #[derive(Debug)]
-pub(in super::super) struct Prepared {
-    /// Its key, content included.
-    pub(in super::super) key: Digest,
-    /// The layer.
-    pub(in super::super) changes: Vec<Change>,
+pub(in super::super) struct Copied {
+    sources: Vec<Source>,
+    pub(in super::super) key: CopyKey,
+}
+
+/// The key of a copy: known when the content of all its files is.
+#[derive(Debug)]
+pub(in super::super) struct CopyKey {
+    /// All but the contents.
+    head: KeyBuilder,
+    contents: Vec<Part>,
+}
+
+#[derive(Debug)]
+enum Part {
+    Known(Digest),
+    Files(Arc<Contents>),
+}
+
+impl CopyKey {
+    /// What all copies have in common that differ in contents only.
+    pub(in super::super) fn place(&self) -> Digest {
+        let mut key = self.head.clone();
+        key.add("contents", "any");
+        key.finish()
+    }
+
+    /// The key, if all contents are known.
+    pub(in super::super) fn get(&self) -> Option<Digest> {
+        let mut key = self.head.clone();
+        for part in &self.contents {
+            let digest = match part {
+                Part::Known(digest) => digest.clone(),
+                Part::Files(files) => files.digest()?,
+            };
+            key.add("content", digest.as_str());
+        }
+        Some(key.finish())
+    }
+
+    /// The key; what is not known is read now.
+    pub(in super::super) fn read(&self, solver: &Solver<'_, '_>) -> Result<Digest, StepError> {
+        let env = solver.env;
+        for part in &self.contents {
+            if let Part::Files(files) = part {
+                files.read(env.options.seal.threads, &env.cancel)?;
+            }
+        }
+        self.get().ok_or(StepError::Cancelled)
+    }
 }
 
 /// Everything that enters the key but the content of files.
@@ -69,37 +114,37 @@ pub(in super::super) fn quick_key(
     Ok(Some(key))
 }
 
-/// Looks at the sources: the key by their content, and what to write.
-pub(in super::super) fn prepare(
+fn exclude(op: &CopyOp) -> Result<Ignore, StepError> {
+    Ignore::from_patterns(&op.exclude).map_err(|e| StepError::Refused {
+        message: format!("--exclude: {e}"),
+        hint: None,
+    })
+}
+
+/// Finds the sources. Nothing is read but what comes from elsewhere.
+pub(in super::super) fn find(
     solver: &Solver<'_, '_>,
     op: &CopyOp,
     parent: &Done,
-) -> Result<Prepared, StepError> {
+) -> Result<Copied, StepError> {
     let env = solver.env;
-    let exclude = Ignore::from_patterns(&op.exclude).map_err(|e| StepError::Refused {
-        message: format!("--exclude: {e}"),
-        hint: None,
-    })?;
-    let mut key = definition(op);
-    key.add("parent", parent.key.as_str());
+    let exclude = exclude(op)?;
+    let mut head = definition(op);
+    head.add("parent", parent.key.as_str());
+    solver.add_common(&mut head);
     let mut sources = Vec::new();
+    let mut contents = Vec::new();
     for source in &op.sources {
         match source {
             CopySource::Path { path, .. } => {
                 let tree = solver.source_tree(&op.from)?;
-                let matches = select(&*tree, path, op.parents, &exclude)?;
-                let sum = checksum(&*tree, &matches, env.options.seal.threads, &env.cancel)?;
-                key.add("content", sum.digest.as_str());
-                let found = Source::Tree {
-                    tree: SharedTree(tree),
+                let mut matches = select(&*tree, path, op.parents, &exclude)?;
+                let files = Arc::new(Contents::of(tree, &mut matches));
+                contents.push(Part::Files(Arc::clone(&files)));
+                sources.push(Source::Tree {
+                    contents: files,
                     matches,
-                };
-                // Files are unpacked by what they are, unless told not to.
-                if op.add && op.unpack != Some(false) {
-                    sources.extend(unpack_archives(vec![found], &limits(solver)?)?);
-                } else {
-                    sources.push(found);
-                }
+                });
             }
             CopySource::Inline { name, content } => sources.push(Source::File(Single {
                 name: name.clone(),
@@ -113,14 +158,36 @@ pub(in super::super) fn prepare(
             })),
             CopySource::Url { url, .. } => {
                 let fetched = super::sources::fetch(solver, op, url, &exclude)?;
-                key.add("content", fetched.digest.as_str());
-                // What was fetched is unpacked only when asked for.
-                if op.unpack == Some(true) {
-                    sources.extend(unpack_archives(vec![fetched.source], &limits(solver)?)?);
-                } else {
-                    sources.push(fetched.source);
-                }
+                contents.push(Part::Known(fetched.digest));
+                sources.push(fetched.source);
             }
+        }
+    }
+    let key = CopyKey { head, contents };
+    Ok(Copied { sources, key })
+}
+
+/// Plans the layer: what to write, in path order.
+pub(in super::super) fn plan(
+    solver: &Solver<'_, '_>,
+    op: &CopyOp,
+    parent: &Done,
+    found: Vec<Source>,
+) -> Result<Vec<Change>, StepError> {
+    let env = solver.env;
+    let mut sources = Vec::new();
+    for (source, asked) in found.into_iter().zip(&op.sources) {
+        // Files are unpacked by what they are, unless told not to; what was
+        // fetched only when told to.
+        let unpacked = match asked {
+            CopySource::Path { .. } => op.add && op.unpack != Some(false),
+            CopySource::Inline { .. } => false,
+            CopySource::Url { .. } => op.unpack == Some(true),
+        };
+        if unpacked {
+            sources.extend(unpack_archives(vec![source], &limits(solver)?)?);
+        } else {
+            sources.push(source);
         }
     }
     let chmod = match &op.chmod {
@@ -148,27 +215,37 @@ pub(in super::super) fn prepare(
     let root: Arc<dyn Tree> = if options.independent() && !named {
         Arc::new(Empty)
     } else {
-        Arc::new(solver.tree(&parent.layers)?)
+        solver.look(&parent.layers)?
     };
     if let Some(chown) = &op.chown {
         options.chown = Some(users::resolve_chown(&*root, chown)?);
     }
-    let changes = copy::plan(sources, &op.dest, Path::new(&op.workdir), &*root, &options)?;
-    Ok(Prepared {
-        key: solver.finish_key(key)?,
-        changes,
-    })
+    Ok(copy::plan(
+        sources,
+        &op.dest,
+        Path::new(&op.workdir),
+        &*root,
+        &options,
+    )?)
+}
+
+impl Copied {
+    /// The sources, and what their key is made of.
+    pub(in super::super) fn into_parts(self) -> (Vec<Source>, CopyKey) {
+        (self.sources, self.key)
+    }
 }
 
 /// The content digest of everything below `source`.
 pub(super) fn digest_below(
     solver: &Solver<'_, '_>,
-    tree: &dyn Tree,
+    tree: Arc<dyn Tree>,
     source: &str,
 ) -> Result<Digest, StepError> {
-    let matches = below(tree, source)?;
-    let threads = solver.env.options.seal.threads;
-    Ok(checksum(tree, &matches, threads, &solver.env.cancel)?.digest)
+    let mut matches = below(&*tree, source)?;
+    let contents = Contents::of(tree, &mut matches);
+    contents.read(solver.env.options.seal.threads, &solver.env.cancel)?;
+    contents.digest().ok_or(StepError::Cancelled)
 }
 
 /// Changes that make what is at `source`: the content of a directory, or a
@@ -177,7 +254,7 @@ pub(in super::super) fn changes_below(
     tree: &Arc<dyn Tree>,
     source: &str,
 ) -> Result<Vec<Change>, StepError> {
-    let matches = below(&**tree, source)?;
+    let mut matches = below(&**tree, source)?;
     let options = CopyOptions {
         chown: None,
         chmod: None,
@@ -185,8 +262,9 @@ pub(in super::super) fn changes_below(
         several: false,
         created: Mtime::default(),
     };
+    let contents = Contents::unhashed(Arc::clone(tree), &mut matches);
     let sources = vec![Source::Tree {
-        tree: SharedTree(tree.clone()),
+        contents: Arc::new(contents),
         matches,
     }];
     Ok(copy::plan(sources, "/", Path::new("/"), &Empty, &options)?)

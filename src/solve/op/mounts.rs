@@ -54,7 +54,7 @@ pub(super) fn add_to_key(
                 MountSpec::Bind(Bind { source, .. }) | MountSpec::Cache(Cache { source, .. }),
             ) => {
                 let tree = solver.source_tree(from)?;
-                let digest = super::files::digest_below(solver, &*tree, source)?;
+                let digest = super::files::digest_below(solver, tree, source)?;
                 key.add("mount from", digest.as_str());
             }
             (Some(_) | None, _) => {}

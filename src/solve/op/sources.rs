@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::super::layers::chain;
 use super::super::{Solver, StepError};
 use super::add::UnpackOptions;
-use super::copy::{Body, SharedTree, Single, Source};
+use super::copy::{Body, Single, Source};
+use crate::context::checksum::Contents;
 use crate::context::git::{GitOptions, GitUrl};
 use crate::context::ignore::Ignore;
 use crate::context::local::LocalTree;
@@ -100,7 +101,7 @@ fn fetch_git(
     let checkout = git::checkout(url, &options, &work, &solver.env.cancel).map_err(|e| fail(&e))?;
     let tree: Arc<dyn Tree> =
         Arc::new(LocalTree::open(&checkout.tree, None).map_err(|e| fail(&e))?);
-    let matches = select(&*tree, "/", false, exclude)?;
+    let mut matches = select(&*tree, "/", false, exclude)?;
     let mut hasher = Hasher::new();
     hasher.field(b"git");
     hasher.field(checkout.commit.as_bytes());
@@ -109,7 +110,8 @@ fn fetch_git(
     Ok(Fetched {
         digest: hasher.finish(),
         source: Source::Tree {
-            tree: SharedTree(tree),
+            // The commit says what is in them.
+            contents: Arc::new(Contents::unhashed(tree, &mut matches)),
             matches,
         },
     })

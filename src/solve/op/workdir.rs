@@ -1,7 +1,6 @@
 //! WORKDIR: makes the directory if it is not there.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::super::key::KeyBuilder;
 use super::super::{Done, Solver, StepError};
@@ -22,7 +21,7 @@ pub(in super::super) fn workdir(
     op: &WorkdirOp,
     parent: &Done,
 ) -> Result<Vec<Change>, StepError> {
-    let tree: Arc<dyn Tree> = Arc::new(solver.tree(&parent.layers)?);
+    let tree = solver.look(&parent.layers)?;
     let owner = if op.user.is_empty() {
         (0, 0)
     } else {

@@ -1,0 +1,117 @@
+//! Steps that write a layer without running anything: COPY, ADD, WORKDIR.
+//!
+//! Their layer is written straight from the files. Nothing is unpacked for it:
+//! where things go is looked up in directories that are there already, or in
+//! listings of layers.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use super::layers::{self, Layer, LayerBlob};
+use super::{Done, Solver, StepError, cache, changes, form, noted, op, seal};
+use crate::graph::{CopyOp, Op, Step};
+use crate::layer::Changes;
+use crate::layer::listing::Listening;
+
+/// What later steps do with the results of steps.
+pub(super) struct Uses {
+    /// Some step runs a command, and needs directories.
+    pub(super) runs: bool,
+    /// Steps, by their numbers, on whose result others only look things up.
+    looked_at: BTreeSet<usize>,
+}
+
+impl Uses {
+    pub(super) fn of(steps: &[Step]) -> Self {
+        let looks = |step: &&Step| matches!(step.op, Op::Copy(_) | Op::Workdir(_));
+        let parents = steps.iter().filter(looks).filter_map(Step::parent);
+        Self {
+            runs: steps.iter().any(|s| matches!(s.op, Op::Run(_))),
+            looked_at: parents.map(|p| p.0).collect(),
+        }
+    }
+}
+
+impl<'s, 'e: 's> Solver<'s, 'e> {
+    /// COPY and ADD. Files are read once: for the key, where there is a record
+    /// that it could lead to, else on their way into the layer.
+    pub(super) fn copy(
+        &self,
+        number: usize,
+        step: &Step,
+        copy: &CopyOp,
+        parent: &'s Done,
+    ) -> Result<(Done, bool), StepError> {
+        let (env, store) = (self.env, self.env.store);
+        // By the key of what is copied from, if that is a step: nothing has
+        // to be looked at then.
+        let quick = op::files::quick_key(self, copy)?.map(|mut key| {
+            key.add("parent", parent.key.as_str());
+            self.add_common(&mut key);
+            key.finish()
+        });
+        if let Some(done) = quick.as_ref().and_then(|q| self.known(q, parent)) {
+            return Ok((done, true));
+        }
+        // By content: known even if what is copied from was made anew.
+        let (sources, key) = op::files::find(self, copy, parent)?.into_parts();
+        let place = key.place();
+        let _flight = self.flights.enter(&place);
+        if !env.options.no_cache {
+            let key = match cache::is_noted(store, &place) {
+                true => Some(key.read(self)?),
+                false => key.get(),
+            };
+            if let Some(key) = key
+                && let Some(done) = self.known(&key, parent)
+            {
+                if let Some(quick) = &quick {
+                    let _ = cache::alias(store, quick, &key);
+                }
+                return Ok((done, true));
+            }
+        }
+        if env.cancel.is_cancelled() {
+            return Err(StepError::Cancelled);
+        }
+        let began = Instant::now();
+        let changes = changes(op::files::plan(self, copy, parent, sources)?);
+        let (blob, layer) = self.seal_listed(number, changes)?;
+        let key = key.read(self)?;
+        self.took(step, began);
+        let mut written = cache::put(store, &key, &key, &form(env), &blob)
+            .and_then(|()| cache::note(store, &place));
+        if let (Ok(()), Some(quick)) = (&written, &quick) {
+            written = cache::alias(store, quick, &key);
+        }
+        noted(env, written);
+        Ok((parent.with(key, Arc::new(layer)), false))
+    }
+
+    /// Makes the layer of step `number`; where others look things up in it, they
+    /// need not read it for that.
+    pub(super) fn seal_listed(
+        &self,
+        number: usize,
+        changes: Changes,
+    ) -> Result<(LayerBlob, Layer), StepError> {
+        let env = self.env;
+        if !self.uses.looked_at.contains(&number) {
+            let blob = seal(env, changes)?;
+            return Ok((blob.clone(), Layer::stored(blob)));
+        }
+        let (changes, heard) = Listening::new(changes);
+        let blob = seal(env, Box::new(changes))?;
+        let listing = heard.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let layer = match listing {
+            Some(listing) => {
+                layers::keep_listing(env.store, &blob.diff_id, Some(&listing));
+                Layer::stored(blob.clone()).listed(Some(listing))
+            }
+            // Perhaps the layer itself tells more.
+            None => Layer::stored(blob.clone()),
+        };
+        Ok((blob, layer))
+    }
+}
