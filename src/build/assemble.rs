@@ -14,15 +14,66 @@ pub(super) struct Assembled {
     pub(super) manifest: (Descriptor, Vec<u8>),
 }
 
-/// Makes config and manifest. `created` is RFC 3339.
+/// The times that an image tells of, RFC 3339.
+#[derive(Debug, Clone)]
+pub(super) enum Times {
+    /// All that is new has this time.
+    Fixed(String),
+    /// A layer has the time at which it was made, all else that of the layer
+    /// before it: what is built again from known layers is the same image. The
+    /// time given is for what has none.
+    Made(String),
+}
+
+impl Times {
+    /// The times of the history's entries that are not the base's. `made` are
+    /// those of the layers, seconds since 1970.
+    fn of(&self, graph: &Graph, made: &[Option<i64>]) -> Vec<String> {
+        let own = || graph.history.iter().filter(|item| !item.inherited);
+        let now = match self {
+            Self::Fixed(time) => return own().map(|_| time.clone()).collect(),
+            Self::Made(now) => now,
+        };
+        let steps = own().filter(|item| item.step.is_some()).count();
+        let made = made.get(made.len().saturating_sub(steps)..);
+        let mut made = made.unwrap_or_default().iter().map(|secs| match secs {
+            Some(secs) => rfc3339(*secs, 0),
+            None => now.clone(),
+        });
+        let mut times: Vec<Option<String>> = own()
+            .map(|item| item.step.and_then(|_| made.next()))
+            .collect();
+        let inherited = graph.history.iter().rev().find(|item| item.inherited);
+        let inherited = inherited.and_then(|item| item.entry.created.clone());
+        // What comes before the first layer has that layer's time.
+        let first = times.iter().flatten().next().cloned();
+        let mut before = first.or(inherited).unwrap_or_else(|| now.clone());
+        for time in &mut times {
+            before = time.get_or_insert_with(|| before.clone()).clone();
+        }
+        times.into_iter().flatten().collect()
+    }
+}
+
+/// Makes config and manifest. `made` says when each layer was made, as far as
+/// that is known, in seconds since 1970.
 pub(super) fn assemble(
     graph: &Graph,
     layers: &[LayerBlob],
-    created: &str,
+    made: &[Option<i64>],
+    times: &Times,
     format: Format,
 ) -> Assembled {
+    let own = times.of(graph, made);
+    let created = match (own.last(), times, &graph.config.created) {
+        (Some(last), ..) => last.clone(),
+        // Nothing is new.
+        (None, Times::Made(_), Some(base)) => base.clone(),
+        (None, Times::Made(time) | Times::Fixed(time), _) => time.clone(),
+    };
+    let mut own = own.into_iter();
     let mut config = ImageConfig {
-        created: Some(created.to_owned()),
+        created: Some(created),
         rootfs: RootFs {
             diff_ids: layers.iter().map(|l| l.diff_id.clone()).collect(),
             ..RootFs::default()
@@ -32,7 +83,7 @@ pub(super) fn assemble(
     let history = graph.history.iter().map(|item| {
         let mut entry = item.entry.clone();
         if !item.inherited {
-            entry.created = Some(created.to_owned());
+            entry.created = own.next();
             entry.empty_layer = item.step.is_none();
         }
         entry

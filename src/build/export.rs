@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::assemble::{Assembled, assemble};
+use super::assemble::{Assembled, Times, assemble};
 use super::request::{Destination, Output, OutputKind, Request};
 use super::{BuildError, Tools};
 use crate::event::{Cancel, Events, Outcome};
@@ -41,8 +41,8 @@ pub(super) struct Exporter<'a> {
     /// Where blobs of base images are.
     pub(super) bases: Vec<Arc<dyn BlobSource>>,
     pub(super) seal: SealOptions,
-    /// `created` of everything new.
-    pub(super) created: String,
+    /// What is told of when things were made.
+    pub(super) times: Times,
 }
 
 /// The whole result under one descriptor.
@@ -69,7 +69,8 @@ impl Exporter<'_> {
         let mut images: Vec<Assembled> = Vec::new();
         for piece in pieces {
             let blobs = self.blobs(&piece.layers)?;
-            let image = assemble(&piece.graph, &blobs, &self.created, Format::Oci);
+            let made: Vec<_> = piece.layers.iter().map(|l| l.made_at()).collect();
+            let image = assemble(&piece.graph, &blobs, &made, &self.times, Format::Oci);
             store.put_bytes(&image.config.0.media_type, &image.config.1)?;
             store.put_bytes(&image.manifest.0.media_type, &image.manifest.1)?;
             images.push(image);

@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use assemble::Times;
 pub use bases::BaseError;
 pub use error::{BuildError, SourceText};
 pub use input::Stdin;
@@ -138,9 +139,9 @@ pub fn build(
     if cancel.is_cancelled() {
         return Err(BuildError::Cancelled);
     }
-    let created = match epoch {
-        Some(epoch) => assemble::rfc3339(epoch, 0),
-        None => assemble::rfc3339(seconds, nanos),
+    let times = match epoch {
+        Some(epoch) => Times::Fixed(assemble::rfc3339(epoch, 0)),
+        None => Times::Made(assemble::rfc3339(seconds, nanos)),
     };
     let exported = export::Exporter {
         request,
@@ -149,7 +150,7 @@ pub fn build(
         cancel,
         bases: found.values().map(|b| Arc::clone(&b.image.blobs)).collect(),
         seal,
-        created,
+        times,
     }
     .export(&pieces)?;
     Ok(Built {

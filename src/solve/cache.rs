@@ -24,6 +24,10 @@ pub(super) struct Record {
     /// The layer's blobs by the way they are compressed.
     #[serde(default)]
     pub(super) blobs: BTreeMap<String, Descriptor>,
+    /// When the layer was made, seconds since 1970: an image that is built again
+    /// from known layers says the same, and so is the same.
+    #[serde(default)]
+    pub(super) made: Option<i64>,
 }
 
 /// Reads the record of `key`, if it is there and whole.
@@ -52,6 +56,7 @@ pub(super) fn put(
     outward: &Digest,
     form: &str,
     blob: &LayerBlob,
+    made: Option<i64>,
 ) -> std::io::Result<()> {
     let mut blobs = match get(store, key) {
         Some(old) if old.diff_id.as_ref() == Some(&blob.diff_id) => old.blobs,
@@ -65,6 +70,7 @@ pub(super) fn put(
             key: outward.clone(),
             diff_id: Some(blob.diff_id.clone()),
             blobs,
+            made,
         },
     )
 }
@@ -78,6 +84,7 @@ pub(super) fn alias(store: &Store, key: &Digest, outward: &Digest) -> std::io::R
             key: outward.clone(),
             diff_id: None,
             blobs: BTreeMap::new(),
+            made: None,
         },
     )
 }

@@ -80,7 +80,7 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
         let (blob, layer) = self.seal_listed(number, changes)?;
         let key = key.read(self)?;
         self.took(step, began);
-        let mut written = cache::put(store, &key, &key, &form(env), &blob)
+        let mut written = cache::put(store, &key, &key, &form(env), &blob, layer.made_at())
             .and_then(|()| cache::note(store, &place));
         if let (Ok(()), Some(quick)) = (&written, &quick) {
             written = cache::alias(store, quick, &key);
@@ -97,9 +97,10 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
         changes: Changes,
     ) -> Result<(LayerBlob, Layer), StepError> {
         let env = self.env;
+        let now = Some(env.options.now);
         if !self.uses.looked_at.contains(&number) {
             let blob = seal(env, changes)?;
-            return Ok((blob.clone(), Layer::stored(blob)));
+            return Ok((blob.clone(), Layer::stored(blob).at(now)));
         }
         let (changes, heard) = Listening::new(changes);
         let blob = seal(env, Box::new(changes))?;
@@ -112,6 +113,6 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
             // Perhaps the layer itself tells more.
             None => Layer::stored(blob.clone()),
         };
-        Ok((blob, layer))
+        Ok((blob, layer.at(now)))
     }
 }

@@ -95,6 +95,8 @@ pub struct Layer {
     /// What is in it, once somebody asked; `None` inside where only unpacking
     /// tells.
     listing: OnceLock<Option<Arc<Listing>>>,
+    /// When a step made it, seconds since 1970.
+    made_at: OnceLock<i64>,
 }
 
 impl Layer {
@@ -124,7 +126,21 @@ impl Layer {
             changed: Condvar::new(),
             base,
             listing: OnceLock::new(),
+            made_at: OnceLock::new(),
         }
+    }
+
+    /// The same layer, and when a step made it, in seconds since 1970.
+    pub(super) fn at(self, made: Option<i64>) -> Self {
+        if let Some(secs) = made {
+            let _ = self.made_at.set(secs);
+        }
+        self
+    }
+
+    /// When a step made it, seconds since 1970; not known of a base's layers.
+    pub fn made_at(&self) -> Option<i64> {
+        self.made_at.get().copied()
     }
 
     /// The same layer, and what is in it.

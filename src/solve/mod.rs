@@ -416,13 +416,17 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
                 let dir = op::run::run(self, run, parent, task)?;
                 self.took(step, began);
                 let fs = dir.fs().to_path_buf();
-                let layer = Arc::new(Layer::made(dir));
+                let now = Some(self.env.options.now);
+                let layer = Arc::new(Layer::made(dir).at(now));
                 let sealed = layer.clone();
                 let (env, key, lower) = (self.env, key.clone(), parent.layers.clone());
                 self.scope.spawn(move || {
                     let result = seal_dir(env, fs, &lower);
                     if let Ok(blob) = &result {
-                        noted(env, cache::put(env.store, &key, &key, &form(env), blob));
+                        noted(
+                            env,
+                            cache::put(env.store, &key, &key, &form(env), blob, now),
+                        );
                     }
                     sealed.seal(result);
                     drop(flight);
@@ -435,7 +439,7 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
                 let store = self.env.store;
                 noted(
                     self.env,
-                    cache::put(store, &key, &key, &form(self.env), &blob),
+                    cache::put(store, &key, &key, &form(self.env), &blob, layer.made_at()),
                 );
                 self.took(step, began);
                 Arc::new(layer)
@@ -491,11 +495,12 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
                     diff_id,
                 };
                 let blob = recompress(store, &other, &self.env.options.seal).ok()?;
-                let _ = cache::put(store, key, &record.key, &form, &blob);
+                let _ = cache::put(store, key, &record.key, &form, &blob, record.made);
                 blob
             }
         };
-        Some(parent.with(record.key, Arc::new(Layer::stored(blob))))
+        let layer = Layer::stored(blob).at(record.made);
+        Some(parent.with(record.key, Arc::new(layer)))
     }
 
     /// A directory for what is needed only as long as the build goes on.

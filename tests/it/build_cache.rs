@@ -119,3 +119,41 @@ fn the_same_input_gives_the_same_digest() {
     .unwrap();
     assert_eq!(history["created"], "2023-11-14T22:13:20Z");
 }
+
+#[test]
+fn an_unchanged_build_is_the_same_image() {
+    let Some(s) = Sandbox::with_base("an_unchanged_build_is_the_same_image") else {
+        return;
+    };
+    let dockerfile = "FROM base\nENV A=1\nCOPY f /f\nRUN cat /f > /g\nLABEL b=2\n";
+    let context = s.context("ctx", &[("Dockerfile", dockerfile), ("f", "one")]);
+    let build = |more: &[&str]| {
+        let mut args = vec!["build", "-q", "-t", "x", &context];
+        args.extend(more);
+        s.ok(&args)
+    };
+    let times = || {
+        let text = s.ok(&["inspect", "--config", "x"]);
+        let config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let entries = config["history"].as_array().unwrap();
+        let mut times: Vec<_> = entries.iter().map(|e| e["created"].clone()).collect();
+        times.push(config["created"].clone());
+        times
+    };
+    let first = build(&[]);
+    let then = times();
+    // The base's, and one time for all that was made then.
+    assert!(then[1..].iter().all(|t| *t == then[1]), "{then:?}");
+    assert!(then[0] != then[1], "{then:?}");
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(build(&[]), first);
+    // What is added on top of known layers has their time too.
+    let label = build(&["--label", "c=3"]);
+    assert_ne!(label, first);
+    assert_eq!(times().last(), then.last());
+    // A layer that is made anew has its own.
+    s.context("ctx", &[("f", "two")]);
+    build(&[]);
+    assert_ne!(times().last(), then.last());
+    assert_ne!(build(&["--no-cache"]), first);
+}
