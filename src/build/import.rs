@@ -165,7 +165,7 @@ mod tests {
             compression: Settings {
                 compression: Compression::Gzip,
                 level: None,
-                threads: 1,
+                workers: crate::layer::workers::Workers::new(1),
                 single_member: false,
             },
         }

@@ -12,6 +12,7 @@ use shiplap::graph::{self, Op, PlanOptions, Planned};
 use shiplap::image::ImageConfig;
 use shiplap::image::media_type::Compression;
 use shiplap::layer::compress::Settings;
+use shiplap::layer::workers::Workers;
 use shiplap::platform::Platform;
 
 use super::error::{Located, Usage};
@@ -77,7 +78,7 @@ impl ImportArgs {
             compression: Settings {
                 compression: self.compression,
                 level: None,
-                threads: std::thread::available_parallelism().map_or(1, usize::from),
+                workers: Workers::default(),
                 single_member: false,
             },
         };

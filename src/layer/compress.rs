@@ -2,12 +2,16 @@
 //!
 //! Input is cut into blocks of a fixed size that are compressed on their own
 //! and written in order, so the output depends on the input and the level,
-//! never on the number of threads. gzip blocks are members (or, in the
-//! single-member form, parts of one deflate stream that know the 32 KiB before
-//! them); zstd blocks are frames. Memory is a few blocks per thread.
+//! never on the number of threads. gzip blocks are members, or several where
+//! parts of a block are not worth compressing; in the single-member form they
+//! are parts of one deflate stream that know the 32 KiB before them. zstd blocks
+//! are frames. Memory is a few blocks per thread.
 //!
 //! # Specification
 //! RFC 1951, RFC 1952, RFC 8878.
+
+mod behind;
+mod split;
 
 use std::io::{self, BufReader, Read, Write};
 use std::sync::mpsc;
@@ -15,11 +19,15 @@ use std::sync::mpsc;
 use flate2::{Compress, Compression as FlateLevel, FlushCompress};
 use libdeflater::CompressionLvl;
 
-use super::ordered::Ordered;
+pub(super) use self::behind::Behind;
+use super::workers::{Lane, Workers};
 pub use crate::image::media_type::Compression;
 
 /// Size of the blocks that gzip works on.
 const GZIP_BLOCK: usize = 1 << 20;
+/// gzip's level unless another is asked for. 6 takes up to twice the time of 5
+/// and saves half a percent at best.
+const GZIP_LEVEL: i32 = 5;
 /// Size of zstd's; larger, as a frame knows nothing of the one before it.
 const ZSTD_BLOCK: usize = 2 << 20;
 /// What deflate looks back on.
@@ -31,14 +39,14 @@ const MAX_WINDOW_LOG: u32 = 27;
 const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
 /// How to compress.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// The format.
     pub compression: Compression,
-    /// gzip: 0 to 9, 6 unless given; zstd: 1 to 22, 3 unless given.
+    /// gzip: 0 to 9, 5 unless given; zstd: 1 to 22, 3 unless given.
     pub level: Option<i32>,
-    /// Threads that compress; 1 at least.
-    pub threads: usize,
+    /// Threads that compress.
+    pub workers: Workers,
     /// gzip: one member instead of one per block, for readers that stop after
     /// the first.
     pub single_member: bool,
@@ -48,7 +56,7 @@ impl Settings {
     fn level(&self) -> io::Result<i32> {
         let (name, default, range) = match self.compression {
             Compression::Uncompressed => return Ok(0),
-            Compression::Gzip => ("gzip", 6, 0..=9),
+            Compression::Gzip => ("gzip", GZIP_LEVEL, 0..=9),
             Compression::Zstd => ("zstd", 3, 1..=22),
         };
         let level = self.level.unwrap_or(default);
@@ -66,17 +74,97 @@ impl Settings {
     }
 }
 
+/// One block with all that it takes to compress it.
 struct Job {
     data: Vec<u8>,
-    /// What comes before `data`; for the single-member form.
-    dictionary: Vec<u8>,
-    last: bool,
+    how: How,
+}
+
+enum How {
+    /// gzip members.
+    Members(CompressionLvl),
+    /// A part of one gzip member.
+    Part {
+        level: FlateLevel,
+        /// What comes before the block.
+        dictionary: Vec<u8>,
+        last: bool,
+    },
+    /// A zstd frame.
+    Frame(i32),
 }
 
 struct Done {
     /// The job's buffer, to be used again.
     buffer: Vec<u8>,
     packed: io::Result<Vec<u8>>,
+}
+
+/// The compressors of one thread.
+#[derive(Default)]
+pub(super) struct Packers {
+    gzip: Option<(CompressionLvl, libdeflater::Compressor)>,
+    stored: Option<libdeflater::Compressor>,
+    zstd: Option<(i32, zstd::bulk::Compressor<'static>)>,
+    out: Vec<u8>,
+}
+
+impl Packers {
+    fn pack(&mut self, job: Job) -> Done {
+        let packed = match &job.how {
+            How::Members(level) => self.members(*level, &job.data),
+            How::Part {
+                level,
+                dictionary,
+                last,
+            } => part(*level, &job.data, dictionary, *last),
+            How::Frame(level) => self.frame(*level, &job.data),
+        };
+        Done {
+            buffer: job.data,
+            packed,
+        }
+    }
+
+    fn members(&mut self, level: CompressionLvl, block: &[u8]) -> io::Result<Vec<u8>> {
+        let packer = match &mut self.gzip {
+            Some((same, packer)) if *same == level => packer,
+            other => {
+                let packer = libdeflater::Compressor::new(level);
+                &mut other.insert((level, packer)).1
+            }
+        };
+        let store = || libdeflater::Compressor::new(CompressionLvl::fastest());
+        let store = self.stored.get_or_insert_with(store);
+        self.out.clear();
+        for piece in split::pieces(block) {
+            let packer = if piece.random {
+                &mut *store
+            } else {
+                &mut *packer
+            };
+            let data = &block[piece.range];
+            let begin = self.out.len();
+            let bound = packer.gzip_compress_bound(data.len());
+            self.out.resize(begin + bound, 0);
+            let len = packer
+                .gzip_compress(data, &mut self.out[begin..])
+                .map_err(|e| io::Error::other(e.to_string()))?;
+            self.out.truncate(begin + len);
+        }
+        Ok(self.out.clone())
+    }
+
+    fn frame(&mut self, level: i32, block: &[u8]) -> io::Result<Vec<u8>> {
+        let packer = match &mut self.zstd {
+            Some((same, packer)) if *same == level => packer,
+            other => {
+                let packer = zstd::bulk::Compressor::new(level)?;
+                &mut other.insert((level, packer)).1
+            }
+        };
+        packer.compress(block)
+    }
 }
 
 /// Compresses what is written to it into `inner`.
@@ -90,14 +178,19 @@ pub struct Compressor<W: Write> {
 
 #[derive(Debug)]
 struct Blocks {
-    pool: Ordered<Job, Done>,
-    /// Results that may be outstanding.
-    limit: usize,
+    lane: Lane<Packers, Done>,
+    kind: Kind,
     size: usize,
     block: Vec<u8>,
     spare: Vec<Vec<u8>>,
     started: bool,
-    single: Option<Single>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Members(CompressionLvl),
+    Single(FlateLevel, Single),
+    Frames(i32),
 }
 
 /// State of the single-member form.
@@ -115,38 +208,40 @@ impl std::fmt::Debug for Single {
 }
 
 impl<W: Write> Compressor<W> {
-    /// Starts the threads.
+    /// Begins; threads are started when there is work for them.
     ///
     /// # Errors
     /// `InvalidInput` for a level that the format does not have.
     pub fn new(inner: W, settings: &Settings) -> io::Result<Self> {
         let level = settings.level()?;
-        let threads = settings.threads.max(1);
-        let single = settings.single_member && settings.compression == Compression::Gzip;
-        let (pool, size) = match settings.compression {
+        let (kind, size) = match settings.compression {
             Compression::Uncompressed => {
                 return Ok(Self {
                     inner,
                     blocks: None,
                 });
             }
-            Compression::Gzip if single => (
-                Ordered::new(threads, || Ok(part_worker(level)))?,
-                GZIP_BLOCK,
-            ),
-            Compression::Gzip => (Ordered::new(threads, || member_worker(level))?, GZIP_BLOCK),
-            Compression::Zstd => (Ordered::new(threads, || frame_worker(level))?, ZSTD_BLOCK),
+            Compression::Gzip if settings.single_member => {
+                let level = FlateLevel::new(level.unsigned_abs());
+                (Kind::Single(level, Single::default()), GZIP_BLOCK)
+            }
+            Compression::Gzip => {
+                let no_level =
+                    |_| io::Error::new(io::ErrorKind::InvalidInput, "no such gzip level");
+                let level = CompressionLvl::new(level).map_err(no_level)?;
+                (Kind::Members(level), GZIP_BLOCK)
+            }
+            Compression::Zstd => (Kind::Frames(level), ZSTD_BLOCK),
         };
         Ok(Self {
             inner,
             blocks: Some(Blocks {
-                pool,
-                limit: threads + 2,
+                lane: settings.workers.pack.lane(),
+                kind,
                 size,
                 block: Vec::new(),
                 spare: Vec::new(),
                 started: false,
-                single: single.then(Single::default),
             }),
         })
     }
@@ -156,13 +251,19 @@ impl<W: Write> Compressor<W> {
         let Some(blocks) = &mut self.blocks else {
             return Ok(self.inner);
         };
-        if !blocks.block.is_empty() || !blocks.started || blocks.single.is_some() {
+        let is_single = matches!(blocks.kind, Kind::Single(..));
+        if !blocks.started {
+            // All there is: not worth a thread.
+            let job = blocks.job(&mut self.inner, true)?;
+            self.inner
+                .write_all(&Packers::default().pack(job).packed?)?;
+        } else if !blocks.block.is_empty() || is_single {
             blocks.submit(&mut self.inner, true)?;
         }
-        while blocks.pool.pending() > 0 {
+        while blocks.lane.pending() > 0 {
             blocks.take(&mut self.inner)?;
         }
-        if let Some(single) = &blocks.single {
+        if let Kind::Single(_, single) = &blocks.kind {
             self.inner.write_all(&single.crc.sum().to_le_bytes())?;
             self.inner.write_all(&single.bytes.to_le_bytes())?;
         }
@@ -190,37 +291,46 @@ impl<W: Write> Write for Compressor<W> {
 }
 
 impl Blocks {
-    fn submit(&mut self, inner: &mut impl Write, last: bool) -> io::Result<()> {
-        let next = self
-            .spare
-            .pop()
-            .unwrap_or_else(|| Vec::with_capacity(self.size));
-        let data = std::mem::replace(&mut self.block, next);
-        let mut dictionary = Vec::new();
-        if let Some(single) = &mut self.single {
-            if !self.started {
-                inner.write_all(&GZIP_HEADER)?;
+    /// The block so far as a job.
+    fn job(&mut self, inner: &mut impl Write, last: bool) -> io::Result<Job> {
+        let data = std::mem::take(&mut self.block);
+        let how = match &mut self.kind {
+            Kind::Members(level) => How::Members(*level),
+            Kind::Frames(level) => How::Frame(*level),
+            Kind::Single(level, single) => {
+                if !self.started {
+                    inner.write_all(&GZIP_HEADER)?;
+                }
+                single.crc.update(&data);
+                // The trailer has the length modulo 2^32.
+                single.bytes = single.bytes.wrapping_add(data.len() as u32);
+                let tail = data[data.len().saturating_sub(WINDOW)..].to_vec();
+                How::Part {
+                    level: *level,
+                    dictionary: std::mem::replace(&mut single.dictionary, tail),
+                    last,
+                }
             }
-            single.crc.update(&data);
-            // The trailer has the length modulo 2^32.
-            single.bytes = single.bytes.wrapping_add(data.len() as u32);
-            let tail = data[data.len().saturating_sub(WINDOW)..].to_vec();
-            dictionary = std::mem::replace(&mut single.dictionary, tail);
-        }
+        };
         self.started = true;
-        self.pool.submit(Job {
-            data,
-            dictionary,
-            last,
-        });
-        while self.pool.pending() >= self.limit {
+        Ok(Job { data, how })
+    }
+
+    fn submit(&mut self, inner: &mut impl Write, last: bool) -> io::Result<()> {
+        let job = self.job(inner, last)?;
+        self.lane.submit(|packers| packers.pack(job));
+        while self.lane.pending() > self.lane.share() {
             self.take(inner)?;
+        }
+        if !last {
+            let fresh = || Vec::with_capacity(self.size);
+            self.block = self.spare.pop().unwrap_or_else(fresh);
         }
         Ok(())
     }
 
     fn take(&mut self, inner: &mut impl Write) -> io::Result<()> {
-        let Some(done) = self.pool.next() else {
+        let Some(done) = self.lane.next() else {
             return Ok(());
         };
         let mut done = done?;
@@ -231,118 +341,34 @@ impl Blocks {
     }
 }
 
-fn member_worker(level: i32) -> io::Result<impl FnMut(Job) -> Done + Send> {
-    let level = CompressionLvl::new(level)
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "no such gzip level"))?;
-    let mut packer = libdeflater::Compressor::new(level);
-    let mut stored = libdeflater::Compressor::new(CompressionLvl::fastest());
-    let mut out = Vec::new();
-    Ok(move |job: Job| {
-        let packer = if is_incompressible(&job.data) {
-            &mut stored
-        } else {
-            &mut packer
-        };
-        let bound = packer.gzip_compress_bound(job.data.len());
-        if out.len() < bound {
-            out.resize(bound, 0);
-        }
-        let packed = packer
-            .gzip_compress(&job.data, &mut out)
-            .map(|n| out[..n].to_vec())
-            .map_err(|e| io::Error::other(e.to_string()));
-        Done {
-            buffer: job.data,
-            packed,
-        }
-    })
-}
-
-/// Whether `block` is random to deflate, so that storing it costs nothing.
-///
-/// A few samples decide: their bytes must be near evenly spread (cheap, and
-/// enough to tell text and programs), and then two stretches longer than
-/// deflate's window must not shrink. Only `block` itself is looked at.
-fn is_incompressible(block: &[u8]) -> bool {
-    const SAMPLES: usize = 16;
-    const SAMPLE: usize = 1024;
-    const STRETCH: usize = 2 * WINDOW;
-    if block.len() < SAMPLES * SAMPLE {
-        return false;
-    }
-    let stride = block.len() / SAMPLES;
-    let mut counts = [0u32; 256];
-    for chunk in block.chunks(stride).take(SAMPLES) {
-        for byte in &chunk[..SAMPLE.min(chunk.len())] {
-            counts[usize::from(*byte)] += 1;
-        }
-    }
-    let total: u32 = counts.iter().sum();
-    let entropy: f64 = counts
-        .iter()
-        .filter(|n| **n > 0)
-        .map(|n| {
-            let p = f64::from(*n) / f64::from(total);
-            -p * p.log2()
-        })
-        .sum();
-    if entropy < 7.8 {
-        return false;
-    }
-    let mut probe = libdeflater::Compressor::new(CompressionLvl::new(1).unwrap_or_default());
-    let mut out = vec![0; probe.deflate_compress_bound(STRETCH)];
-    let half = block.len() / 2;
-    [&block[..half], &block[half..]].iter().all(|part| {
-        let part = &part[..part.len().min(STRETCH)];
-        let packed = probe.deflate_compress(part, &mut out).unwrap_or(0);
-        packed >= part.len() - part.len() / 64
-    })
-}
-
-fn part_worker(level: i32) -> impl FnMut(Job) -> Done + Send {
-    let level = FlateLevel::new(level.unsigned_abs());
-    move |job: Job| Done {
-        packed: part(level, &job),
-        buffer: job.data,
-    }
-}
-
 /// One part of a deflate stream, ended on a byte.
-fn part(level: FlateLevel, job: &Job) -> io::Result<Vec<u8>> {
+fn part(level: FlateLevel, data: &[u8], dictionary: &[u8], last: bool) -> io::Result<Vec<u8>> {
     // A new state for each part: after a reset zlib-rs still knows something
     // of the part before, and the output would depend on who did that one.
     let mut packer = Compress::new(level, false);
-    if !job.dictionary.is_empty() {
-        packer.set_dictionary(&job.dictionary)?;
+    if !dictionary.is_empty() {
+        packer.set_dictionary(dictionary)?;
     }
-    let flush = if job.last {
+    let flush = if last {
         FlushCompress::Finish
     } else {
         FlushCompress::Sync
     };
-    let mut out = Vec::with_capacity(job.data.len() / 2 + 1024);
+    let mut out = Vec::with_capacity(data.len() / 2 + 1024);
     loop {
         let read = usize::try_from(packer.total_in()).unwrap_or(usize::MAX);
-        let rest = job.data.get(read..).unwrap_or_default();
+        let rest = data.get(read..).unwrap_or_default();
         let status = packer.compress_vec(rest, &mut out, flush)?;
         // Room left over means that nothing waits to be written.
         let done = match status {
             flate2::Status::StreamEnd => true,
-            _ => !job.last && out.len() < out.capacity(),
+            _ => !last && out.len() < out.capacity(),
         };
         if done {
             return Ok(out);
         }
         out.reserve(64 << 10);
     }
-}
-
-fn frame_worker(level: i32) -> io::Result<impl FnMut(Job) -> Done + Send> {
-    let mut packer = zstd::bulk::Compressor::new(level)?;
-    Ok(move |job: Job| Done {
-        packed: packer.compress(&job.data),
-        buffer: job.data,
-    })
 }
 
 /// Reads a blob of the given compression.

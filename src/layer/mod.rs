@@ -12,7 +12,6 @@
 pub mod archive;
 pub mod compress;
 pub mod listing;
-mod ordered;
 mod pax;
 pub mod pipeline;
 pub mod tar_read;
@@ -20,6 +19,7 @@ pub mod tar_write;
 pub mod unpack;
 mod ustar;
 pub mod whiteout;
+pub mod workers;
 
 use std::collections::BTreeMap;
 use std::fs::File;

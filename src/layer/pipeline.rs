@@ -5,16 +5,18 @@
 //!                                                       │ blocks
 //!          BlobWriter ◀─ sha256 = digest ◀─ in order ◀─ compressors
 //! ```
-//! The calling thread runs the iterator and both hashes; files are read and
-//! blocks are compressed on other threads. Small files share a batch; a large
-//! file is streamed. Memory is a few batches and blocks, whatever the layer's
-//! size, and the blob's bytes do not depend on the number of threads.
+//! The calling thread runs the iterator and the first hash; files are read and
+//! blocks are compressed by the [`Workers`] that all layers share, and one more
+//! thread hashes and writes the blob. Small files share a batch; a large file
+//! is streamed. What fits one batch is done here and now. Memory is a few
+//! batches and blocks, whatever the layer's size, and the blob's bytes do not
+//! depend on the number of threads.
 
 use std::io::{self, Read as _, Write};
 
-use super::compress::{self, Compressor};
-use super::ordered::Ordered;
+use super::compress::{self, Behind, Compressor};
 use super::tar_write::{TarWriter, WriteError};
+use super::workers::{Lane, Workers};
 use super::{Change, Content, Kind};
 use crate::digest::{DiffId, HashingWriter, VerifyingReader};
 use crate::image::media_type::{self, Compression, Format};
@@ -26,8 +28,6 @@ const BATCH_BYTES: u64 = 1 << 20;
 const BATCH_CHANGES: usize = 256;
 /// Files above this size are not batched.
 const LARGE: u64 = 512 << 10;
-/// Threads that read files. More than cores: they wait for the disk.
-const READERS: usize = 4;
 
 /// How to make a layer.
 #[derive(Debug, Clone)]
@@ -36,12 +36,13 @@ pub struct SealOptions {
     pub format: Format,
     /// How to compress.
     pub compression: Compression,
-    /// gzip: 0 to 9, 6 unless given; zstd: 1 to 22, 3 unless given.
+    /// gzip: 0 to 9, 5 unless given; zstd: 1 to 22, 3 unless given.
     pub level: Option<i32>,
     /// gzip: one member instead of one per MiB.
     pub single_member: bool,
-    /// Threads that compress; 1 at least.
-    pub threads: usize,
+    /// Threads, shared by all layers that are made with a clone of these
+    /// options.
+    pub workers: Workers,
     /// No entry gets a time after this second since 1970.
     pub clamp_mtime: Option<i64>,
 }
@@ -54,7 +55,7 @@ impl Default for SealOptions {
             compression: Compression::Gzip,
             level: None,
             single_member: false,
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            workers: Workers::default(),
             clamp_mtime: None,
         }
     }
@@ -111,12 +112,12 @@ pub fn seal(
 ) -> Result<Sealed, SealError> {
     let settings = settings(options);
     let blob = HashingWriter::new(sink.create().map_err(SealError::Store)?);
-    let packed = Compressor::new(blob, &settings).map_err(SealError::Store)?;
+    let packed = Compressor::new(Behind::new(blob), &settings).map_err(SealError::Store)?;
     let tar = HashingWriter::new(packed);
     let (tar, entries) = write_tar(changes, tar, options)?;
     let (packed, diff_id, uncompressed) = tar.finish();
-    let blob = packed.finish().map_err(SealError::Store)?;
-    let (writer, digest, size) = blob.finish();
+    let blob = packed.finish().and_then(Behind::finish);
+    let (writer, digest, size) = blob.map_err(SealError::Store)?.finish();
     writer.commit(&digest).map_err(SealError::Store)?;
     let media_type = media_type::layer(options.format, options.compression);
     Ok(Sealed {
@@ -167,10 +168,11 @@ pub fn recompress(
     let settings = settings(options);
     let packed = source.open(blob).map_err(SealError::Changes)?;
     let tar = compress::decompress(packed, kind).map_err(SealError::Changes)?;
+    let tar = compress::read_ahead(tar).map_err(SealError::Changes)?;
     let mut tar =
         VerifyingReader::new(tar, diff_id.digest().clone(), None).map_err(SealError::Changes)?;
     let out = HashingWriter::new(sink.create().map_err(SealError::Store)?);
-    let mut out = Compressor::new(out, &settings).map_err(SealError::Store)?;
+    let mut out = Compressor::new(Behind::new(out), &settings).map_err(SealError::Store)?;
     let mut buffer = vec![0; 256 << 10];
     let mut uncompressed = 0;
     loop {
@@ -181,7 +183,8 @@ pub fn recompress(
         out.write_all(&buffer[..n]).map_err(SealError::Store)?;
         uncompressed += n as u64;
     }
-    let (writer, digest, size) = out.finish().map_err(SealError::Store)?.finish();
+    let out = out.finish().and_then(Behind::finish);
+    let (writer, digest, size) = out.map_err(SealError::Store)?.finish();
     writer.commit(&digest).map_err(SealError::Store)?;
     let kind = media_type::layer(options.format, options.compression);
     Ok(Sealed {
@@ -196,7 +199,7 @@ fn settings(options: &SealOptions) -> compress::Settings {
     compress::Settings {
         compression: options.compression,
         level: options.level,
-        threads: options.threads,
+        workers: options.workers.clone(),
         single_member: options.single_member,
     }
 }
@@ -206,10 +209,9 @@ fn write_tar<W: Write>(
     out: W,
     options: &SealOptions,
 ) -> Result<(W, u64), SealError> {
-    let readers = Ordered::new(READERS, || Ok(read_batch)).map_err(SealError::Store)?;
     let mut assembly = Assembly {
         out: TarWriter::new(out, options.clamp_mtime),
-        readers,
+        readers: options.workers.read.lane(),
         queue: std::collections::VecDeque::new(),
         entries: 0,
     };
@@ -243,7 +245,13 @@ fn write_tar<W: Write>(
             bytes = 0;
         }
     }
-    assembly.batch(&mut batch, options.clamp_mtime)?;
+    if assembly.queue.is_empty() {
+        for change in batch {
+            assembly.out.change(change)?;
+        }
+    } else {
+        assembly.batch(&mut batch, options.clamp_mtime)?;
+    }
     while assembly.place()? {}
     let entries = assembly.entries + assembly.out.entries();
     Ok((assembly.out.finish().map_err(SealError::Store)?, entries))
@@ -252,7 +260,7 @@ fn write_tar<W: Write>(
 /// Puts the pieces together in their order.
 struct Assembly<W: Write> {
     out: TarWriter<W>,
-    readers: Ordered<Batch, Read>,
+    readers: Lane<(), Read>,
     queue: std::collections::VecDeque<Piece>,
     entries: u64,
 }
@@ -262,13 +270,14 @@ impl<W: Write> Assembly<W> {
         if changes.is_empty() {
             return Ok(());
         }
-        self.readers.submit((std::mem::take(changes), clamp));
+        let batch = (std::mem::take(changes), clamp);
+        self.readers.submit(|()| read_batch(batch));
         self.push(Piece::Batch)
     }
 
     fn push(&mut self, piece: Piece) -> Result<(), SealError> {
         self.queue.push_back(piece);
-        while self.queue.len() > READERS + 2 {
+        while self.queue.len() > self.readers.share() {
             self.place()?;
         }
         Ok(())

@@ -19,6 +19,7 @@ use crate::image::{
     read_blob,
 };
 use crate::layer::pipeline::{self, SealOptions};
+use crate::layer::workers::Workers;
 
 /// How layers are to be compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +117,7 @@ pub(super) fn recompress(
     cancel: &Cancel,
 ) -> Result<Made, TransportError> {
     let workers = options.jobs.max(1).min(doomed.len());
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = Workers::default();
     let scratch = Arc::new(Scratch::default());
     let queue = Mutex::new(VecDeque::from(doomed));
     let done = Mutex::new(BTreeMap::new());
@@ -132,7 +133,7 @@ pub(super) fn recompress(
                 format: Format::Oci,
                 compression: wanted.compression,
                 level: wanted.level,
-                threads: (cores / workers).max(1),
+                workers: threads.clone(),
                 ..SealOptions::default()
             };
             let made = if cancel.is_cancelled() {

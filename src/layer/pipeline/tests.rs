@@ -106,7 +106,7 @@ fn the_blob_is_what_was_sealed() {
             let sink = Sink::default();
             let options = SealOptions {
                 compression,
-                threads,
+                workers: Workers::new(threads),
                 ..SealOptions::default()
             };
             let sealed = seal(changes(), &sink, &options).unwrap();

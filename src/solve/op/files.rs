@@ -70,7 +70,7 @@ impl CopyKey {
         let env = solver.env;
         for part in &self.contents {
             if let Part::Files(files) = part {
-                files.read(env.options.seal.threads, &env.cancel)?;
+                files.read(env.options.seal.workers.threads(), &env.cancel)?;
             }
         }
         self.get().ok_or(StepError::Cancelled)
@@ -244,7 +244,7 @@ pub(super) fn digest_below(
 ) -> Result<Digest, StepError> {
     let mut matches = below(&*tree, source)?;
     let contents = Contents::of(tree, &mut matches);
-    contents.read(solver.env.options.seal.threads, &solver.env.cancel)?;
+    contents.read(solver.env.options.seal.workers.threads(), &solver.env.cancel)?;
     contents.digest().ok_or(StepError::Cancelled)
 }
 
