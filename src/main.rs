@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     shiplap::container::child_main();
+    shiplap::sys::process::raise_open_files();
     // Before any thread: handlers for all of them.
     match cli::signals::Interrupts::install() {
         Ok(interrupts) => ExitCode::from(cli::run(interrupts)),

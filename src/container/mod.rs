@@ -43,8 +43,8 @@ use std::path::PathBuf;
 pub use init::child_main;
 pub use isolation::{Isolation, IsolationError, Place, Refusal, RootKind, executor};
 pub use spec::{
-    Capabilities, Mount, MountKind, Network, Resource, RootSpec, RunSpec, SpecError, Ulimit,
-    UserIds,
+    Capabilities, MOST_LAYERS, Mount, MountKind, Network, Resource, RootSpec, RunSpec, SpecError,
+    Ulimit, UserIds,
 };
 pub use userns::{Mapped, UserNamespaceError, can_mount, enter_user_namespace};
 

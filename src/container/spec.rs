@@ -368,8 +368,9 @@ pub enum SpecError {
     Layers(usize),
 }
 
-/// The kernel's limit is 500 lower directories; one is ours.
-pub(super) const MOST_LAYERS: usize = 499;
+/// Lower directories that an overlay may have. The kernel's limit is 500; one
+/// is ours.
+pub const MOST_LAYERS: usize = 499;
 
 impl RunSpec {
     /// `args` as root in `root`, with every other field at its default.

@@ -62,6 +62,21 @@ pub fn stack(base: &[PathBuf], layer: &NewLayer, empty: &Path) -> io::Result<Sta
     })
 }
 
+/// The part of `layers` (lowest first) that is seen: nothing below one whose
+/// root is opaque. Overlayfs does not look for that mark there.
+///
+/// # Errors
+/// When a directory can't be read.
+pub fn visible(mut layers: Vec<PathBuf>) -> io::Result<Vec<PathBuf>> {
+    for n in (0..layers.len()).rev() {
+        let root = Source::open(&layers[n])?;
+        if attr::dir_marks(root.0.as_fd())?.opaque {
+            return Ok(layers.split_off(n));
+        }
+    }
+    Ok(layers)
+}
+
 /// Gives the directory `to` the attributes of the root of `base`.
 ///
 /// # Errors
@@ -257,4 +272,25 @@ fn read(fd: &OwnedFd, name: &OsStr, stat: &Stat) -> io::Result<Option<(Item, Opt
     xattrs.retain(|name, _| attr::is_content(name));
     item.meta.xattrs = xattrs;
     Ok(Some((item, mark)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_opaque_root_hides_what_is_below() {
+        let dir = tempfile::tempdir().unwrap();
+        let layers: Vec<PathBuf> = (0..5).map(|n| dir.path().join(n.to_string())).collect();
+        for layer in &layers {
+            std::fs::create_dir(layer).unwrap();
+        }
+        assert_eq!(visible(layers.clone()).unwrap(), layers);
+        let flags = rustix::fs::XattrFlags::empty();
+        let marked = rustix::fs::lsetxattr(&layers[2], "user.overlay.opaque", b"y", flags);
+        // Not every file system has such attributes.
+        if marked.is_ok() {
+            assert_eq!(visible(layers.clone()).unwrap(), layers[2..]);
+        }
+    }
 }

@@ -263,6 +263,23 @@ pub fn new_keyring() -> io::Result<()> {
     }
 }
 
+/// Lets this process have as many open files as it may ask for, 65,536 at most:
+/// a stack of hundreds of layers takes more than the usual 1,024. Where the
+/// limit can't be raised it stays.
+pub fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    const ENOUGH: u64 = 1 << 16;
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.map_or(ENOUGH, |most| most.min(ENOUGH));
+    if limit.current.is_some_and(|now| now < most) {
+        let raised = Rlimit {
+            current: Some(most),
+            maximum: limit.maximum,
+        };
+        let _ = setrlimit(Resource::Nofile, raised);
+    }
+}
+
 /// Makes the first process of a namespace, or this one, die with its parent.
 pub fn die_with_parent() -> io::Result<()> {
     Ok(rustix::process::set_parent_process_death_signal(Some(

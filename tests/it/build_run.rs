@@ -200,3 +200,21 @@ fn nothing_is_left_however_a_build_ends() {
     s.build(&context, &["-t", "fine"]);
     assert!(!runs("98764"));
 }
+
+#[test]
+fn more_layers_than_an_overlay_takes() {
+    let Some(s) = Sandbox::with_base("more_layers_than_an_overlay_takes") else {
+        return;
+    };
+    let mut text = String::from("FROM base\nCOPY low /low\nCOPY low /gone\n");
+    for n in 0..500 {
+        text.push_str(&format!("WORKDIR /d{}/{n}\n", n % 7));
+    }
+    text.push_str(
+        "RUN cat /low > /seen; rm /gone; ls -d /d[0-9]*/* | wc -l >> /seen\n\
+         RUN ls / | grep -c gone >> /seen; chmod 600 /low; stat -c %a /low >> /seen\n",
+    );
+    let context = s.context("ctx", &[("Dockerfile", &text), ("low", "from below\n")]);
+    let seen = s.file_of(&context, &[], "seen");
+    assert_eq!(seen, "from below\n500\n0\n600\n");
+}

@@ -244,7 +244,10 @@ pub(super) fn digest_below(
 ) -> Result<Digest, StepError> {
     let mut matches = below(&*tree, source)?;
     let contents = Contents::of(tree, &mut matches);
-    contents.read(solver.env.options.seal.workers.threads(), &solver.env.cancel)?;
+    contents.read(
+        solver.env.options.seal.workers.threads(),
+        &solver.env.cancel,
+    )?;
     contents.digest().ok_or(StepError::Cancelled)
 }
 

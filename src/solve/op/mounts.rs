@@ -116,7 +116,7 @@ impl Mounts {
         let over = store.new_layer()?;
         let (lower, subpath) = match &mount.from {
             Some(From::Step(id)) => {
-                let lower = solver.dirs(&solver.done(*id)?.layers)?;
+                let lower = super::run::lower_dirs(solver, &solver.done(*id)?.layers)?;
                 (lower, Some(PathBuf::from(&bind.source)))
             }
             Some(from) => {

@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::key::KeyBuilder;
-use super::super::{Done, Solver, StepError};
+use super::super::{Done, Layer, Solver, StepError};
 use super::mounts::Mounts;
 use super::workdir::make_dirs;
-use crate::container::{Network, RootSpec, RunSpec};
+use crate::container::{MOST_LAYERS, Network, RootSpec, RunSpec};
 use crate::context::Tree;
+use crate::digest::Digest;
 use crate::event::Task;
 use crate::graph::{RunNetwork, RunOp};
 use crate::layer::{Change, Entry};
-use crate::snapshot::users;
+use crate::snapshot::{Merged, overlay, users};
 use crate::store::NewLayer;
 
 /// Name of the host inside build containers: always the same, so that it can't
@@ -104,7 +105,7 @@ pub(in super::super) fn run(
             hint: Some("only devices that were granted to the build can be used".into()),
         });
     }
-    let lower = solver.dirs(&parent.layers)?;
+    let lower = lower_dirs(solver, &parent.layers)?;
     let tree: Arc<dyn Tree> = Arc::new(solver.tree(&parent.layers)?);
     let layer = env.store.new_layer()?;
     super::foreign::check(&*tree, op)?;
@@ -172,6 +173,56 @@ pub(in super::super) fn run(
         what,
         code: exit.code,
     })
+}
+
+/// Layers are merged in numbers like this, so that the steps that follow find
+/// the same ones merged.
+const GROUP: usize = 100;
+
+/// The lower directories of an overlay that shows `layers`, lowest first: what
+/// cannot be seen is left out, and where there are more than an overlay takes
+/// the lowest ones are merged.
+pub(super) fn lower_dirs(
+    solver: &Solver<'_, '_>,
+    layers: &[Arc<Layer>],
+) -> Result<Vec<PathBuf>, StepError> {
+    let fail = || StepError::io("can't put the layers together");
+    let mut dirs = overlay::visible(solver.dirs(layers)?).map_err(fail())?;
+    let over = dirs.len().saturating_sub(MOST_LAYERS);
+    if over > 0 {
+        // Merging takes one away less than it merges.
+        let count = (over + 1).next_multiple_of(GROUP).min(dirs.len());
+        let merged = merged(solver, &dirs[..count])?;
+        dirs.splice(..count, [merged]);
+    }
+    Ok(dirs)
+}
+
+/// One plain directory with all that `dirs` (lowest first) make, for the time
+/// of this build.
+fn merged(solver: &Solver<'_, '_>, dirs: &[PathBuf]) -> Result<PathBuf, StepError> {
+    let fail = || StepError::io("can't merge the lowest layers");
+    let mut names = Vec::new();
+    for dir in dirs {
+        names.extend_from_slice(dir.as_os_str().as_encoded_bytes());
+        names.push(0);
+    }
+    let name = format!("merged-{}", Digest::of(&names).encoded());
+    let scratch = solver.scratch()?;
+    let done = scratch.join(name);
+    if done.exists() {
+        return Ok(done);
+    }
+    let making = tempfile::tempdir_in(scratch).map_err(fail())?.keep();
+    let tree = Merged::new(dirs.to_vec()).map_err(fail())?;
+    overlay::inherit_root(&tree, &making).map_err(fail())?;
+    let tree: Arc<dyn Tree> = Arc::new(tree);
+    super::files::apply(super::files::changes_below(&tree, "/")?, &making)?;
+    match std::fs::rename(&making, &done) {
+        // Another step may have been first.
+        Err(_) if done.exists() => Ok(done),
+        renamed => renamed.map(|()| done).map_err(fail()),
+    }
 }
 
 fn hosts(extra: &[(String, String)]) -> String {
