@@ -11,10 +11,15 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     shiplap::container::child_main();
+    let cli = match cli::parse() {
+        Ok(cli) => cli,
+        Err(code) => return ExitCode::from(code),
+    };
+    let started = cli::start(&cli);
     shiplap::sys::process::raise_open_files();
     // Before any thread: handlers for all of them.
     match cli::signals::Interrupts::install() {
-        Ok(interrupts) => ExitCode::from(cli::run(interrupts)),
+        Ok(interrupts) => ExitCode::from(cli::run(cli, started, interrupts)),
         Err(error) => {
             ui::output::message(&format!("error: can't handle signals: {error}\n"));
             ExitCode::FAILURE

@@ -595,7 +595,10 @@ fn a_root_that_lacks_mount_points_gets_its_own_back() {
     };
     let before = (listing(&plain), listing(&plain.join("etc")));
     let mut spec = bed.spec("busybox test -s /etc/hosts && busybox touch /root/x");
-    spec.root = RootSpec::Dir(plain.clone());
+    spec.root = RootSpec::Dir {
+        dir: plain.clone(),
+        work: bed.path("work"),
+    };
     let (exit, out) = bed.run(&spec).unwrap();
     assert_eq!(exit.code, Some(0), "{out}");
     assert_eq!((listing(&plain), listing(&plain.join("etc"))), before);

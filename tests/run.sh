@@ -25,6 +25,7 @@ need docker-registry docker-registry
 need htpasswd apache2-utils
 need mmdebstrap mmdebstrap
 need newuidmap uidmap
+need proot proot
 need git git
 need strace strace
 need python3 python3
@@ -43,6 +44,18 @@ else
     echo "tests that need it are skipped"
 fi
 [ "$(id -u)" = 0 ] || echo "not root: tests that need it are skipped"
+
+say "The static program, for tests in containers"
+host=$(rustc -vV | sed -n 's/^host: //p')
+static=${CARGO_TARGET_DIR:-target}/static
+# with --target the flags are not for build scripts
+if RUSTFLAGS="-C target-feature=+crt-static" \
+    cargo build --bin shiplap --target "$host" --target-dir "$static" </dev/null; then
+    SHIPLAP_STATIC=$(cd "$static/$host/debug" && pwd)/shiplap
+    export SHIPLAP_STATIC
+else
+    failed="$failed static-program"
+fi
 
 say "cargo test"
 cargo test --all-targets </dev/null || failed="$failed cargo-test"

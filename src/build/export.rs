@@ -293,7 +293,7 @@ impl Exporter<'_> {
                     };
                     std::fs::create_dir_all(&dir).map_err(write_error(&dir))?;
                     let changes = solve::files_of(&piece.layers, &self.tools.store, self.events)?;
-                    solve::apply(changes, &dir)?;
+                    solve::apply(changes, &dir, self.tools.store.layer_form())?;
                 }
                 Ok(())
             }

@@ -107,6 +107,15 @@ pub fn build(
             root: request.root_kind,
         };
         let made = container::executor(request.isolation, &place)?;
+        if !tools.store.layer_form().owners {
+            events.emit(Event::Warning {
+                rule: None,
+                message: "there is one user id here: files that RUN gives to other users keep \
+                          the owner they had, or get the step's"
+                    .into(),
+                line: None,
+            });
+        }
         Ok(Arc::clone(executor.get_or_init(|| made)))
     };
     let env = Env {

@@ -49,7 +49,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(super) struct BuildArgs {
     #[command(flatten)]
-    source: SourceArgs,
+    pub(super) source: SourceArgs,
     /// Name of the image; may be given several times
     #[arg(short, long, alias = "destination", value_name = "NAME[:TAG]", value_parser = tag)]
     tag: Vec<Reference>,
@@ -256,6 +256,11 @@ impl BuildArgs {
             return Ok(());
         }
         output::result(&format!("{}\n", built.descriptor.digest))
+    }
+
+    /// The isolation that was asked for.
+    pub(super) fn isolation(&self) -> Isolation {
+        self.isolation
     }
 
     /// What to do.

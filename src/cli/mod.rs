@@ -14,6 +14,7 @@ mod copy;
 mod debug;
 mod delete;
 mod digest;
+mod doctor;
 mod environment;
 mod error;
 mod graph;
@@ -30,6 +31,7 @@ mod push;
 mod referrers;
 pub(crate) mod signals;
 mod source;
+mod start;
 mod tags;
 mod transfer;
 mod values;
@@ -43,6 +45,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::ui::{self, Progress, Ui};
 use signals::Interrupts;
+pub(crate) use start::{Started, start};
 
 /// Builds container images from Dockerfiles, takes images apart, and ships
 /// them to any registry, without a daemon.
@@ -54,7 +57,7 @@ use signals::Interrupts;
     max_term_width = 100
 )]
 #[command(arg_required_else_help = true, disable_help_subcommand = false)]
-struct Cli {
+pub(crate) struct Cli {
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
@@ -117,6 +120,7 @@ enum Command {
     Tag(images::TagArgs),
     Rmi(images::RmiArgs),
     Prune(prune::PruneArgs),
+    Doctor(doctor::DoctorArgs),
     Inspect(inspect::InspectArgs),
     History(inspect::HistoryArgs),
     Import(import::ImportArgs),
@@ -149,6 +153,7 @@ impl Command {
             Self::Tag(args) => args.run(session),
             Self::Rmi(args) => args.run(session),
             Self::Prune(args) => args.run(session),
+            Self::Doctor(args) => args.run(session),
             Self::Inspect(args) => args.run(session),
             Self::History(args) => args.run(session),
             Self::Load(args) => args.run(session),
@@ -164,6 +169,7 @@ impl Command {
 #[derive(Debug)]
 struct Session {
     root: Option<PathBuf>,
+    started: Started,
     interrupts: Interrupts,
     logs: bool,
     /// Whether the message of a failure is to be a JSON object.
@@ -176,7 +182,7 @@ impl Session {
         if let Some(root) = self.root.clone().filter(|r| !r.as_os_str().is_empty()) {
             return Ok(root);
         }
-        if rustix::process::geteuid().is_root() {
+        if self.started.by_root {
             return Ok("/var/lib/shiplap".into());
         }
         let directory = |name| {
@@ -228,19 +234,21 @@ enum Format {
     Json,
 }
 
-/// Runs the command line and returns the exit code.
-pub(crate) fn run(interrupts: Interrupts) -> u8 {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            // Help goes to standard output; when nobody reads it, so be it.
-            let _ = error.print();
-            return u8::try_from(error.exit_code()).unwrap_or(2);
-        }
-    };
+/// Reads the command line; an exit code where it is wrong, or was answered.
+pub(crate) fn parse() -> Result<Cli, u8> {
+    Cli::try_parse().map_err(|error| {
+        // Help goes to standard output; when nobody reads it, so be it.
+        let _ = error.print();
+        u8::try_from(error.exit_code()).unwrap_or(2)
+    })
+}
+
+/// Runs the command and returns the exit code.
+pub(crate) fn run(cli: Cli, started: Started, interrupts: Interrupts) -> u8 {
     let logs = start_log(&cli.global);
     let session = Session {
         root: cli.global.root,
+        started,
         interrupts,
         logs,
         json_messages: Cell::new(false),

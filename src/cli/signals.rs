@@ -7,9 +7,9 @@
 //! ignored.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use shiplap::event::Cancel;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -17,6 +17,8 @@ use signal_hook::iterator::Signals;
 
 /// How long cancelled work may take to clean up.
 const GRACE: Duration = Duration::from_secs(5);
+/// Signals within this time are one.
+const SAME: Duration = Duration::from_millis(100);
 
 /// The signals that came, and those who listen.
 #[derive(Debug, Clone)]
@@ -24,6 +26,8 @@ pub(crate) struct Interrupts {
     cancel: Cancel,
     watched: Arc<AtomicBool>,
     received: Arc<AtomicI32>,
+    /// When work was cancelled.
+    when: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Interrupts {
@@ -36,6 +40,7 @@ impl Interrupts {
             cancel: Cancel::new(),
             watched: Arc::new(AtomicBool::new(false)),
             received: Arc::new(AtomicI32::new(0)),
+            when: Arc::new(Mutex::new(None)),
         };
         let ignored = ignored_signals(&std::fs::read_to_string("/proc/self/status")?);
         let wanted = [SIGINT, SIGTERM, SIGHUP]
@@ -55,9 +60,15 @@ impl Interrupts {
 
     fn handle(&self, signal: i32) {
         let first = self.received.swap(signal, Ordering::SeqCst) == 0;
+        if !first && self.just_cancelled() {
+            return;
+        }
         if !first || !self.watched.load(Ordering::SeqCst) {
             signal_hook::low_level::exit(128 + signal);
         }
+        let mut when = self.when.lock().unwrap_or_else(PoisonError::into_inner);
+        *when = Some(Instant::now());
+        drop(when);
         self.cancel.cancel();
         // Without this thread a cancelled build that hangs needs a second
         // signal, which is what happens when the thread can't be had.
@@ -65,6 +76,14 @@ impl Interrupts {
             std::thread::sleep(GRACE);
             signal_hook::low_level::exit(128 + signal);
         });
+    }
+
+    /// A terminal sends its signals to all processes of a job, and one that
+    /// waits for us in front of a user namespace passes them on: the same
+    /// signal may come twice.
+    fn just_cancelled(&self) -> bool {
+        let when = self.when.lock().unwrap_or_else(PoisonError::into_inner);
+        when.is_some_and(|when| when.elapsed() < SAME)
     }
 
     /// What work that can be cancelled looks at. From now on the first signal

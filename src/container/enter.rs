@@ -38,7 +38,8 @@ pub(super) fn enter(spec: &RunSpec, control: &UnixStream, lifeline: OwnedFd) -> 
     }
 }
 
-fn prepare(spec: &RunSpec, control: &UnixStream, lifeline: OwnedFd) -> Result<Command, Failure> {
+/// What every first process does first.
+pub(super) fn separate(lifeline: OwnedFd) -> Result<(), Failure> {
     process::die_with_parent().tried("tying the process to its keeper")?;
     if ended(&lifeline) {
         std::process::exit(125);
@@ -47,9 +48,13 @@ fn prepare(spec: &RunSpec, control: &UnixStream, lifeline: OwnedFd) -> Result<Co
     // Without a process group of its own, `kill 0` would reach the keeper.
     rustix::process::setsid().tried("starting a session")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    process::unshare(UnshareFlags::NEWNS).tried("making a mount namespace (unshare)")?;
     process::new_keyring().tried("making a session keyring")?;
-    normal_oom_score().tried("setting oom_score_adj")?;
+    normal_oom_score().tried("setting oom_score_adj")
+}
+
+fn prepare(spec: &RunSpec, control: &UnixStream, lifeline: OwnedFd) -> Result<Command, Failure> {
+    separate(lifeline)?;
+    process::unshare(UnshareFlags::NEWNS).tried("making a mount namespace (unshare)")?;
     rustix::system::sethostname(spec.hostname.as_bytes()).tried("setting the host name")?;
     match spec.network {
         Network::Host => {}
@@ -93,7 +98,7 @@ fn normal_oom_score() -> io::Result<()> {
 
 /// Standard input becomes the container's own null device, and the output
 /// pipes belong to the user, who may then open `/dev/stdout`.
-fn standard_streams(spec: &RunSpec) -> Result<(), Failure> {
+pub(super) fn standard_streams(spec: &RunSpec) -> Result<(), Failure> {
     let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .tried("opening /dev/null")?;
     process::duplicate_to(&null, 0).tried("setting standard input")?;
@@ -110,7 +115,7 @@ fn standard_streams(spec: &RunSpec) -> Result<(), Failure> {
 
 /// Enters the working directory without following what `/proc` offers as a
 /// link to elsewhere (CVE-2024-21626).
-fn enter_work_dir(path: &str) -> Result<(), Failure> {
+pub(super) fn enter_work_dir(path: &str) -> Result<(), Failure> {
     let bad = |reason: String| Failure::Root {
         path: path.into(),
         reason: format!("cannot be the working directory: {reason}"),
@@ -129,7 +134,7 @@ fn enter_work_dir(path: &str) -> Result<(), Failure> {
     }
 }
 
-fn set_limits(spec: &RunSpec) -> Result<(), Failure> {
+pub(super) fn set_limits(spec: &RunSpec) -> Result<(), Failure> {
     let set = |resource, soft, hard| {
         rustix::process::setrlimit(
             resource,
@@ -175,7 +180,12 @@ impl From<Resource> for Limited {
 
 /// Gives up what the command must not have. Root's permitted set after exec is
 /// the bounding set; another user's is empty.
-fn set_privileges(spec: &RunSpec) -> Result<(), Failure> {
+pub(super) fn set_privileges(spec: &RunSpec) -> Result<(), Failure> {
+    let alone = super::userns::has_one_id();
+    if alone && (spec.user.uid, spec.user.gid) != (0, 0) {
+        super::userns::renumber(spec.user.uid, spec.user.gid)
+            .tried(format!("becoming user {}:{}", spec.user.uid, spec.user.gid))?;
+    }
     let held = capability::permitted().tried("reading capabilities")?;
     let keep = match spec.insecure {
         true => held,
@@ -188,6 +198,10 @@ fn set_privileges(spec: &RunSpec) -> Result<(), Failure> {
     if !spec.insecure {
         let filter = super::seccomp::filter(keep);
         crate::sys::seccomp::install(&filter).tried("filtering system calls (seccomp)")?;
+    }
+    if alone {
+        crate::sys::seccomp::install(&super::seccomp::pretending())
+            .tried("filtering system calls (seccomp)")?;
     }
     let user = &spec.user;
     let groups = may_set_groups().then_some(&user.groups[..]);
@@ -204,15 +218,15 @@ fn may_set_groups() -> bool {
 }
 
 /// What to execute, in the form the kernel takes.
-struct Command {
+pub(super) struct Command {
     /// Paths to try, in this order.
-    candidates: Vec<CString>,
-    args: Vec<CString>,
-    env: Vec<CString>,
+    pub(super) candidates: Vec<CString>,
+    pub(super) args: Vec<CString>,
+    pub(super) env: Vec<CString>,
 }
 
 impl Command {
-    fn new(spec: &RunSpec) -> Result<Self, Failure> {
+    pub(super) fn new(spec: &RunSpec) -> Result<Self, Failure> {
         let strings = |all: &[String]| {
             let strings = all.iter().map(|s| CString::new(s.as_str()));
             strings
@@ -242,7 +256,7 @@ impl Command {
         })
     }
 
-    fn execute(&self, spec: &RunSpec) -> Failure {
+    pub(super) fn execute(&self, spec: &RunSpec) -> Failure {
         let name = spec.args.first().cloned().unwrap_or_default();
         let mut refused = None;
         for path in &self.candidates {

@@ -9,12 +9,13 @@ use std::ffi::OsStr;
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::UnshareFlags;
 
-use super::protocol::{self, CHILD_NAME, Failure, Report, Request, Tried};
+use super::protocol::{self, CHILD_NAME, Failure, Method, Report, Request, Tried};
 use super::spec::{Network, RunSpec};
 use crate::sys::process::{self, Child};
 
@@ -43,11 +44,15 @@ fn keep() -> std::io::Result<()> {
     process::duplicate_to(&null, 0)?;
     let request = protocol::receive(&control)?;
     let report = match request {
-        Request::Probe => match probe() {
-            Ok(()) => Report::Works,
+        Request::Probe {
+            method,
+            user_namespace,
+            scratch,
+        } => match probe(&method, user_namespace, &scratch) {
+            Ok(works) => works,
             Err(failure) => Report::Failed(failure),
         },
-        Request::Run(spec) => match keep_run(&spec, &control, &null) {
+        Request::Run(spec, method) => match keep_with(&spec, &method, &control, &null) {
             Ok(ended) => Report::Ended {
                 code: ended.code,
                 signal: ended.signal,
@@ -75,8 +80,49 @@ fn separate(network: Network) -> Result<(), Failure> {
     process::unshare(flags).tried("making namespaces (unshare)")
 }
 
+fn keep_with(
+    spec: &RunSpec,
+    method: &Method,
+    control: &UnixStream,
+    null: &OwnedFd,
+) -> Result<process::Ended, Failure> {
+    match method {
+        Method::Namespaces => keep_run(spec, control, null),
+        Method::Chroot | Method::Proot { .. } => {
+            super::chroot::keep_run(spec, method, control, null)
+        }
+    }
+}
+
 /// Tries what every run needs.
-fn probe() -> Result<(), Failure> {
+fn probe(method: &Method, user_namespace: bool, scratch: &Path) -> Result<Report, Failure> {
+    let mapped = match user_namespace {
+        false => None,
+        true => Some(
+            super::userns::enter_user_namespace().map_err(|e| Failure::Setup {
+                what: e.to_string(),
+                errno: e.errno(),
+            })?,
+        ),
+    };
+    let no_overlay = match method {
+        Method::Namespaces => {
+            probe_namespaces()?;
+            super::overlay::try_overlay(scratch)
+                .err()
+                .map(|f| f.to_string())
+        }
+        Method::Chroot => {
+            super::chroot::probe(scratch)?;
+            None
+        }
+        // That is tried with the program itself.
+        Method::Proot { .. } => None,
+    };
+    Ok(Report::Works { no_overlay, mapped })
+}
+
+fn probe_namespaces() -> Result<(), Failure> {
     separate(Network::Host)?;
     process::unshare(UnshareFlags::NEWNS).tried("making a mount namespace (unshare)")?;
     super::rootfs::Stage::new().map(drop)

@@ -9,8 +9,10 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::Executor;
-use super::namespace::Namespaces;
+use super::namespace::{Keepers, Probed};
+use super::protocol::Method;
+use super::userns::Mapped;
+use super::{Executor, RunError};
 
 /// A way to isolate a process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -150,10 +152,150 @@ pub fn executor(
 /// Tries one rung.
 fn rung(isolation: Isolation, place: &Place<'_>) -> Result<Arc<dyn Executor>, Refusal> {
     match isolation {
-        Isolation::Auto | Isolation::Namespaces => Ok(Arc::new(Namespaces::new(place)?)),
-        Isolation::Chroot | Isolation::Proot | Isolation::Oci => Err(Refusal {
+        Isolation::Auto | Isolation::Namespaces => {
+            let (keepers, probed) = try_namespaces(place, false)?;
+            let root = match (place.root, probed.no_overlay) {
+                (Some(RootKind::Directory), _) => RootKind::Directory,
+                (_, None) => RootKind::Overlay,
+                (None, Some(_)) => RootKind::Directory,
+                (Some(RootKind::Overlay), Some(why)) => return Err(no_overlay(why)),
+            };
+            Ok(Arc::new(keepers.with_root(root)))
+        }
+        Isolation::Chroot => Ok(Arc::new(hide(try_chroot(place)?))),
+        Isolation::Proot => Ok(Arc::new(hide(try_proot(place)?))),
+        Isolation::Oci => Err(Refusal {
             reason: format!("{isolation} is not there"),
             remedy: String::new(),
         }),
     }
+}
+
+fn no_overlay(why: String) -> Refusal {
+    Refusal {
+        reason: format!("an overlay can't be used for root filesystems: {why}"),
+        remedy: "a store on a file system that overlayfs can write to, such as ext4 or xfs \
+                 (--root DIR), or --snapshot=directory"
+            .into(),
+    }
+}
+
+/// Processes that share the process tree with this one must not look into it.
+fn hide(keepers: Keepers) -> Keepers {
+    let hidden = rustix::process::DumpableBehavior::NotDumpable;
+    // Landlock forbids it as well.
+    let _ = rustix::process::set_dumpable_behavior(hidden);
+    keepers
+}
+
+fn refused(error: &RunError, remedy: &str) -> Refusal {
+    use std::error::Error;
+    let reason = match (error, error.source()) {
+        (RunError::Setup { what, source }, _) => format!("{what}: {source}"),
+        (_, Some(cause)) => format!("{error}: {cause}"),
+        (_, None) => error.to_string(),
+    };
+    Refusal {
+        reason,
+        remedy: remedy.into(),
+    }
+}
+
+fn try_namespaces(place: &Place<'_>, user_namespace: bool) -> Result<(Keepers, Probed), Refusal> {
+    let remedy = match user_namespace {
+        false => "root with CAP_SYS_ADMIN, as on a host or in a privileged container",
+        true => {
+            "leave to make user namespaces: a seccomp profile that allows unshare and mount \
+             (Docker: --security-opt seccomp=unconfined; Kubernetes: seccompProfile Unconfined), \
+             and the sysctls user.max_user_namespaces, kernel.unprivileged_userns_clone and \
+             kernel.apparmor_restrict_unprivileged_userns"
+        }
+    };
+    let refuse = |e: RunError| refused(&e, remedy);
+    let keepers = Keepers::new(place.program, Method::Namespaces).map_err(refuse)?;
+    let probed = keepers
+        .probe(place.scratch, user_namespace)
+        .map_err(refuse)?;
+    Ok((keepers, probed))
+}
+
+fn directory_only(place: &Place<'_>) -> Result<(), Refusal> {
+    match place.root {
+        Some(RootKind::Overlay) => Err(no_overlay("nothing can be mounted".into())),
+        Some(RootKind::Directory) | None => Ok(()),
+    }
+}
+
+fn try_chroot(place: &Place<'_>) -> Result<Keepers, Refusal> {
+    directory_only(place)?;
+    let remedy = "root with CAP_SYS_CHROOT and CAP_CHOWN, as in a container of Docker's";
+    let refuse = |e: RunError| refused(&e, remedy);
+    let keepers = Keepers::new(place.program, Method::Chroot).map_err(refuse)?;
+    keepers.probe(place.scratch, false).map_err(refuse)?;
+    Ok(keepers)
+}
+
+fn try_proot(place: &Place<'_>) -> Result<Keepers, Refusal> {
+    directory_only(place)?;
+    let program = super::proot::find()?;
+    Keepers::new(place.program, Method::Proot { program }).map_err(|e| refused(&e, ""))
+}
+
+/// What trying one way to isolate came to.
+#[derive(Debug, Clone)]
+pub struct Rung {
+    /// The rung.
+    pub isolation: Isolation,
+    /// In which of its forms.
+    pub form: &'static str,
+    /// What it is like here, or why it does not work.
+    pub outcome: Result<String, Refusal>,
+}
+
+/// Tries everything, strongest first. Nothing is entered or chosen by it.
+pub fn survey(place: &Place<'_>) -> Vec<Rung> {
+    let root = |probed: &Probed| match &probed.no_overlay {
+        None => "overlay roots".to_owned(),
+        Some(why) => format!("directory roots ({why})"),
+    };
+    let ids = |probed: &Probed| match probed.mapped {
+        Some(Mapped::All) => ", all ids",
+        Some(Mapped::Ranges) => ", ids of /etc/subuid and /etc/subgid",
+        Some(Mapped::Single) => {
+            ", one id: other owners are not kept (for more: newuidmap and newgidmap, \
+             and a range in /etc/subuid and /etc/subgid)"
+        }
+        None => "",
+    };
+    let namespaces = |user| {
+        let tried = try_namespaces(place, user);
+        tried.map(|(_, probed)| format!("{}{}", root(&probed), ids(&probed)))
+    };
+    let landlock = || match crate::sys::landlock::version() {
+        Some(6..) => "directory roots, Landlock",
+        Some(_) => "directory roots, Landlock without signals (before Linux 6.12)",
+        None => "directory roots, without Landlock",
+    };
+    vec![
+        Rung {
+            isolation: Isolation::Namespaces,
+            form: "as this user",
+            outcome: namespaces(false),
+        },
+        Rung {
+            isolation: Isolation::Namespaces,
+            form: "in a user namespace",
+            outcome: namespaces(true),
+        },
+        Rung {
+            isolation: Isolation::Chroot,
+            form: "",
+            outcome: try_chroot(place).map(|_| landlock().to_owned()),
+        },
+        Rung {
+            isolation: Isolation::Proot,
+            form: "",
+            outcome: try_proot(place).map(|_| landlock().to_owned()),
+        },
+    ]
 }

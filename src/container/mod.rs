@@ -19,19 +19,30 @@
 //! keeper kills the first process, and with it the kernel kills everything in
 //! the PID namespace. The first process dies with the keeper as well.
 //!
+//! Where there are no namespaces the keeper runs [`chroot`] instead of what is
+//! on the right: with it or `proot` the process gets another view of the files,
+//! and what would be mounted is put into the tree ([`placed`]) by the keeper,
+//! which also ends all descendants of the process. [`isolation`] finds out by
+//! trying which of these ways works.
+//!
 //! This module does not know what a Dockerfile, an image or a cache is.
 //!
 //! # Specification
 //! The view inside follows the OCI runtime-spec's `config-linux.md` (default
 //! filesystems and devices) with Docker's default capabilities and masks.
 
+mod chroot;
 pub mod emulation;
 mod enter;
 mod init;
 mod isolation;
 mod namespace;
 mod output;
+mod overlay;
+mod placed;
+mod proot;
 mod protocol;
+mod relay;
 mod rootfs;
 mod seccomp;
 mod spec;
@@ -41,7 +52,7 @@ mod userns;
 use std::path::PathBuf;
 
 pub use init::child_main;
-pub use isolation::{Isolation, IsolationError, Place, Refusal, RootKind, executor};
+pub use isolation::{Isolation, IsolationError, Place, Refusal, RootKind, Rung, executor, survey};
 pub use spec::{
     Capabilities, MOST_LAYERS, Mount, MountKind, Network, Resource, RootSpec, RunSpec, SpecError,
     Ulimit, UserIds,
@@ -133,6 +144,12 @@ pub enum RunError {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// Something that was asked for and that this isolation has not.
+    #[error("this isolation has no {what}")]
+    Unavailable {
+        /// What it lacks.
+        what: String,
     },
     /// The command does not exist.
     #[error("command not found: {name}: {reason}")]

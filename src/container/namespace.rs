@@ -1,21 +1,23 @@
-//! The `namespaces` executor, on shiplap's side: starts the keeper, carries
-//! output, and sees to it that nothing is left.
+//! The executors with a keeper, on shiplap's side: they start it, carry
+//! output, and see to it that nothing is left.
 
 use std::io::{self, Read};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::isolation::{Isolation, Place, Refusal, RootKind};
+use super::isolation::{Isolation, RootKind};
 use super::output::{LONGEST, Lines};
-use super::protocol::{self, CHILD_NAME, Failure, Inbox, Report, Request};
+use super::protocol::{self, CHILD_NAME, Failure, Inbox, Method, Report, Request};
 use super::spec::{RootSpec, RunSpec};
 use super::stub::Stubs;
+use super::userns::Mapped;
 use super::{Executor, Exit, RunError};
 use crate::event::{Cancel, Stream};
 
@@ -27,43 +29,53 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// copy open for writing.
 const BUSY_TRIES: u32 = 50;
 
-/// Runs processes in namespaces of their own.
+/// Runs processes, each with a keeper of its own.
 #[derive(Debug)]
-pub(super) struct Namespaces {
+pub(super) struct Keepers {
     /// A sealed copy of the program.
     program: OwnedFd,
+    method: Method,
+    root: RootKind,
 }
 
-impl Namespaces {
-    /// Copies the program, to be executed for every run, and tries it.
-    pub(super) fn new(place: &Place<'_>) -> Result<Self, Refusal> {
-        let refused = |e: RunError| {
-            use std::error::Error;
-            let cause = e.source().map(|s| format!(": {s}")).unwrap_or_default();
-            Refusal {
-                reason: format!("{e}{cause}"),
-                remedy: "root with CAP_SYS_ADMIN, or leave to make user namespaces".into(),
-            }
-        };
-        let program = crate::sys::process::sealed_copy(place.program).map_err(|source| {
-            refused(RunError::Start {
+/// What a probe found out.
+#[derive(Debug, Clone)]
+pub(super) struct Probed {
+    /// Why an overlay can't be mounted, where it can't.
+    pub(super) no_overlay: Option<String>,
+    /// The ids of the user namespace that was asked for.
+    pub(super) mapped: Option<Mapped>,
+}
+
+impl Keepers {
+    /// Copies `program`, to be executed for every run.
+    pub(super) fn new(program: &Path, method: Method) -> Result<Self, RunError> {
+        let program =
+            crate::sys::process::sealed_copy(program).map_err(|source| RunError::Start {
                 what: "copying the program to memory",
                 source,
-            })
-        })?;
-        let this = Self { program };
-        this.probe().map_err(refused)?;
-        Ok(this)
+            })?;
+        Ok(Self {
+            program,
+            method,
+            root: RootKind::Directory,
+        })
     }
 
-    /// Whether the kernel lets this process make namespaces and mounts.
-    fn probe(&self) -> Result<(), RunError> {
-        let mut run = self.start(&Request::Probe)?;
+    /// The same with roots of this kind.
+    pub(super) fn with_root(self, root: RootKind) -> Self {
+        Self { root, ..self }
+    }
+
+    /// Whether it works here.
+    pub(super) fn probe(&self, scratch: &Path, user_namespace: bool) -> Result<Probed, RunError> {
+        let mut run = self.start(&Request::Probe {
+            method: self.method.clone(),
+            user_namespace,
+            scratch: scratch.to_owned(),
+        })?;
         run.follow(&|_, _| {}, &Cancel::new())?;
-        match run.works {
-            true => Ok(()),
-            false => Err(RunError::Lost),
-        }
+        run.works.take().ok_or(RunError::Lost)
     }
 
     fn start(&self, request: &Request) -> Result<Run, RunError> {
@@ -102,7 +114,7 @@ impl Namespaces {
             stubs: Stubs::default(),
             failure: None,
             exit: None,
-            works: false,
+            works: None,
         };
         if let Err(source) = protocol::send(&run.control, request) {
             run.end();
@@ -112,17 +124,21 @@ impl Namespaces {
     }
 }
 
-impl Executor for Namespaces {
+impl Executor for Keepers {
     fn isolation(&self) -> Isolation {
-        Isolation::Namespaces
+        match self.method {
+            Method::Namespaces => Isolation::Namespaces,
+            Method::Chroot => Isolation::Chroot,
+            Method::Proot { .. } => Isolation::Proot,
+        }
     }
 
     fn root(&self) -> RootKind {
-        RootKind::Overlay
+        self.root
     }
 
     fn mounts(&self) -> bool {
-        true
+        matches!(self.method, Method::Namespaces)
     }
 
     fn run(
@@ -135,7 +151,7 @@ impl Executor for Namespaces {
         if cancel.is_cancelled() {
             return Err(RunError::Cancelled);
         }
-        let mut run = self.start(&Request::Run(Box::new(spec.clone())))?;
+        let mut run = self.start(&Request::Run(Box::new(spec.clone()), self.method.clone()))?;
         let followed = run.follow(output, cancel);
         run.end();
         let cleaned = match &spec.root {
@@ -143,7 +159,7 @@ impl Executor for Namespaces {
                 super::rootfs::remove_work(work);
                 run.stubs.remove(upper)
             }
-            RootSpec::Dir(dir) => run.stubs.remove(dir),
+            RootSpec::Dir { dir, .. } => run.stubs.remove(dir),
         };
         followed?;
         cleaned.map_err(|source| RunError::Setup {
@@ -203,7 +219,7 @@ struct Run {
     stubs: Stubs,
     failure: Option<Failure>,
     exit: Option<Exit>,
-    works: bool,
+    works: Option<Probed>,
 }
 
 impl Run {
@@ -325,7 +341,9 @@ impl Run {
             match message? {
                 Report::Stubs(stubs) => self.stubs = stubs,
                 Report::Failed(failure) => self.failure = Some(failure),
-                Report::Works => self.works = true,
+                Report::Works { no_overlay, mapped } => {
+                    self.works = Some(Probed { no_overlay, mapped });
+                }
                 Report::Ended {
                     code,
                     signal,
@@ -380,6 +398,7 @@ impl From<Failure> for RunError {
                 path: path.into(),
                 reason,
             },
+            Failure::Unavailable { what } => Self::Unavailable { what },
             Failure::NotFound { name, reason } => Self::NotFound { name, reason },
             Failure::NotExecutable { name, reason } => Self::NotExecutable { name, reason },
         }

@@ -3,12 +3,14 @@
 //! Each message is one JSON document after its length, 32 bits little-endian.
 
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::spec::RunSpec;
 use super::stub::Stubs;
+use super::userns::Mapped;
 
 /// Name (`argv[0]`) that tells a re-execution from a user's command.
 pub(super) const CHILD_NAME: &str = "shiplap-container";
@@ -20,9 +22,30 @@ const MOST_BYTES: usize = 1 << 30;
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Request {
     /// Run this.
-    Run(Box<RunSpec>),
-    /// Find out whether namespaces and mounts can be made, and nothing else.
-    Probe,
+    Run(Box<RunSpec>, Method),
+    /// Find out whether this works, and nothing else.
+    Probe {
+        method: Method,
+        /// In a new user namespace.
+        user_namespace: bool,
+        /// A directory on the file system of the root filesystems.
+        #[serde(with = "super::spec::path")]
+        scratch: PathBuf,
+    },
+}
+
+/// How to isolate.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum Method {
+    /// See [`init`](super::init).
+    Namespaces,
+    /// See [`chroot`](super::chroot).
+    Chroot,
+    /// See [`proot`](super::proot).
+    Proot {
+        #[serde(with = "super::spec::path")]
+        program: PathBuf,
+    },
 }
 
 /// From the keeper or the first process to shiplap.
@@ -33,7 +56,12 @@ pub(super) enum Report {
     /// It did not come to the command.
     Failed(Failure),
     /// The probe went well.
-    Works,
+    Works {
+        /// Why an overlay can't be mounted, where it can't.
+        no_overlay: Option<String>,
+        /// The ids of the user namespace that was asked for.
+        mapped: Option<Mapped>,
+    },
     /// The first process has ended, and the PID namespace with it.
     Ended {
         code: Option<i32>,
@@ -50,10 +78,27 @@ pub(super) enum Failure {
     Setup { what: String, errno: i32 },
     /// The root filesystem has a trap or a gap.
     Root { path: String, reason: String },
+    /// Something that this isolation has not.
+    Unavailable { what: String },
     /// No such command.
     NotFound { name: String, reason: String },
     /// Not a program for this machine, or not permitted.
     NotExecutable { name: String, reason: String },
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Setup { what, errno } => {
+                write!(f, "{what}: {}", io::Error::from_raw_os_error(*errno))
+            }
+            Self::Root { path, reason } => write!(f, "{path} {reason}"),
+            Self::Unavailable { what } => write!(f, "there is no {what}"),
+            Self::NotFound { name, reason } | Self::NotExecutable { name, reason } => {
+                write!(f, "{name}: {reason}")
+            }
+        }
+    }
 }
 
 /// Says what was tried when a system call fails.

@@ -28,6 +28,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
+use super::overlay::Layers;
 use super::protocol::{Failure, Tried};
 use super::spec::{MountKind, RootSpec, RunSpec};
 use super::stub::{MountPoints, Stubs, Want};
@@ -38,7 +39,7 @@ use crate::sys::fs::{Root, proc_fd};
 const STAGES: [&str; 3] = ["/dev", "/mnt", "/tmp"];
 
 /// Name, major, minor.
-const DEVICES: [(&str, u32, u32); 6] = [
+pub(super) const DEVICES: [(&str, u32, u32); 6] = [
     ("null", 1, 3),
     ("zero", 1, 5),
     ("full", 1, 7),
@@ -110,7 +111,7 @@ impl Stage {
         self.path.join(name)
     }
 
-    fn dir(&self, name: &str) -> Result<PathBuf, Failure> {
+    pub(super) fn dir(&self, name: &str) -> Result<PathBuf, Failure> {
         let path = self.at(name);
         match fs::create_dir(&path) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
@@ -147,7 +148,7 @@ pub(super) fn enter(spec: &RunSpec, stubs: &mut Stubs) -> Result<(), Failure> {
             all.extend(lower.iter().cloned());
             Layers::open(&all, upper, &work.join(WORK_OVERLAY))?
         }
-        RootSpec::Dir(dir) => Layers::single(dir)?,
+        RootSpec::Dir { dir, .. } => Layers::single(dir)?,
     };
     let devices = HostDevices::open();
     let stage = Stage::new()?;
@@ -230,7 +231,7 @@ fn populate(
     mount_all(late, points)
 }
 
-fn nodev(insecure: bool) -> MountFlags {
+pub(super) fn nodev(insecure: bool) -> MountFlags {
     match insecure {
         true => MountFlags::empty(),
         false => MountFlags::NODEV,
@@ -239,7 +240,7 @@ fn nodev(insecure: bool) -> MountFlags {
 
 /// Binds `source` to `target` with `flags`, which a plain bind would ignore,
 /// beside those the source has, which a user namespace may not take away.
-fn bind(source: &Path, target: &Path, flags: MountFlags) -> io::Result<()> {
+pub(super) fn bind(source: &Path, target: &Path, flags: MountFlags) -> io::Result<()> {
     rustix::mount::mount_bind(source, target)?;
     if !flags.is_empty() {
         let held = flags_of(target)?;
@@ -272,101 +273,6 @@ fn pivot(root: &Path) -> Result<(), Failure> {
     rustix::process::chdir("/").tried("entering the root")
 }
 
-fn open_dir(path: &Path) -> Result<OwnedFd, Failure> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).tried(format!("opening {}", path.display()))
-}
-
-/// The directories that make up a filesystem, open.
-#[derive(Debug)]
-struct Layers {
-    /// Lowest first; alone it is the directory itself.
-    lower: Vec<OwnedFd>,
-    /// Upper and work directory of an overlay.
-    upper: Option<(OwnedFd, OwnedFd)>,
-}
-
-impl Layers {
-    fn open(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<Self, Failure> {
-        fs::create_dir_all(work).tried(format!("making {}", work.display()))?;
-        Ok(Self {
-            lower: lower
-                .iter()
-                .map(|p| open_dir(p))
-                .collect::<Result<_, _>>()?,
-            upper: Some((open_dir(upper)?, open_dir(work)?)),
-        })
-    }
-
-    fn single(dir: &Path) -> Result<Self, Failure> {
-        Ok(Self {
-            lower: vec![open_dir(dir)?],
-            upper: None,
-        })
-    }
-
-    fn into_upper(self) -> Option<OwnedFd> {
-        self.upper.map(|(upper, _)| upper)
-    }
-
-    /// Mounts at `target`, a path of the stage.
-    fn mount(&self, target: &Path, insecure: bool) -> Result<(), Failure> {
-        let Some((upper, work)) = &self.upper else {
-            let Some(dir) = self.lower.first() else {
-                return Err(Errno::NOENT).tried("mounting the root filesystem");
-            };
-            return bind(&proc_fd(dir.as_fd()), target, nodev(insecure))
-                .tried("mounting the root filesystem");
-        };
-        // Descriptors' numbers as names, from /proc/self/fd: they fit where
-        // 500 paths do not, and no character in them means anything.
-        let number = |fd: &OwnedFd| {
-            use std::os::fd::AsRawFd;
-            fd.as_raw_fd().to_string()
-        };
-        let lower: Vec<String> = self.lower.iter().rev().map(number).collect();
-        let options = format!(
-            "lowerdir={},upperdir={},workdir={},redirect_dir=nofollow,metacopy=off,index=off",
-            lower.join(":"),
-            number(upper),
-            number(work),
-        );
-        rustix::process::chdir("/proc/self/fd").tried("entering /proc/self/fd")?;
-        let mut done = Err(Errno::INVAL);
-        // Nothing is kept of a run that a crash ends, so nothing is synced.
-        // Kernels before 5.10 do not know that option. In a user namespace
-        // overlayfs keeps its own attributes where users may write them.
-        let owner = if in_user_namespace() {
-            ",userxattr"
-        } else {
-            ""
-        };
-        for more in [format!("{owner},volatile"), owner.to_owned()] {
-            let Ok(options) = std::ffi::CString::new(format!("{options}{more}")) else {
-                break;
-            };
-            done = rustix::mount::mount("overlay", target, "overlay", nodev(insecure), &*options);
-            if done != Err(Errno::INVAL) {
-                break;
-            }
-        }
-        rustix::process::chdir("/").tried("entering /")?;
-        let hint = match done {
-            Err(Errno::INVAL) => ", which the filesystem of the store may not support,",
-            _ => "",
-        };
-        let count = self.lower.len();
-        done.tried(format!("mounting an overlay{hint} of {count} layers"))
-    }
-}
-
-/// Whether this process is root over some ids only.
-fn in_user_namespace() -> bool {
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let all = ["0", "0", "4294967295"];
-    !map.is_empty() && !map.split_whitespace().eq(all)
-}
-
 /// Removes from `work` what [`enter`] left there.
 pub(super) fn remove_work(work: &Path) {
     // What cannot be removed is of no harm: the caller removes `work`. The
@@ -391,7 +297,18 @@ fn make_stub_layer(layer: &Path, spec: &RunSpec, sources: &[Source]) -> io::Resu
             .filter(|c| matches!(c, Component::Normal(_)))
             .collect();
         let path = layer.join(path);
-        if source.directory {
+        if matches!(
+            &mount.kind,
+            MountKind::Overlay {
+                subpath: Some(_),
+                ..
+            }
+        ) {
+            // Whether that is a file is only known when it is mounted.
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent)?;
+            }
+        } else if source.directory {
             fs::create_dir_all(&path)?;
         } else {
             if let Some(parent) = path.parent() {

@@ -286,6 +286,44 @@ pub(super) fn filter(capabilities: u64) -> Vec<Instruction> {
     program
 }
 
+/// A filter for which the calls with these numbers do not exist.
+pub(super) fn without(numbers: &[libc::c_long]) -> Vec<Instruction> {
+    answering(numbers, ENOSYS)
+}
+
+/// A filter for which giving files and itself to others does nothing, and
+/// says that it went well: for processes in a user namespace with one id.
+pub(super) fn pretending() -> Vec<Instruction> {
+    const SUCCESS: u32 = libc::SECCOMP_RET_ERRNO;
+    #[cfg(target_arch = "x86_64")]
+    let numbers = [
+        libc::SYS_chown,
+        libc::SYS_lchown,
+        libc::SYS_fchown,
+        libc::SYS_fchownat,
+        libc::SYS_setgroups,
+    ];
+    #[cfg(not(target_arch = "x86_64"))]
+    let numbers = [libc::SYS_fchown, libc::SYS_fchownat, libc::SYS_setgroups];
+    answering(&numbers, SUCCESS)
+}
+
+/// Gives `answer` to calls of the usual architecture with these numbers.
+fn answering(numbers: &[libc::c_long], answer: u32) -> Vec<Instruction> {
+    let here = machine::TABLES.first().map_or(0, |t| t.architecture);
+    let mut program = vec![
+        load(ARCHITECTURE),
+        code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0, here),
+        give(ALLOW),
+        load(NUMBER),
+    ];
+    for number in numbers {
+        program.extend([if_equal(n(*number), 1), give(answer)]);
+    }
+    program.push(give(ALLOW));
+    program
+}
+
 /// The part for one architecture; every way through it ends with a result.
 fn calls(table: &Table, more: &[(u32, u64)], capabilities: u64) -> Vec<Instruction> {
     let mut part = vec![load(NUMBER)];

@@ -25,7 +25,15 @@ pub enum RootSpec {
         work: PathBuf,
     },
     /// A directory that is changed in place.
-    Dir(#[serde(with = "path")] PathBuf),
+    Dir {
+        /// The directory.
+        #[serde(with = "path")]
+        dir: PathBuf,
+        /// An empty directory on the same filesystem, for the executor's own
+        /// use; its content is of no use afterwards.
+        #[serde(with = "path")]
+        work: PathBuf,
+    },
 }
 
 /// Who runs it: numbers in the root filesystem's terms.
@@ -247,6 +255,12 @@ impl Capabilities {
             self.0.remove(&number);
         }
         Ok(())
+    }
+
+    /// Takes all away but these, which are names without `CAP_`.
+    pub(super) fn keep(&mut self, names: &[&str]) {
+        let kept: BTreeSet<u8> = names.iter().filter_map(|n| Self::number(n)).collect();
+        self.0.retain(|number| kept.contains(number));
     }
 
     /// Bit *n* stands for capability number *n*.
@@ -609,7 +623,13 @@ mod tests {
     #[test]
     fn what_cannot_be_run_is_refused() {
         let spec = |change: fn(&mut RunSpec)| {
-            let mut spec = RunSpec::new(RootSpec::Dir("/r".into()), ["true"]);
+            let mut spec = RunSpec::new(
+                RootSpec::Dir {
+                    dir: "/r".into(),
+                    work: "/w".into(),
+                },
+                ["true"],
+            );
             change(&mut spec);
             spec.check()
         };

@@ -66,7 +66,7 @@ impl Want {
 
 /// What tells whether a directory was changed, and what to give back to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct State {
+pub(super) struct State {
     mode: u32,
     uid: u32,
     gid: u32,
@@ -90,7 +90,7 @@ impl From<&Stat> for State {
 
 impl State {
     /// Reading a directory changes its atime, and that is no change.
-    fn same(&self, other: &Self) -> bool {
+    pub(super) fn same(&self, other: &Self) -> bool {
         let ignored = other.atime;
         Self {
             atime: ignored,
@@ -98,7 +98,7 @@ impl State {
         } == *other
     }
 
-    fn restore(&self, dir: BorrowedFd<'_>) -> io::Result<()> {
+    pub(super) fn restore(&self, dir: BorrowedFd<'_>) -> io::Result<()> {
         let time = |(tv_sec, tv_nsec): (i64, i64)| Timespec {
             tv_sec,
             tv_nsec: tv_nsec as _,
@@ -324,7 +324,7 @@ impl<'a> MountPoints<'a> {
 }
 
 /// Opens the directory `path` below `base` without following any link.
-fn open_plain(base: BorrowedFd<'_>, path: &Path) -> Option<OwnedFd> {
+pub(super) fn open_plain(base: BorrowedFd<'_>, path: &Path) -> Option<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut dir = rustix::fs::openat(base, c".", flags, Mode::empty()).ok()?;
     for part in path.components() {

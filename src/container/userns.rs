@@ -13,11 +13,13 @@
 //! 3. where neither works, only itself to root: other owners cannot be kept.
 
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use rustix::thread::UnshareFlags;
+use serde::{Deserialize, Serialize};
 
 use crate::sys::process::{self, Child};
 
@@ -27,7 +29,7 @@ const HELPER_DIRS: [&str; 2] = ["/usr/bin", "/bin"];
 const MOST_RANGES: usize = 340;
 
 /// Which ids the namespace has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mapped {
     /// All that the process outside has.
     All,
@@ -44,6 +46,13 @@ pub struct UserNamespaceError {
     what: &'static str,
     #[source]
     source: io::Error,
+}
+
+impl UserNamespaceError {
+    /// The system's error number, where it is one of the system's errors.
+    pub(super) fn errno(&self) -> i32 {
+        self.source.raw_os_error().unwrap_or(libc::EPERM)
+    }
 }
 
 fn failed(what: &'static str) -> impl FnOnce(io::Error) -> UserNamespaceError {
@@ -130,6 +139,27 @@ pub fn enter_user_namespace() -> Result<Mapped, UserNamespaceError> {
             Ok(kind)
         }
     }
+}
+
+/// Whether this process is in a user namespace with one id, so that it can
+/// neither be nor make anything of another user.
+pub(super) fn has_one_id() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().skip(2).eq(["1"])
+}
+
+/// Gives the one id that this process has another number, in a user namespace
+/// of its own.
+pub(super) fn renumber(uid: u32, gid: u32) -> io::Result<()> {
+    // Otherwise the files to be written belong to the machine's root.
+    let visible = rustix::process::DumpableBehavior::Dumpable;
+    rustix::process::set_dumpable_behavior(visible)?;
+    process::unshare(UnshareFlags::NEWUSER)?;
+    let proc = Path::new("/proc/self");
+    // It is denied already, or must be.
+    let _ = std::fs::write(proc.join("setgroups"), "deny");
+    write_map(&proc.join("uid_map"), &[(uid, 0, 1)])?;
+    write_map(&proc.join("gid_map"), &[(gid, 0, 1)])
 }
 
 /// Passes signals on until the child ends, and ends alike.
@@ -257,10 +287,13 @@ fn subordinate(text: &str, name: Option<&str>, uid: u32, own: u32) -> Ranges {
 
 /// Has a set-user-id helper write a map.
 fn help(program: &str, child: Child, ranges: &Ranges) -> io::Result<()> {
+    let trusted = |path: &PathBuf| {
+        std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.uid() == 0 && m.mode() & 0o022 == 0)
+    };
     let found = HELPER_DIRS
         .iter()
         .map(|d| Path::new(d).join(program))
-        .find(|p| p.exists());
+        .find(trusted);
     let path = found.ok_or(io::ErrorKind::NotFound)?;
     let mut command = Command::new(path);
     command.arg(child.id().to_string());

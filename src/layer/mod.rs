@@ -12,6 +12,7 @@
 pub mod archive;
 pub mod compress;
 pub mod listing;
+pub mod notes;
 mod pax;
 pub mod pipeline;
 pub mod tar_read;

@@ -22,6 +22,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FileType, Stat};
 
+use super::Guess;
 use super::attr;
 use super::diff::{Diff, Differ, Item, Place, Side, Source, at, root_change, size};
 use super::names::{Mark, Names};
@@ -175,12 +176,21 @@ impl Table {
 
     /// What changed in `root` since the table was made, when it held what
     /// `lower` holds, found while it is asked for. Nothing may change in
-    /// `root` until the last content was read.
+    /// `root` until the last content was read. `guess` is for a tree that does
+    /// not have everything on disk.
     ///
     /// # Errors
     /// When something can't be read.
-    pub fn changes(self, root: &Path, lower: Arc<dyn Tree>) -> io::Result<TableChanges> {
-        let source = Source::open(root)?;
+    pub fn changes(
+        self,
+        root: &Path,
+        lower: Arc<dyn Tree>,
+        guess: Option<Guess>,
+    ) -> io::Result<TableChanges> {
+        let mut source = Source::open(root)?;
+        if let Some(guess) = guess {
+            source = source.guessed(guess);
+        }
         let change = root_change(&source, &*lower)?;
         let differ = Differ::new(source, lower, Now::new(Some(self)));
         let diff = Diff::new(Arc::new(differ), change)?;
@@ -410,11 +420,16 @@ impl Side for Now {
         item.meta.xattrs = attr::xattrs(place.fd.as_fd(), name).map_err(fail)?;
         item.meta.xattrs.retain(|name, _| attr::is_content(name));
         let path = place.path.join(name);
+        let kept = &place.source.1;
+        let node = match row.is_some() && (!same || kept.needs_lower()) {
+            true => place.lower.lookup(&path, false)?,
+            false => None,
+        };
+        let read = (&mut item.kind, &mut item.meta);
+        kept.correct(place.lower, &path, read, node.as_ref())?;
         if same {
             item.changed = false;
-        } else if row.is_some()
-            && let Some(node) = place.lower.lookup(&path, false)?
-        {
+        } else if let Some(node) = node {
             let open = || place.source.open_file(&path, item.inode, size(&item.kind));
             item.changed = !item.equals(place.lower, &path, &node, open)?;
         }

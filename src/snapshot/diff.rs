@@ -41,9 +41,11 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use super::attr;
+use super::kept::{Guess, Kept};
 use super::names::{self, Mark, Names};
 use super::walk::{Visit, Visitor, Walk};
 use crate::context::{Node, Tree};
+use crate::layer::notes::Notes;
 use crate::layer::{Change, Content, Entry, Kind, Meta};
 
 /// Entries of a directory that are looked at in one visit.
@@ -126,13 +128,19 @@ fn same_bytes(mut a: File, mut b: File) -> io::Result<bool> {
 
 /// The tree that changed files are read from.
 #[derive(Clone)]
-pub(super) struct Source(pub(super) Arc<OwnedFd>);
+pub(super) struct Source(pub(super) Arc<OwnedFd>, pub(super) Arc<Kept>);
 
 impl Source {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| at(path, e.into()))?;
-        Ok(Self(Arc::new(fd)))
+        let kept = Notes::of(path)?.map_or(Kept::OnDisk, Kept::Noted);
+        Ok(Self(Arc::new(fd), Arc::new(kept)))
+    }
+
+    /// The same, where what is not on disk has to be guessed.
+    pub(super) fn guessed(self, guess: Guess) -> Self {
+        Self(self.0, Arc::new(Kept::Guessed(guess)))
     }
 
     fn open_dir(&self, path: &Path) -> io::Result<OwnedFd> {
@@ -564,7 +572,10 @@ pub(super) fn root_change(source: &Source, lower: &dyn Tree) -> io::Result<Optio
     meta.xattrs = attr::xattrs(source.0.as_fd(), OsStr::new(""))?;
     meta.xattrs.retain(|name, _| attr::is_content(name));
     let root = Path::new("");
-    if let Some(node) = lower.lookup(root, true)? {
+    let node = lower.lookup(root, true)?;
+    let kept = &source.1;
+    kept.correct(lower, root, (&mut Kind::Dir, &mut meta), node.as_ref())?;
+    if let Some(node) = node {
         let attributes = |m: &Meta| (m.mode, m.uid, m.gid);
         if attributes(&meta) == attributes(&node.meta) && lower.xattrs(root)? == meta.xattrs {
             return Ok(None);

@@ -16,6 +16,7 @@ use super::attr::{self, DirMarks, Xattrs};
 use super::names::Names;
 use crate::context::{Node, Tree};
 use crate::layer::Kind;
+use crate::layer::notes::{CAPABILITY, Notes};
 use crate::sys::fs::lstat_at;
 
 /// The kernel's limit on links followed in one resolution.
@@ -51,6 +52,7 @@ struct MergedDir {
 struct Part {
     fd: OwnedFd,
     marks: DirMarks,
+    notes: Option<Arc<Notes>>,
 }
 
 /// Where a path leads.
@@ -81,7 +83,8 @@ impl Merged {
             let open = rustix::fs::open(path, DIR_FLAGS, Mode::empty());
             let fd = open.map_err(|e| at(path, e.into()))?;
             let marks = attr::dir_marks(fd.as_fd()).map_err(|e| at(path, e))?;
-            parts.push(Part { fd, marks });
+            let notes = Notes::of(path).map_err(|e| at(path, e))?.map(Arc::new);
+            parts.push(Part { fd, marks, notes });
             if marks.opaque {
                 break;
             }
@@ -248,10 +251,10 @@ impl Merged {
         Ok(dir)
     }
 
-    /// The directory at `path`, followed.
-    fn dir(&self, path: &Path) -> io::Result<Arc<MergedDir>> {
+    /// The directory at `path`, followed, and its path without links.
+    fn dir(&self, path: &Path) -> io::Result<(Arc<MergedDir>, PathBuf)> {
         match self.locate(path, true)? {
-            Place::Root => Ok(self.root.clone()),
+            Place::Root => Ok((self.root.clone(), PathBuf::new())),
             Place::Entry {
                 dir,
                 path: resolved,
@@ -259,6 +262,7 @@ impl Merged {
                 ..
             } if attr::file_type(&stat).is_dir() => self
                 .enter(&dir, &resolved)?
+                .map(|dir| (dir, resolved))
                 .ok_or_else(|| at(path, Errno::NOTDIR.into())),
             Place::Entry { found: Some(_), .. } => Err(at(path, Errno::NOTDIR.into())),
             Place::Entry { .. } | Place::Nowhere(_) => Err(at(path, Errno::NOENT.into())),
@@ -324,7 +328,8 @@ impl MergedDir {
                 Err(e) if Errno::from_io_error(&e) == Some(Errno::BADF) => DirMarks::default(),
                 other => other?,
             };
-            parts.push(Part { fd, marks });
+            let notes = part.notes.clone();
+            parts.push(Part { fd, marks, notes });
             if marks.opaque {
                 break;
             }
@@ -332,14 +337,21 @@ impl MergedDir {
         Ok((!parts.is_empty()).then_some(Self { parts }))
     }
 
-    fn node(&self, name: &OsStr, part: usize, stat: &Stat) -> io::Result<Option<Node>> {
+    /// The entry at `path`, of which `name` is the last component.
+    fn node(
+        &self,
+        (path, name): (&Path, &OsStr),
+        part: usize,
+        stat: &Stat,
+    ) -> io::Result<Option<Node>> {
         let Some(kind) = attr::kind(self.parts[part].fd.as_fd(), name, stat)? else {
             return Ok(None);
         };
-        Ok(Some(node(kind, stat)))
+        Ok(Some(self.parts[part].correct(path, node(kind, stat))))
     }
 
-    fn list(&self) -> io::Result<Vec<(OsString, Node)>> {
+    /// The entries; `here` is the directory's path.
+    fn list(&self, here: &Path) -> io::Result<Vec<(OsString, Node)>> {
         let mut seen: BTreeMap<OsString, Option<Node>> = BTreeMap::new();
         for (index, part) in self.parts.iter().enumerate() {
             for entry in Dir::read_from(&part.fd)? {
@@ -356,7 +368,7 @@ impl MergedDir {
                 let node = if part.hides(name, &stat)? {
                     None
                 } else {
-                    self.node(name, index, &stat)?
+                    self.node((&here.join(name), name), index, &stat)?
                 };
                 seen.insert(name.to_owned(), node);
             }
@@ -371,7 +383,7 @@ impl MergedDir {
 impl MergedDir {
     fn each_name(&self, each: &mut dyn FnMut(&OsStr)) -> io::Result<()> {
         let [part] = &self.parts[..] else {
-            for (name, _) in self.list()? {
+            for (name, _) in self.list(Path::new(""))? {
                 each(&name);
             }
             return Ok(());
@@ -394,6 +406,23 @@ impl MergedDir {
 }
 
 impl Part {
+    fn correct(&self, path: &Path, mut node: Node) -> Node {
+        if let Some(notes) = &self.notes {
+            notes.correct(path, &mut node.kind, &mut node.meta);
+        }
+        node
+    }
+
+    /// The attributes of `name`, which is at `path`.
+    fn content_xattrs(&self, name: &OsStr, path: &Path) -> io::Result<Xattrs> {
+        let mut xattrs = attr::xattrs(self.fd.as_fd(), name)?;
+        xattrs.retain(|name, _| attr::is_content(name));
+        if let Some(value) = self.notes.as_ref().and_then(|n| n.capability(path)) {
+            xattrs.insert(CAPABILITY.to_vec(), value.to_vec());
+        }
+        Ok(xattrs)
+    }
+
     fn hides(&self, name: &OsStr, stat: &Stat) -> io::Result<bool> {
         Ok(attr::is_whiteout(stat)
             || (self.marks.xattr_whiteouts
@@ -414,12 +443,6 @@ fn node(kind: Kind, stat: &Stat) -> Node {
     }
 }
 
-fn content_xattrs(fd: BorrowedFd<'_>, name: &OsStr) -> io::Result<Xattrs> {
-    let mut xattrs = attr::xattrs(fd, name)?;
-    xattrs.retain(|name, _| attr::is_content(name));
-    Ok(xattrs)
-}
-
 impl Tree for Merged {
     fn lookup(&self, path: &Path, follow: bool) -> io::Result<Option<Node>> {
         match self.locate(path, follow)? {
@@ -427,24 +450,26 @@ impl Tree for Merged {
                 let Some(top) = self.root.parts.first() else {
                     return Ok(Some(empty_root()));
                 };
-                Ok(Some(node(Kind::Dir, &rustix::fs::fstat(&top.fd)?)))
+                let root = node(Kind::Dir, &rustix::fs::fstat(&top.fd)?);
+                Ok(Some(top.correct(Path::new(""), root)))
             }
             Place::Entry {
                 dir,
+                path,
                 name,
                 found: Some((part, stat)),
-                ..
-            } => dir.node(&name, part, &stat),
+            } => dir.node((&path, &name), part, &stat),
             Place::Entry { .. } | Place::Nowhere(_) => Ok(None),
         }
     }
 
     fn read_dir(&self, path: &Path) -> io::Result<Vec<(OsString, Node)>> {
-        self.dir(path)?.list().map_err(|e| at(path, e))
+        let (dir, here) = self.dir(path)?;
+        dir.list(&here).map_err(|e| at(path, e))
     }
 
     fn each_name(&self, path: &Path, each: &mut dyn FnMut(&OsStr)) -> io::Result<()> {
-        self.dir(path)?.each_name(each).map_err(|e| at(path, e))
+        self.dir(path)?.0.each_name(each).map_err(|e| at(path, e))
     }
 
     fn open(&self, path: &Path) -> io::Result<File> {
@@ -473,15 +498,15 @@ impl Tree for Merged {
     fn xattrs(&self, path: &Path) -> io::Result<Xattrs> {
         match self.locate(path, false)? {
             Place::Root => match self.root.parts.first() {
-                Some(top) => content_xattrs(top.fd.as_fd(), OsStr::new("")),
+                Some(top) => top.content_xattrs(OsStr::new(""), Path::new("")),
                 None => Ok(Xattrs::new()),
             },
             Place::Entry {
                 dir,
+                path,
                 name,
                 found: Some((part, _)),
-                ..
-            } => content_xattrs(dir.parts[part].fd.as_fd(), &name),
+            } => dir.parts[part].content_xattrs(&name, &path),
             Place::Entry { .. } | Place::Nowhere(_) => Err(at(path, Errno::NOENT.into())),
         }
     }

@@ -29,12 +29,15 @@
 mod attr;
 pub mod copy;
 pub mod diff;
+mod kept;
 mod listed;
 mod merged;
 mod names;
 pub mod overlay;
+pub mod tree;
 pub mod users;
 mod walk;
 
+pub use kept::{Clamped, Guess, note};
 pub use listed::Layered;
 pub use merged::Merged;

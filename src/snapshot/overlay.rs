@@ -237,6 +237,9 @@ impl Side for Upper {
         } else {
             None
         };
+        let kept = &place.source.1;
+        let read = (&mut item.kind, &mut item.meta);
+        kept.correct(place.lower, &path, read, node.as_ref())?;
         if let Some(node) = &node {
             let open = || place.source.open_file(&path, item.inode, size(&item.kind));
             item.changed = !item.equals(place.lower, &path, node, open)?;

@@ -13,7 +13,7 @@ use crate::image::media_type::layer_compression;
 use crate::image::{BlobSink, BlobSource, BlobWriter, Descriptor, Image};
 use crate::layer::compress;
 use crate::layer::listing::Listing;
-use crate::layer::unpack::{Form, Lower, UnpackError, UnpackOptions, Unpacked, unpack};
+use crate::layer::unpack::{Devices, Form, Lower, UnpackError, UnpackOptions, Unpacked, unpack};
 use crate::layer::{Entry, Meta};
 use crate::snapshot::{Layered, Merged};
 use crate::store::{NewLayer, Store};
@@ -534,11 +534,22 @@ fn unpack_blob(
     let mut tar = VerifyingReader::new(tar, blob.diff_id.digest().clone(), None)?;
     let new = store.new_layer()?;
     let root = Root::open(new.fs())?;
+    let form = store.layer_form();
     let options = UnpackOptions {
         lower,
-        ..UnpackOptions::new(Form::Overlay { user_xattr: false })
+        owners: form.owners,
+        devices: match form.devices {
+            true => Devices::Create,
+            false => Devices::Placeholder,
+        },
+        ..UnpackOptions::new(Form::Overlay {
+            user_xattr: form.user_xattr,
+        })
     };
     let unpacked = unpack(&mut tar, &root, &options)?;
+    if !(form.owners && form.devices) {
+        unpacked.notes.write(new.fs())?;
+    }
     // All of it, so that all of it is verified.
     io::copy(&mut tar, &mut io::sink())?;
     Ok((new, unpacked))

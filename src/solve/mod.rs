@@ -14,6 +14,7 @@ pub mod key;
 pub mod layers;
 pub mod op;
 mod scheduler;
+mod trees;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -29,13 +30,14 @@ use crate::image::Image;
 use crate::layer::pipeline::{self, SealOptions};
 use crate::layer::{Change, Changes};
 use crate::snapshot::Merged;
-use crate::store::{Store, TempDir};
+use crate::store::{LayerForm, Store, TempDir};
 
 use copying::Uses;
 use key::KeyBuilder;
 pub use layers::{Layer, LayerBlob, LayerError};
 pub use op::run::Secret;
 pub use op::sources::Remote;
+use trees::{TreeChanges, Trees};
 
 /// All that executing steps needs.
 pub struct Env<'a> {
@@ -219,6 +221,7 @@ pub fn solve(steps: &[Step], wanted: &[StepId], env: &Env<'_>) -> Result<Solved,
     let flights = Flights::default();
     let scratch = OnceLock::new();
     let uses = Uses::of(steps);
+    let trees = Trees::default();
     let outcome = std::thread::scope(|scope| {
         let solver = Solver {
             env,
@@ -226,6 +229,7 @@ pub fn solve(steps: &[Step], wanted: &[StepId], env: &Env<'_>) -> Result<Solved,
             ran: &ran,
             flights: &flights,
             scratch: &scratch,
+            trees: &trees,
             scope,
             uses: &uses,
         };
@@ -315,12 +319,21 @@ impl Drop for Flight<'_> {
     }
 }
 
+/// What a RUN left.
+pub(crate) enum Made {
+    /// A directory in overlayfs' form, to be compared with what is below.
+    Dir(crate::store::NewLayer),
+    /// A working tree that was changed.
+    Tree(Box<TreeChanges>),
+}
+
 struct Solver<'s, 'e: 's> {
     env: &'s Env<'e>,
     results: &'s [OnceLock<Done>],
     ran: &'s Mutex<Vec<(String, f64)>>,
     flights: &'s Flights,
     scratch: &'s OnceLock<TempDir>,
+    trees: &'s Trees,
     scope: &'s std::thread::Scope<'s, 'e>,
     uses: &'s Uses,
 }
@@ -413,10 +426,17 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
         let began = Instant::now();
         let layer = match &step.op {
             Op::Run(run) => {
-                let dir = op::run::run(self, run, parent, task)?;
+                let made = op::run::run(self, run, parent, task)?;
                 self.took(step, began);
-                let fs = dir.fs().to_path_buf();
                 let now = Some(self.env.options.now);
+                let dir = match made {
+                    Made::Dir(dir) => dir,
+                    Made::Tree(tree) => {
+                        let layer = self.seal_tree(*tree, &key)?;
+                        return Ok((parent.with(key, layer), false));
+                    }
+                };
+                let fs = dir.fs().to_path_buf();
                 let layer = Arc::new(Layer::made(dir).at(now));
                 let sealed = layer.clone();
                 let (env, key, lower) = (self.env, key.clone(), parent.layers.clone());
@@ -447,6 +467,20 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
             Op::Copy(_) | Op::Scratch | Op::Image(_) => return Err(StepError::Cancelled),
         };
         Ok((parent.with(key, layer), false))
+    }
+
+    /// Writes what a step changed in its tree, which is then there for others.
+    fn seal_tree(&self, tree: TreeChanges, key: &Digest) -> Result<Arc<Layer>, StepError> {
+        let env = self.env;
+        let now = Some(env.options.now);
+        let blob = seal(env, tree.stream())?;
+        noted(env, cache::put(env.store, key, key, &form(env), &blob, now));
+        let layer = Arc::new(Layer::stored(blob).at(now));
+        // Without it the next step makes a tree anew.
+        if let Ok(tree) = tree.finish(layer.clone()) {
+            self.trees.put(tree);
+        }
+        Ok(layer)
     }
 
     /// Takes note of how long a step took.
@@ -623,7 +657,8 @@ pub fn files_of(
     op::files::changes_below(&(Arc::new(tree) as Arc<dyn Tree>), "/")
 }
 
-/// Writes `changes` into the directory `dest`, on top of what is there.
-pub fn apply(changes: Vec<Change>, dest: &Path) -> Result<(), StepError> {
-    op::files::apply(changes, dest)
+/// Writes `changes` into the directory `dest`, on top of what is there, as far
+/// as `form` allows.
+pub fn apply(changes: Vec<Change>, dest: &Path, form: LayerForm) -> Result<(), StepError> {
+    op::files::apply(changes, dest, form)
 }

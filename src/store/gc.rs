@@ -194,7 +194,7 @@ impl Store {
             if reached.layers.contains(&diff_id) {
                 continue;
             }
-            if let Some(fs) = self.layer_dir(&diff_id)
+            if let Some(fs) = self.layer_behind(&link)
                 && let Some(dir) = fs.parent()
             {
                 pruned.layers += 1;

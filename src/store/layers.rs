@@ -19,7 +19,12 @@ impl Store {
     /// The directory of the layer, if it is unpacked here: complete, never
     /// changed again, with whiteouts as overlayfs has them.
     pub fn layer_dir(&self, diff_id: &DiffId) -> Option<PathBuf> {
-        let target = rustix::fs::readlink(self.layer_link(diff_id), Vec::new()).ok()?;
+        self.layer_behind(&self.layer_link(diff_id))
+    }
+
+    /// The directory that a link leads to.
+    pub(super) fn layer_behind(&self, link: &Path) -> Option<PathBuf> {
+        let target = rustix::fs::readlink(link, Vec::new()).ok()?;
         let id = layer_id(target.to_str().ok()?.strip_prefix("../")?)?;
         let path = self.path("layers").join(id).join("fs");
         let kind = std::fs::symlink_metadata(&path).ok()?.file_type();
@@ -28,8 +33,39 @@ impl Store {
 
     pub(super) fn layer_link(&self, diff_id: &DiffId) -> PathBuf {
         let digest = diff_id.digest();
-        let name = format!("{}-{}", digest.algorithm(), digest.encoded());
+        let form = self.layer_form().suffix();
+        let name = format!("{}-{}{form}", digest.algorithm(), digest.encoded());
         self.path("layers/by-diff-id").join(name)
+    }
+
+    /// What this process can make of a layer on the store's file system. It is
+    /// tried, once.
+    pub fn layer_form(&self) -> LayerForm {
+        *self.inner.form.get_or_init(|| {
+            // Where nothing can be written there is nothing to unpack.
+            self.try_form().unwrap_or_default()
+        })
+    }
+
+    fn try_form(&self) -> Result<LayerForm, StoreError> {
+        let session = self.session()?;
+        let path = session.path("f");
+        std::fs::write(&path, b"").map_err(StoreError::io("create", &path))?;
+        let none = rustix::fs::XattrFlags::empty();
+        let form = LayerForm {
+            user_xattr: rustix::fs::setxattr(&path, "trusted.shiplap", b"", none).is_err(),
+            owners: std::os::unix::fs::chown(&path, Some(1), Some(1)).is_ok(),
+            devices: {
+                let device = session.path("n");
+                let (kind, mode) = (rustix::fs::FileType::CharacterDevice, Mode::RUSR);
+                let number = rustix::fs::makedev(1, 3);
+                let made = rustix::fs::mknodat(rustix::fs::CWD, &device, kind, mode, number);
+                let _ = std::fs::remove_file(&device);
+                made.is_ok()
+            },
+        };
+        let _ = std::fs::remove_file(&path);
+        Ok(form)
     }
 
     /// Makes directories for a layer that is about to be filled.
@@ -64,6 +100,49 @@ impl Store {
             }
             return Ok(layer);
         }
+    }
+}
+
+/// What a process can make of a layer. Layers in different forms are kept
+/// apart: what one process can do, another may not even see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerForm {
+    /// Overlayfs' marks are `user.*` attributes, not `trusted.*`.
+    pub user_xattr: bool,
+    /// Entries have their owners on disk. Otherwise they are in the
+    /// [notes](crate::layer::notes).
+    pub owners: bool,
+    /// Devices are devices, not empty files with a note.
+    pub devices: bool,
+}
+
+impl Default for LayerForm {
+    fn default() -> Self {
+        Self {
+            user_xattr: false,
+            owners: true,
+            devices: true,
+        }
+    }
+}
+
+impl LayerForm {
+    /// At the end of links' names.
+    fn suffix(self) -> String {
+        let mut suffix = String::new();
+        for (differs, letter) in [
+            (self.user_xattr, 'x'),
+            (!self.owners, 'o'),
+            (!self.devices, 'd'),
+        ] {
+            if differs {
+                if suffix.is_empty() {
+                    suffix.push('.');
+                }
+                suffix.push(letter);
+            }
+        }
+        suffix
     }
 }
 

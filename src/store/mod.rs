@@ -8,7 +8,8 @@
 //!   version                 the format of the rest, a number
 //!   layers/<id>/fs          an unpacked layer in overlay form
 //!   layers/<id>/work        overlayfs' work directory, until it is published
-//!   layers/by-diff-id/<alg>-<hex> -> ../<id>
+//!   layers/<id>/notes       what its tree can't have on disk, if anything
+//!   layers/by-diff-id/<alg>-<hex>[.<form>] -> ../<id>
 //!   cache/<hex>             results of build steps by key
 //!   mounts/<hex>/           cache mounts
 //!   stats/<hex>             what is known of the files of a build context
@@ -89,7 +90,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -97,7 +98,7 @@ use rustix::io::Errno;
 pub use blobs::Ingest;
 pub use error::StoreError;
 pub use gc::{PruneOptions, Pruned, Usage};
-pub use layers::NewLayer;
+pub use layers::{LayerForm, NewLayer};
 pub use lock::{Lock, LockMode};
 pub use recover::{Checked, Damage};
 pub use trash::{Emptied, TempDir};
@@ -133,6 +134,7 @@ struct Inner {
     // nobody can prune either.
     in_use: Option<Lock>,
     session: Mutex<Option<Arc<Session>>>,
+    form: OnceLock<LayerForm>,
 }
 
 impl Store {
@@ -161,6 +163,7 @@ impl Store {
                 root,
                 in_use,
                 session: Mutex::new(None),
+                form: OnceLock::new(),
             }),
         };
         store.sweep();

@@ -147,6 +147,7 @@ pub(super) fn layer_links(root: &Path) -> Result<Vec<(DiffId, PathBuf)>, StoreEr
     let mut found = Vec::new();
     for path in list(&root.join("layers/by-diff-id"))? {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
+        let name = name.split_once('.').map_or(name, |(name, _form)| name);
         if let Some(digest) = name
             .rsplit_once('-')
             .and_then(|(algorithm, encoded)| Digest::parse(&format!("{algorithm}:{encoded}")).ok())
@@ -339,9 +340,9 @@ impl Store {
                 Err(e) => return Err(StoreError::io("read", &path)(e)),
             }
         }
-        for (diff_id, link) in layer_links(root)? {
+        for (_, link) in layer_links(root)? {
             checked.layers += 1;
-            if self.layer_dir(&diff_id).is_none() {
+            if self.layer_behind(&link).is_none() {
                 let removed = repair && std::fs::remove_file(&link).is_ok();
                 checked.damages.push(Damage {
                     path: link,

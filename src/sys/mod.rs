@@ -2,6 +2,7 @@
 
 pub mod capability;
 pub mod fs;
+pub mod landlock;
 pub mod network;
 pub mod process;
 pub mod seccomp;

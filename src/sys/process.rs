@@ -61,6 +61,10 @@ impl Child {
 
     /// Reaps it if it has ended; waits for that when `block` is set.
     pub fn wait(self, block: bool) -> io::Result<Option<Ended>> {
+        Ok(self.wait_for(block)?.map(|(_, ended)| ended))
+    }
+
+    fn wait_for(self, block: bool) -> io::Result<Option<(Self, Ended)>> {
         let mut status = 0;
         // SAFETY: rusage is plain data for which zeros are valid.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
@@ -80,12 +84,13 @@ impl Child {
             return Ok(None);
         }
         let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
-        Ok(Some(Ended {
+        let ended = Ended {
             code: libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)),
             signal: libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)),
             cpu_seconds: seconds(usage.ru_utime) + seconds(usage.ru_stime),
             peak_memory_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
-        }))
+        };
+        Ok(Some((Self(pid), ended)))
     }
 }
 
@@ -105,6 +110,36 @@ pub fn fork() -> io::Result<Option<Child>> {
         0 => Ok(None),
         pid => Ok(Some(Child(pid))),
     }
+}
+
+/// The calling process's next child that has ended, and how; `None` where
+/// there is none yet (unless `block` is set) or none at all.
+pub fn wait_any(block: bool) -> io::Result<Option<(Child, Ended)>> {
+    match Child(-1).wait_for(block) {
+        Err(e) if e.raw_os_error() == Some(libc::ECHILD) => Ok(None),
+        other => other,
+    }
+}
+
+/// Whether the calling process has children, ended or not.
+pub fn has_children() -> io::Result<bool> {
+    // SAFETY: siginfo is plain data for which zeros are valid.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: the pointer is to a live value of the right type.
+    match unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, options) } {
+        0 => Ok(true),
+        _ => match io::Error::last_os_error() {
+            e if e.raw_os_error() == Some(libc::ECHILD) => Ok(false),
+            e => Err(e),
+        },
+    }
+}
+
+/// Sends a signal to the process `pid`, if there is one and it may be.
+pub fn signal(pid: i32, signal: i32) {
+    // SAFETY: kill takes integers only.
+    unsafe { libc::kill(pid, signal) };
 }
 
 /// Leaves namespaces for new ones.
@@ -285,6 +320,15 @@ pub fn die_with_parent() -> io::Result<()> {
     Ok(rustix::process::set_parent_process_death_signal(Some(
         rustix::process::Signal::KILL,
     ))?)
+}
+
+/// Makes this process the parent of descendants whose parents end.
+pub fn adopt_orphans() -> io::Result<()> {
+    // SAFETY: prctl with integers only.
+    match unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1 as libc::c_ulong, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Sets user, group and supplementary groups, real, effective and saved.

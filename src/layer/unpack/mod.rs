@@ -23,10 +23,11 @@ mod dirs;
 mod error;
 mod remove;
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -36,9 +37,10 @@ use rustix::io::Errno;
 use self::dirs::{Dir, Dirs};
 pub use self::error::UnpackError;
 use self::error::{Step, refuse};
+use super::notes::{CAPABILITY, Noted, Notes};
 use super::tar_read::{Body, Item, Names, TarReader};
 use super::{Entry, Kind, Meta};
-use crate::sys::fs::{Root, lstat_at};
+use crate::sys::fs::{Root, lstat_at, proc_fd};
 
 /// Bytes that files are written in.
 const BUFFER: usize = 256 << 10;
@@ -63,7 +65,7 @@ pub enum Form {
 pub enum Devices {
     /// Create them, which takes privilege.
     Create,
-    /// Put an empty file in their place, and say so in the result.
+    /// Put an empty file in their place, and note it.
     Placeholder,
 }
 
@@ -88,8 +90,8 @@ pub struct UnpackOptions<'a> {
     pub max_bytes: u64,
     /// Entries that the tar may have.
     pub max_entries: u64,
-    /// Whether to set owners. Without, all belongs to the process's user and
-    /// what should not is counted.
+    /// Whether to set owners. Without, all belongs to the process's user, and
+    /// what should not is noted.
     pub owners: bool,
     /// Device nodes.
     pub devices: Devices,
@@ -153,6 +155,8 @@ pub struct Unpacked {
     pub skipped_xattrs: u64,
     /// Devices that are empty files now.
     pub placeholders: Vec<PathBuf>,
+    /// What could not be done, of entries by their paths without links.
+    pub notes: Notes,
 }
 
 /// Applies the layer that `tar` has (not compressed) to `root`.
@@ -167,7 +171,11 @@ pub fn unpack(
     let mut unpacker = Unpacker {
         options: *options,
         dirs: Dirs::new(root, options)?,
-        result: Unpacked::default(),
+        result: Unpacked {
+            notes: Notes::new(!options.owners),
+            ..Unpacked::default()
+        },
+        places: HashMap::new(),
         buffer: vec![0; BUFFER],
         ids: (
             rustix::process::geteuid().as_raw(),
@@ -187,6 +195,14 @@ pub fn unpack(
     let mut result = unpacker.result;
     result.tar_bytes = tar_bytes;
     unpacker.dirs.finish(&mut result)?;
+    if let Some(lower) = options.lower {
+        for path in &result.implied {
+            let below = lower.entry(path).step("look below the layer at", path)?;
+            if let Some(below) = below.filter(|below| below.kind == Kind::Dir) {
+                result.notes.set(path.clone(), noted(&below, false));
+            }
+        }
+    }
     Ok(result)
 }
 
@@ -200,11 +216,24 @@ pub fn settle(root: &Root, implied: &[PathBuf], lower: &dyn Lower) -> Result<boo
     dirs::settle(root, implied, lower)
 }
 
+/// What is to be noted of an entry; its device, if that is a placeholder.
+fn noted(entry: &Entry, placeholder: bool) -> Noted {
+    let device = matches!(entry.kind, Kind::Char { .. } | Kind::Block { .. });
+    Noted {
+        uid: entry.meta.uid,
+        gid: entry.meta.gid,
+        device: (placeholder && device).then(|| entry.kind.clone()),
+        capability: entry.meta.xattrs.get(CAPABILITY).cloned(),
+    }
+}
+
 struct Unpacker<'a> {
     options: UnpackOptions<'a>,
     dirs: Dirs<'a>,
     result: Unpacked,
     buffer: Vec<u8>,
+    /// Paths of directories without links, by inode, for the notes.
+    places: HashMap<u64, PathBuf>,
     /// The process's user and group.
     ids: (u32, u32),
 }
@@ -236,6 +265,7 @@ impl Unpacker<'_> {
         let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else {
             // The reader lets nothing but a directory have the root's name.
             let root = self.dirs.root_dir()?;
+            self.result.notes.set(PathBuf::new(), noted(entry, false));
             return self.directory_attrs(&root, path, &entry.meta, true);
         };
         let dir = self.dirs.make(parent)?;
@@ -245,11 +275,43 @@ impl Unpacker<'_> {
                 self.fill(&file, *size, path, body)?;
                 self.file_attrs(&file, path, &entry.meta)?;
             }
-            Kind::Dir => return self.directory(&dir, name, entry),
-            Kind::Hardlink { target } => return self.hardlink(&dir, name, path, target),
+            Kind::Dir => {
+                self.directory(&dir, name, entry)?;
+                return self.note(&dir, name, entry);
+            }
+            Kind::Hardlink { target } => {
+                return self.hardlink(&dir, name, (path, &entry.meta), target);
+            }
             _ => self.node(&dir, name, entry)?,
         }
         self.dirs.own(&dir, name);
+        self.note(&dir, name, entry)
+    }
+
+    /// Notes what the disk does not have of an entry.
+    fn note(&mut self, dir: &Dir, name: &OsStr, entry: &Entry) -> Result<(), UnpackError> {
+        let placeholder = self.options.devices == Devices::Placeholder;
+        if self.options.owners && !placeholder {
+            return Ok(());
+        }
+        let place = match self.places.get(&dir.ino) {
+            Some(place) => place.clone(),
+            None => {
+                let read = |fd: BorrowedFd<'_>| std::fs::read_link(proc_fd(fd));
+                let path = &entry.path;
+                let root = read(self.dirs.root_dir()?.fd.as_fd()).step("look at", path)?;
+                let place = read(dir.fd.as_fd()).step("look at", path)?;
+                let place = place.strip_prefix(root).map_err(io::Error::other);
+                let place = place.step("look at", path)?.to_owned();
+                self.places.insert(dir.ino, place.clone());
+                place
+            }
+        };
+        let mut noted = noted(entry, placeholder);
+        if self.options.owners {
+            noted.capability = None;
+        }
+        self.result.notes.set(place.join(name), noted);
         Ok(())
     }
 
@@ -387,7 +449,7 @@ impl Unpacker<'_> {
         &mut self,
         dir: &Rc<Dir>,
         name: &OsStr,
-        path: &Path,
+        (path, meta): (&Path, &Meta),
         target: &Path,
     ) -> Result<(), UnpackError> {
         let missing = |reason: &str| {
@@ -430,7 +492,15 @@ impl Unpacker<'_> {
                 Err(e) => return Err(io::Error::from(e)).step("link", path),
                 Ok(()) => {
                     self.dirs.own(dir, name);
-                    return Ok(());
+                    if self.options.owners {
+                        return Ok(());
+                    }
+                    let entry = Entry {
+                        path: path.to_owned(),
+                        kind: Kind::File { size: 0 },
+                        meta: meta.clone(),
+                    };
+                    return self.note(dir, name, &entry);
                 }
             }
         }
@@ -463,6 +533,7 @@ impl Unpacker<'_> {
                 let mut file = self.create(&dir, name, target)?;
                 io::copy(&mut source, &mut file).step("copy", target)?;
                 self.file_attrs(&file, target, &entry.meta)?;
+                self.note(&dir, name, &entry)?;
             }
             _ => {
                 let entry = Entry {

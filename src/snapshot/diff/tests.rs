@@ -301,7 +301,7 @@ fn both_walkers_find_what_a_plain_comparison_finds() {
         let plain = dir.join("plain");
         let before = model(&plain);
         let table = Table::read(&plain).unwrap();
-        let mut nothing = table.changes(&plain, lower()).unwrap();
+        let mut nothing = table.changes(&plain, lower(), None).unwrap();
         assert_eq!(read(&mut nothing), [], "seed {seed}");
         let table = nothing.finish().unwrap();
 
@@ -310,7 +310,7 @@ fn both_walkers_find_what_a_plain_comparison_finds() {
         sh(&work, &plain);
 
         let a = read(changes(&dir.join("three"), lower()).unwrap());
-        let b = read(table.changes(&plain, lower()).unwrap());
+        let b = read(table.changes(&plain, lower(), None).unwrap());
         assert!(a.len() > 5, "seed {seed}: the script did something");
         check_order(&a);
         let mut applied = before;
@@ -513,7 +513,9 @@ fn deep_and_wide_trees() {
     assert_eq!(t.diff().unwrap().len(), 3000 + 51 + 1000);
     let lower = Merged::new(vec![t.path("lower")]).unwrap();
     let table = Table::read(&t.path("lower")).unwrap();
-    let mut found = table.changes(&t.path("upper"), Arc::new(lower)).unwrap();
+    let mut found = table
+        .changes(&t.path("upper"), Arc::new(lower), None)
+        .unwrap();
     let count = found.by_ref().map(Result::unwrap).count();
     assert_eq!((count, found.finish().unwrap().len()), (4051, 4051));
     // The temporary directory's own removal can't go that deep.

@@ -18,9 +18,10 @@ use crate::context::{Empty, Tree};
 use crate::digest::Digest;
 use crate::graph::{CopyOp, CopySource, From};
 use crate::layer::tar_write::{TarWriter, WriteError};
-use crate::layer::unpack::{Form, UnpackOptions, unpack};
+use crate::layer::unpack::{Devices, Form, UnpackOptions, unpack};
 use crate::layer::{Change, Mtime};
 use crate::snapshot::users;
+use crate::store::LayerForm;
 use crate::sys::fs::Root;
 
 /// The sources of a copy, found but not read.
@@ -283,8 +284,12 @@ fn below(tree: &dyn Tree, source: &str) -> Result<Vec<Match>, StepError> {
     Ok(select(tree, source, false, &none)?)
 }
 
-/// Writes `changes` into the empty directory `dest`.
-pub(in super::super) fn apply(changes: Vec<Change>, dest: &Path) -> Result<(), StepError> {
+/// Writes `changes` into the empty directory `dest`, as far as `form` allows.
+pub(in super::super) fn apply(
+    changes: Vec<Change>,
+    dest: &Path,
+    form: LayerForm,
+) -> Result<(), StepError> {
     let fail = || StepError::io(format!("can't write into {}", dest.display()));
     let root = Root::open(dest).map_err(fail())?;
     let (reader, writer) = std::io::pipe().map_err(fail())?;
@@ -298,7 +303,15 @@ pub(in super::super) fn apply(changes: Vec<Change>, dest: &Path) -> Result<(), S
             let mut out = tar.finish().map_err(WriteError::Write)?;
             std::io::Write::flush(&mut out).map_err(WriteError::Write)
         });
-        let read = unpack(reader, &root, &UnpackOptions::new(Form::Flat));
+        let options = UnpackOptions {
+            owners: form.owners,
+            devices: match form.devices {
+                true => Devices::Create,
+                false => Devices::Placeholder,
+            },
+            ..UnpackOptions::new(Form::Flat)
+        };
+        let read = unpack(reader, &root, &options);
         let written = written
             .join()
             .unwrap_or_else(|_| Err(WriteError::Write(std::io::Error::other("a worker stopped"))));

@@ -3,7 +3,7 @@
 //!
 //! | type | what the command sees |
 //! |---|---|
-//! | bind, from a stage or an image | its layers, stacked; writes go to a directory that is thrown away |
+//! | bind, from a stage or an image | its layers, stacked; writes go to a directory that is thrown away. A copy where root filesystems are directories |
 //! | bind, from the context | a copy of the files that `.dockerignore` lets through |
 //! | cache | a directory of the store that outlives the build |
 //! | tmpfs | memory |
@@ -15,13 +15,14 @@ use std::sync::Arc;
 
 use super::super::key::KeyBuilder;
 use super::super::{Solver, StepError};
-use crate::container::{Mount, MountKind};
+use crate::container::{Executor, Mount, MountKind, RootKind};
 use crate::context::Tree;
 use crate::digest::{Digest, Hasher};
 use crate::dockerfile::mount::{Bind, Cache, MountSpec, Secret, Sharing, Ssh};
 use crate::graph::{From, RunMount, RunOp};
 use crate::layer::Kind;
-use crate::store::{Lock, LockMode, NewLayer};
+use crate::snapshot::tree;
+use crate::store::{LayerForm, Lock, LockMode, NewLayer};
 
 /// Where a secret is when the instruction does not say.
 const SECRETS: &str = "/run/secrets";
@@ -69,6 +70,7 @@ impl Mounts {
     pub(super) fn prepare(
         solver: &Solver<'_, '_>,
         op: &RunOp,
+        executor: &dyn Executor,
         environment: &mut Vec<(String, String)>,
     ) -> Result<Self, StepError> {
         let mut all = Self::default();
@@ -85,8 +87,10 @@ impl Mounts {
         }
         for mount in &op.mounts {
             match &mount.spec {
-                MountSpec::Bind(bind) => all.bind(solver, op, mount, bind)?,
-                MountSpec::Cache(cache) => all.cache(solver, op, mount, cache)?,
+                MountSpec::Bind(bind) => all.bind(solver, op, mount, bind, executor.root())?,
+                MountSpec::Cache(cache) => {
+                    all.cache(solver, op, mount, cache, executor.mounts())?
+                }
                 MountSpec::Tmpfs(tmpfs) => all.specs.push(Mount {
                     target: target(&op.cwd, &tmpfs.target),
                     kind: MountKind::Tmpfs {
@@ -111,8 +115,26 @@ impl Mounts {
         op: &RunOp,
         mount: &RunMount,
         bind: &Bind,
+        kind: RootKind,
     ) -> Result<(), StepError> {
         let store = solver.env.store;
+        if let (RootKind::Directory, Some(from)) = (kind, &mount.from) {
+            // A copy for this step alone, which may write to it.
+            let copy = store.new_layer()?;
+            let tree = solver.source_tree(from)?;
+            let form = store.layer_form();
+            let name = materialize(&tree, &bind.source, copy.fs(), form)?;
+            self.specs.push(Mount {
+                target: target(&op.cwd, &bind.target),
+                kind: MountKind::Bind {
+                    source: copy.fs().join(name.unwrap_or_default()),
+                    subpath: None,
+                    read_only: bind.read_only,
+                },
+            });
+            self.scratch.push(copy);
+            return Ok(());
+        }
         let over = store.new_layer()?;
         let (lower, subpath) = match &mount.from {
             Some(From::Step(id)) => {
@@ -122,7 +144,7 @@ impl Mounts {
             Some(from) => {
                 let copy = store.new_layer()?;
                 let tree = solver.source_tree(from)?;
-                let name = materialize(&tree, &bind.source, copy.fs())?;
+                let name = materialize(&tree, &bind.source, copy.fs(), store.layer_form())?;
                 let lower = vec![copy.fs().to_path_buf()];
                 self.scratch.push(copy);
                 (lower, name)
@@ -149,6 +171,7 @@ impl Mounts {
         op: &RunOp,
         mount: &RunMount,
         cache: &Cache,
+        mounts: bool,
     ) -> Result<(), StepError> {
         let target = target(&op.cwd, &cache.target);
         let id = match &cache.id {
@@ -163,7 +186,7 @@ impl Mounts {
             name.field(cache.source.as_bytes());
         }
         let name = name.finish();
-        let (name, lock) = claim(solver, name, cache.sharing)?;
+        let (name, lock) = claim(solver, name, cache.sharing, mounts)?;
         let dir = solver.env.store.mount_dir(&name)?;
         let content = dir.join("fs");
         {
@@ -175,10 +198,25 @@ impl Mounts {
                 self.fill(solver, mount, cache, &id, &dir)?;
             }
         }
+        let mut source = content;
+        if cache.read_only && !mounts {
+            // It is moved to where the command sees it, and could be changed.
+            let copy = solver.env.store.new_layer()?;
+            let form = solver.env.store.layer_form();
+            let manner = tree::Manner {
+                owners: form.owners,
+                devices: form.devices,
+                latest: None,
+            };
+            tree::apply(&source, copy.fs(), manner)
+                .map_err(StepError::io("can't copy a cache directory"))?;
+            source = copy.fs().to_path_buf();
+            self.scratch.push(copy);
+        }
         self.specs.push(Mount {
             target,
             kind: MountKind::Bind {
-                source: content,
+                source,
                 subpath: None,
                 read_only: cache.read_only,
             },
@@ -210,10 +248,12 @@ impl Mounts {
         std::fs::create_dir(&new).map_err(fail())?;
         if let Some(from) = &mount.from {
             let tree = solver.source_tree(from)?;
-            materialize(&tree, &cache.source, &new)?;
+            materialize(&tree, &cache.source, &new, solver.env.store.layer_form())?;
         }
         let own = (cache.uid.unwrap_or(0), cache.gid.unwrap_or(0));
-        std::os::unix::fs::chown(&new, Some(own.0), Some(own.1)).map_err(fail())?;
+        if solver.env.store.layer_form().owners {
+            std::os::unix::fs::chown(&new, Some(own.0), Some(own.1)).map_err(fail())?;
+        }
         let mode = std::os::unix::fs::PermissionsExt::from_mode(cache.mode.unwrap_or(0o755));
         std::fs::set_permissions(&new, mode).map_err(fail())?;
         std::fs::write(dir.join("id"), id).map_err(fail())?;
@@ -318,17 +358,19 @@ fn target(cwd: &str, text: &str) -> PathBuf {
 
 /// A cache that this step may use now, and the lock that says so: for
 /// `private` the first of the caches of this name that nobody uses, otherwise
-/// the one there is, waiting for its turn.
+/// the one there is, waiting for its turn. Where it can't be mounted it is at
+/// one place only, so it cannot be shared.
 fn claim(
     solver: &Solver<'_, '_>,
     name: Digest,
     sharing: Sharing,
+    mounts: bool,
 ) -> Result<(Digest, Lock), StepError> {
     let store = solver.env.store;
     let lock_name = |name: &Digest| format!("mount-{}", name.encoded());
     let mode = match sharing {
-        Sharing::Shared => LockMode::Shared,
-        Sharing::Private | Sharing::Locked => LockMode::Exclusive,
+        Sharing::Shared if mounts => LockMode::Shared,
+        Sharing::Shared | Sharing::Private | Sharing::Locked => LockMode::Exclusive,
     };
     let mut candidate = name.clone();
     let mut number = 0_u32;
@@ -354,6 +396,7 @@ fn materialize(
     tree: &Arc<dyn Tree>,
     source: &str,
     dest: &Path,
+    form: LayerForm,
 ) -> Result<Option<PathBuf>, StepError> {
     let fail = || StepError::io(format!("can't copy {source} for a mount"));
     let node = tree.lookup(Path::new(source), true).map_err(fail())?;
@@ -363,6 +406,6 @@ fn materialize(
         .first()
         .filter(|_| is_file)
         .map(|c| c.path().to_path_buf());
-    super::files::apply(changes, dest)?;
+    super::files::apply(changes, dest, form)?;
     Ok(name)
 }

@@ -5,16 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::key::KeyBuilder;
-use super::super::{Done, Layer, Solver, StepError};
+use super::super::trees::WorkTree;
+use super::super::{Done, Env, Layer, Made, Solver, StepError};
 use super::mounts::Mounts;
 use super::workdir::make_dirs;
-use crate::container::{MOST_LAYERS, Network, RootSpec, RunSpec};
+use crate::container::{Exit, MOST_LAYERS, Network, RootKind, RootSpec, RunSpec};
 use crate::context::Tree;
 use crate::digest::Digest;
 use crate::event::Task;
 use crate::graph::{RunNetwork, RunOp};
 use crate::layer::{Change, Entry};
-use crate::snapshot::{Merged, overlay, users};
+use crate::snapshot::{Guess, Merged, overlay, users};
 use crate::store::NewLayer;
 
 /// Name of the host inside build containers: always the same, so that it can't
@@ -83,13 +84,19 @@ fn network(op: &RunOp, host: bool) -> Network {
     }
 }
 
-/// Runs the command; what it changed is in the directory that comes back.
+/// A root filesystem to run in.
+enum Base {
+    Overlay(NewLayer),
+    Tree(WorkTree),
+}
+
+/// Runs the command; what comes back has what it changed.
 pub(in super::super) fn run(
     solver: &Solver<'_, '_>,
     op: &RunOp,
     parent: &Done,
     task: &Task,
-) -> Result<NewLayer, StepError> {
+) -> Result<Made, StepError> {
     let env = solver.env;
     if op.insecure && !env.options.allow_insecure {
         return Err(StepError::Refused {
@@ -105,23 +112,32 @@ pub(in super::super) fn run(
             hint: Some("only devices that were granted to the build can be used".into()),
         });
     }
-    let lower = lower_dirs(solver, &parent.layers)?;
+    let executor = (env.executor)()?;
     let tree: Arc<dyn Tree> = Arc::new(solver.tree(&parent.layers)?);
-    let layer = env.store.new_layer()?;
     super::foreign::check(&*tree, op)?;
     let user = users::resolve_user(&*tree, if op.user.is_empty() { "0" } else { &op.user })?;
-    make_cwd(&*tree, op, &layer, env.options.now)?;
+    let base = match executor.root() {
+        RootKind::Overlay => Base::Overlay(env.store.new_layer()?),
+        RootKind::Directory => Base::Tree(solver.trees.take(solver, &parent.layers)?),
+    };
+    make_cwd(&*tree, op, &base, env)?;
 
     let mut environment = op.env.clone();
     environment.extend(op.hidden_env.iter().cloned());
-    let mounts = Mounts::prepare(solver, op, &mut environment)?;
+    let mounts = Mounts::prepare(solver, op, &*executor, &mut environment)?;
     if !environment.iter().any(|(n, _)| n == "HOME") {
         environment.push(("HOME".into(), user.home.to_string_lossy().into_owned()));
     }
-    let root = RootSpec::Overlay {
-        lower,
-        upper: layer.fs().to_path_buf(),
-        work: layer.work().to_path_buf(),
+    let root = match &base {
+        Base::Overlay(layer) => RootSpec::Overlay {
+            lower: lower_dirs(solver, &parent.layers)?,
+            upper: layer.fs().to_path_buf(),
+            work: layer.work().to_path_buf(),
+        },
+        Base::Tree(tree) => RootSpec::Dir {
+            dir: tree.root(),
+            work: tree.work(),
+        },
     };
     let mut spec = RunSpec::new(root, op.args.iter().cloned());
     spec.env = environment
@@ -148,7 +164,6 @@ pub(in super::super) fn run(
     spec.shm_size = env.options.shm_size;
     spec.ulimits.clone_from(&env.options.ulimits);
 
-    let executor = (env.executor)()?;
     let exit = executor.run(
         &spec,
         &|stream, line| task.log(stream, line.to_vec()),
@@ -159,9 +174,42 @@ pub(in super::super) fn run(
         return Err(StepError::Cancelled);
     }
     let exit = exit?;
-    if exit.code == Some(0) {
-        return Ok(layer);
+    match exit.code {
+        Some(0) => left(solver, parent, base, &*tree, (user.uid, user.gid)),
+        _ => Err(failure(op, &exit)),
     }
+}
+
+/// What a command that went well left in its root filesystem.
+fn left(
+    solver: &Solver<'_, '_>,
+    parent: &Done,
+    base: Base,
+    tree: &dyn Tree,
+    user: (u32, u32),
+) -> Result<Made, StepError> {
+    let env = solver.env;
+    let form = env.store.layer_form();
+    let guess = (!(form.owners && form.devices)).then_some(Guess {
+        owner: (!form.owners).then_some(user),
+    });
+    let fail = || StepError::io("can't see what the command changed");
+    match base {
+        Base::Overlay(layer) => {
+            if let Some(guess) = guess {
+                crate::snapshot::note(layer.fs(), tree, guess).map_err(fail())?;
+            }
+            Ok(Made::Dir(layer))
+        }
+        Base::Tree(work) => {
+            let lower = solver.tree(&parent.layers)?;
+            let changes = work.changes(lower, guess, env).map_err(fail())?;
+            Ok(Made::Tree(Box::new(changes)))
+        }
+    }
+}
+
+fn failure(op: &RunOp, exit: &Exit) -> StepError {
     let command = op.args.join(" ");
     let command: String = command.chars().take(200).collect();
     let what = match (exit.code, exit.signal) {
@@ -169,10 +217,10 @@ pub(in super::super) fn run(
         (None, Some(signal)) => format!("the command {command:?} was killed by signal {signal}"),
         (None, None) => format!("the command {command:?} did not end properly"),
     };
-    Err(StepError::Command {
+    StepError::Command {
         what,
         code: exit.code,
-    })
+    }
 }
 
 /// Layers are merged in numbers like this, so that the steps that follow find
@@ -217,7 +265,8 @@ fn merged(solver: &Solver<'_, '_>, dirs: &[PathBuf]) -> Result<PathBuf, StepErro
     let tree = Merged::new(dirs.to_vec()).map_err(fail())?;
     overlay::inherit_root(&tree, &making).map_err(fail())?;
     let tree: Arc<dyn Tree> = Arc::new(tree);
-    super::files::apply(super::files::changes_below(&tree, "/")?, &making)?;
+    let form = solver.env.store.layer_form();
+    super::files::apply(super::files::changes_below(&tree, "/")?, &making, form)?;
     match std::fs::rename(&making, &done) {
         // Another step may have been first.
         Err(_) if done.exists() => Ok(done),
@@ -236,20 +285,28 @@ fn hosts(extra: &[(String, String)]) -> String {
 
 /// A base may name a working directory that it does not have; the step sees
 /// one all the same, as with every container runtime.
-fn make_cwd(tree: &dyn Tree, op: &RunOp, layer: &NewLayer, now: i64) -> Result<(), StepError> {
+fn make_cwd(tree: &dyn Tree, op: &RunOp, base: &Base, env: &Env<'_>) -> Result<(), StepError> {
     let path = Path::new(&op.cwd);
     let fail = || StepError::io(format!("can't make the working directory {}", op.cwd));
     if tree.lookup(path, true).map_err(fail())?.is_some() {
         return Ok(());
     }
-    for change in make_dirs(tree, path, (0, 0), now)? {
+    for change in make_dirs(tree, path, (0, 0), env.options.now)? {
         let Change::Put(Entry { path, meta, .. }, _) = change else {
             continue;
         };
-        // The directory is new and empty: nothing in it can lead elsewhere.
-        let dir = layer.fs().join(&path);
-        std::fs::create_dir(&dir).map_err(fail())?;
-        std::os::unix::fs::lchown(&dir, Some(meta.uid), Some(meta.gid)).map_err(fail())?;
+        // Its links are resolved, and nobody else is in there yet.
+        let dir = match base {
+            Base::Overlay(layer) => layer.fs().join(&path),
+            Base::Tree(tree) => tree.root().join(&path),
+        };
+        match std::fs::create_dir(&dir) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => continue,
+            made => made.map_err(fail())?,
+        }
+        if env.store.layer_form().owners {
+            std::os::unix::fs::lchown(&dir, Some(meta.uid), Some(meta.gid)).map_err(fail())?;
+        }
         let mode = std::os::unix::fs::PermissionsExt::from_mode(meta.mode);
         std::fs::set_permissions(&dir, mode).map_err(fail())?;
     }

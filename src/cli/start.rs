@@ -1,0 +1,61 @@
+//! What has to happen before the program has threads: a plain user's process
+//! moves to a user namespace, if the command needs one.
+//!
+//! `build` needs one for RUN only, so its Dockerfile is looked at. One that
+//! can't be read yet (it comes from standard input or from elsewhere) may have
+//! a RUN.
+
+use std::path::Path;
+
+use shiplap::container::{self, Isolation};
+use shiplap::dockerfile::{self, ast::InstructionKind};
+
+use super::{Cli, Command};
+
+/// What the process is after that.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Started {
+    /// Whether it was root's at the start.
+    pub(super) by_root: bool,
+}
+
+/// Moves to a user namespace if that is needed and can be had. Where it can't,
+/// the command goes on without, and says so if it comes to that.
+pub(crate) fn start(cli: &Cli) -> Started {
+    let started = Started {
+        by_root: rustix::process::geteuid().is_root(),
+    };
+    let needed = match &cli.command {
+        Command::Build(args) => {
+            let isolation = args.isolation();
+            let mounts = matches!(isolation, Isolation::Auto | Isolation::Namespaces);
+            let asked = isolation == Isolation::Namespaces;
+            mounts && (asked || may_run(&args.source.context, args.source.file.as_deref()))
+        }
+        // Unpacked layers belong to ids that only a namespace has.
+        Command::Prune(_) | Command::Rmi(_) => !started.by_root,
+        _ => false,
+    };
+    if needed && !container::can_mount() {
+        let _ = container::enter_user_namespace();
+    }
+    started
+}
+
+/// Whether the Dockerfile of a build may have a RUN.
+fn may_run(context: &str, file: Option<&str>) -> bool {
+    let path = match file {
+        Some("-") => return true,
+        Some(file) => Path::new(file).to_owned(),
+        None => Path::new(context).join("Dockerfile"),
+    };
+    // What is wrong with it is found out and told later.
+    let Ok(text) = std::fs::read_to_string(path) else {
+        return true;
+    };
+    let Ok(file) = dockerfile::parse(&text) else {
+        return false;
+    };
+    let mut instructions = file.stages.iter().flat_map(|stage| &stage.instructions);
+    instructions.any(|i| matches!(i.kind, InstructionKind::Run(_)))
+}

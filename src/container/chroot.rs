@@ -1,0 +1,319 @@
+//! Runs without namespaces: a changed root, or `proot`'s view of one.
+//!
+//! This is for places where neither a namespace nor a mount can be made, as in
+//! a container with Docker's default profile. The process sees the tree and
+//! nothing else of the file system, by `chroot` and by Landlock, which keeps
+//! it there whatever it finds; its capabilities are those that package
+//! managers need, and none that leads out of a changed root, makes devices, or
+//! looks into other processes. It has no new privileges, the filter of system
+//! calls, no descriptor and no environment but its own.
+//!
+//! What it shares with shiplap is the process tree, the network and the host's
+//! name. shiplap cannot be looked into (it is not dumpable, and Landlock
+//! forbids it), nor be sent signals where the kernel's Landlock covers those
+//! (Linux 6.12).
+//!
+//! All descendants of the process, daemons included, become the keeper's
+//! children when their parents end, and it ends them.
+
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use super::enter;
+use super::placed::Placed;
+use super::proot;
+use super::protocol::{self, Failure, Method, Report, Tried};
+use super::spec::{Network, RootSpec, RunSpec};
+use crate::sys::capability;
+use crate::sys::landlock::Ruleset;
+use crate::sys::process::{self, Child, Ended};
+
+/// What root keeps in a changed root.
+const KEPT: [&str; 11] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "SETFCAP",
+    "NET_BIND_SERVICE",
+    "AUDIT_WRITE",
+];
+
+/// How often orphans are looked for while the process runs.
+const REAP: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 200_000_000,
+};
+/// Processes that can't be ended within this time are left.
+const PATIENCE: Duration = Duration::from_millis(2500);
+
+/// Keeps one run, as `init::keep_run` does with namespaces.
+pub(super) fn keep_run(
+    spec: &RunSpec,
+    method: &Method,
+    control: &UnixStream,
+    null: &OwnedFd,
+) -> Result<Ended, Failure> {
+    let RootSpec::Dir { dir, work } = &spec.root else {
+        return Err(rustix::io::Errno::OPNOTSUPP).tried("mounting an overlay");
+    };
+    let spec = weaker(spec)?;
+    let hidden = rustix::process::DumpableBehavior::NotDumpable;
+    rustix::process::set_dumpable_behavior(hidden).tried("hiding from other processes")?;
+    rustix::process::setsid().tried("starting a session")?;
+    process::adopt_orphans().tried("becoming the parent of orphans")?;
+    let mut placed = Placed::new(dir, work)?;
+    let filled = placed.fill(&spec, matches!(method, Method::Proot { .. }));
+    let ended = filled.and_then(|()| run(&spec, method, &mut placed, control, null));
+    let killed = end_all().tried("ending the processes that the command left");
+    let undone = placed.undo();
+    let ended = ended?;
+    killed?;
+    undone?;
+    Ok(ended)
+}
+
+/// `spec` with what can't be had taken out.
+fn weaker(spec: &RunSpec) -> Result<RunSpec, Failure> {
+    let refused = |reason: &str| Failure::Unavailable {
+        what: reason.to_owned(),
+    };
+    if spec.insecure {
+        return Err(refused("security=insecure"));
+    }
+    if spec.network != Network::Host {
+        return Err(refused("a network of its own"));
+    }
+    if spec.read_only {
+        return Err(refused("a read-only root"));
+    }
+    let mut spec = spec.clone();
+    spec.capabilities.keep(&KEPT);
+    // Without privilege neither Landlock nor a filter can be had otherwise.
+    spec.no_new_privileges = true;
+    Ok(spec)
+}
+
+fn run(
+    spec: &RunSpec,
+    method: &Method,
+    placed: &mut Placed,
+    control: &UnixStream,
+    null: &OwnedFd,
+) -> Result<Ended, Failure> {
+    let relays = std::mem::take(&mut placed.relays);
+    if !relays.is_empty() && process::fork().tried("forking")?.is_none() {
+        let _ = process::die_with_parent();
+        for output in [1, 2] {
+            let _ = process::duplicate_to(null, output);
+        }
+        super::relay::serve(relays);
+    }
+    let (lifeline, held) = std::io::pipe().tried("making a pipe")?;
+    let first = match process::fork().tried("forking")? {
+        Some(child) => child,
+        None => {
+            drop(held);
+            let failure = match begin(spec, method, placed, control, lifeline.into()) {
+                Ok(command) => command.execute(spec),
+                Err(failure) => failure,
+            };
+            let _ = protocol::send(control, &Report::Failed(failure));
+            std::process::exit(125);
+        }
+    };
+    // Only the run may hold the pipes: their end is its end.
+    for output in [1, 2] {
+        process::duplicate_to(null, output).tried("letting go of the output")?;
+    }
+    wait(first, control)
+}
+
+/// Becomes the process that the command is executed in.
+fn begin(
+    spec: &RunSpec,
+    method: &Method,
+    placed: &Placed,
+    control: &UnixStream,
+    lifeline: OwnedFd,
+) -> Result<enter::Command, Failure> {
+    enter::separate(lifeline)?;
+    rustix::thread::set_no_new_privs(true).tried("setting no_new_privs")?;
+    let command = match method {
+        Method::Proot { program } => {
+            confine(placed, |rules| proot::allow(rules, program, spec))?;
+            process::close_from(3, Some(control.as_raw_fd()));
+            enter::standard_streams(spec)?;
+            enter::set_limits(spec)?;
+            proot::command(program, spec)?
+        }
+        Method::Chroot | Method::Namespaces => {
+            rustix::process::fchdir(placed.root()).tried("entering the root")?;
+            rustix::process::chroot(".").tried("changing the root (chroot)")?;
+            rustix::process::chdir("/").tried("entering the root")?;
+            confine(placed, |_| Ok(()))?;
+            process::close_from(3, Some(control.as_raw_fd()));
+            enter::standard_streams(spec)?;
+            enter::enter_work_dir(&spec.cwd)?;
+            enter::set_limits(spec)?;
+            enter::Command::new(spec)?
+        }
+    };
+    match method {
+        Method::Proot { .. } => {
+            // Root may go this way too, and keeps what it needs then.
+            let held = capability::permitted().tried("reading capabilities")?;
+            let keep = held & spec.capabilities.mask();
+            if held != 0 {
+                capability::limit_bounding(keep).tried("limiting capabilities")?;
+            }
+            capability::set(keep).tried("setting capabilities")?;
+            for filter in [
+                super::seccomp::without(&proot::UNTRANSLATED),
+                super::seccomp::filter(keep),
+            ] {
+                crate::sys::seccomp::install(&filter).tried("filtering system calls (seccomp)")?;
+            }
+        }
+        Method::Chroot | Method::Namespaces => enter::set_privileges(spec)?,
+    }
+    process::reset_signals().tried("resetting signals")?;
+    // A change of user cleared it.
+    process::die_with_parent().tried("tying the process to its keeper")?;
+    Ok(command)
+}
+
+/// Leaves the process the tree and what `more` allows, where there is Landlock.
+fn confine(
+    placed: &Placed,
+    more: impl FnOnce(&Ruleset) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let what = "confining the process (landlock)";
+    let Ok(rules) = Ruleset::new() else {
+        return Ok(());
+    };
+    rules.allow(placed.root(), true).tried(what)?;
+    more(&rules)?;
+    rules.restrict_self().tried(what)
+}
+
+/// Tries what every run in a changed root needs.
+pub(super) fn probe(scratch: &Path) -> Result<(), Failure> {
+    process::adopt_orphans().tried("becoming the parent of orphans")?;
+    let file = scratch.join("try-owner");
+    fs::write(&file, b"").tried("making a file")?;
+    let owned = std::os::unix::fs::chown(&file, Some(1), Some(1));
+    let _ = fs::remove_file(&file);
+    owned.tried("giving a file to another user (chown)")?;
+    rustix::process::chroot(scratch).tried("changing the root (chroot)")?;
+    rustix::thread::set_no_new_privs(true).tried("setting no_new_privs")?;
+    let filter = super::seccomp::filter(0);
+    crate::sys::seccomp::install(&filter).tried("filtering system calls (seccomp)")
+}
+
+/// Waits for `first` to end, and ends everything when the socket's other end
+/// closes.
+fn wait(first: Child, control: &UnixStream) -> Result<Ended, Failure> {
+    use std::io::Read;
+    let pidfd = first.pidfd().ok();
+    loop {
+        while let Some((child, ended)) = process::wait_any(false).tried("waiting")? {
+            if child.id() == first.id() {
+                return Ok(ended);
+            }
+        }
+        let mut polled = vec![PollFd::new(control, PollFlags::IN)];
+        polled.extend(pidfd.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
+        match rustix::event::poll(&mut polled, Some(&REAP)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e).tried("waiting for the process"),
+        }
+        let spoken = polled.first().is_some_and(|p| !p.revents().is_empty());
+        // Nothing is ever sent after the request: this is the end.
+        if spoken && !matches!((&mut &*control).read(&mut [0]), Ok(1..)) {
+            first.kill();
+            loop {
+                match process::wait_any(true).tried("waiting for the process")? {
+                    Some((child, ended)) if child.id() == first.id() => return Ok(ended),
+                    Some(_) => {}
+                    None => return Err(rustix::io::Errno::CHILD).tried("waiting"),
+                }
+            }
+        }
+    }
+}
+
+/// Kills every descendant. They are stopped first, so that none can make new
+/// ones while others are killed.
+fn end_all() -> std::io::Result<()> {
+    let began = Instant::now();
+    loop {
+        while let Some(_ended) = process::wait_any(false)? {}
+        let mut stopped = Vec::new();
+        loop {
+            let all = descendants();
+            let new: Vec<i32> = all
+                .iter()
+                .copied()
+                .filter(|p| !stopped.contains(p))
+                .collect();
+            if new.is_empty() || began.elapsed() > PATIENCE {
+                break;
+            }
+            for pid in new {
+                process::signal(pid, libc::SIGSTOP);
+                stopped.push(pid);
+            }
+        }
+        if stopped.is_empty() && !process::has_children()? {
+            return Ok(());
+        }
+        for pid in &stopped {
+            process::signal(*pid, libc::SIGKILL);
+        }
+        if began.elapsed() > PATIENCE {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// All processes below this one that live, by their parents' ids.
+fn descendants() -> Vec<i32> {
+    let Ok(proc) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let parents: Vec<(i32, i32)> = proc
+        .filter_map(|entry| {
+            let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            // The name, in parentheses, may have anything in it.
+            let mut rest = stat.rsplit_once(") ")?.1.split(' ');
+            let state = rest.next()?;
+            let parent = rest.next()?.parse().ok()?;
+            (state != "Z").then_some((pid, parent))
+        })
+        .collect();
+    let me = i32::try_from(std::process::id()).unwrap_or(0);
+    let mut found = vec![me];
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        found.extend(
+            parents
+                .iter()
+                .filter(|(_, p)| *p == parent)
+                .map(|(c, _)| *c),
+        );
+        next += 1;
+    }
+    found.split_off(1)
+}
