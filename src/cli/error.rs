@@ -163,7 +163,10 @@ pub(crate) fn located(error: BuildError) -> Error {
     };
     Located {
         message,
-        file: place.file,
+        file: match place.file.as_str() {
+            "-" => "standard input".into(),
+            _ => place.file,
+        },
         text: place.text.to_string(),
         span: place.span.start..place.span.end,
         hints,

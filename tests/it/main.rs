@@ -13,6 +13,7 @@ mod rungs;
 mod sandbox;
 mod store;
 mod straight;
+mod web;
 
 /// Every file of tests here is part of the binary.
 #[test]

@@ -269,19 +269,15 @@ fn fetch(git: &Git<'_>, url: &GitUrl) -> Result<String, GitError> {
         url: url.remote().to_owned(),
         reference: wanted.to_owned(),
     };
-    let shallow = |name: &str| {
-        git.run(
-            "fetch",
-            &[
-                "fetch",
-                "--quiet",
-                "--depth=1",
-                "--no-tags",
-                "--",
-                "origin",
-                name,
-            ],
-        )
+    let plain = |depth: Option<&'static str>, name: &str| {
+        let args = ["fetch", "--quiet", "--no-tags"].into_iter().chain(depth);
+        let args: Vec<&str> = args.chain(["--", "origin", name]).collect();
+        git.run("fetch", &args)
+    };
+    let shallow = |name: &str| match plain(Some("--depth=1"), name) {
+        // A server that only hands out files can't cut the history.
+        Err(GitError::Failed { message, .. }) if message.contains("shallow") => plain(None, name),
+        done => done,
     };
     let found = find(git, url)?;
     let fetched = match &found {
