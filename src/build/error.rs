@@ -96,6 +96,8 @@ pub enum BuildError {
         name: String,
         /// Where.
         place: Option<Place>,
+        /// What may have been meant.
+        hint: Option<String>,
         /// Why.
         #[source]
         source: Box<BaseError>,
@@ -169,11 +171,13 @@ impl SourceText {
         &self,
         request: &BaseRequest,
         span: Option<Span>,
+        hint: Option<String>,
         e: BaseError,
     ) -> BuildError {
         BuildError::Base {
             name: request.name.clone(),
             place: self.place(span),
+            hint,
             source: Box::new(e),
         }
     }

@@ -281,9 +281,10 @@ fn plan(
         match graph::plan(file, options, &known).map_err(|e| source.plan(e))? {
             Planned::Graph(graph) => return Ok(*graph),
             Planned::Need(requests) => {
-                let more = finder
-                    .find_all(&requests)
-                    .map_err(|(request, span, e)| source.base(&request, span, e))?;
+                let more = finder.find_all(&requests).map_err(|(request, span, e)| {
+                    let hint = graph::stage_hint(file, &request.name);
+                    source.base(&request, span, hint, e)
+                })?;
                 if more.is_empty() {
                     return Err(BuildError::Input(
                         "the base images could not be looked up".into(),

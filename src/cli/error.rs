@@ -141,9 +141,13 @@ pub(crate) fn located(error: BuildError) -> Error {
         }
         BuildError::Base {
             place: Some(place),
+            hint,
             source,
             ..
-        } => (place, Some(source)),
+        } => {
+            hints.extend(hint);
+            (place, Some(source))
+        }
         BuildError::Step {
             place: Some(place),
             source,
@@ -348,6 +352,11 @@ fn hints(error: &Error) -> Vec<String> {
             hint(
                 "a context is a directory, - for standard input, or a URL of a tar or a git repository",
             );
+        }
+        if let Some(BaseError::NotPulled(name)) = cause.downcast_ref() {
+            hint(&format!(
+                "fetch it with shiplap pull {name}, or build without --pull=never"
+            ));
         }
         if let Some(StoreError::NoImage { .. }) = cause.downcast_ref() {
             hint("shiplap images lists what is there; shiplap pull fetches from a registry");

@@ -30,7 +30,7 @@ use crate::platform::Platform;
 pub use merge::{Merged, merge};
 pub use plan::{
     EpochSource, Outline, OutlineArg, OutlineMount, SOURCE_DATE_EPOCH, Target, epoch_source,
-    outline, plan, targets,
+    outline, plan, stage_hint, targets,
 };
 pub use step::{
     BaseRequest, CopyOp, CopySource, From, ImageOp, Op, RunMount, RunNetwork, RunOp, Step, StepId,

@@ -17,7 +17,7 @@ use super::step::{BaseRequest, CopyOp, CopySource, From, ImageOp, Op, Step, Step
 use super::{
     Bases, Graph, HistoryItem, MARKER, NamedContext, PlanError, PlanOptions, Planned, config, stage,
 };
-use crate::dockerfile::ast::{Dockerfile, Instruction, InstructionKind, Text};
+use crate::dockerfile::ast::{Dockerfile, Instruction, InstructionKind, Stage, Text};
 use crate::dockerfile::span::Span;
 use crate::dockerfile::{parse_trigger, word};
 use crate::image::{History, ImageConfig, MAX_CONFIG_BYTES};
@@ -87,6 +87,22 @@ fn planner<'a>(
         names: stage::Names::of(file),
         room: MAX_PLAN,
     })
+}
+
+/// What may have been meant by the name of an image that can't be had: a stage.
+pub fn stage_hint(file: &Dockerfile, name: &str) -> Option<String> {
+    let names: Vec<String> = file.stages.iter().filter_map(stage::name_of).collect();
+    let lower = name.to_ascii_lowercase();
+    if names.contains(&lower) && name != lower {
+        return Some(format!(
+            "to start from the stage, write its name in lower case: {lower}"
+        ));
+    }
+    if names.contains(&lower) {
+        return Some("the stage of that name comes later; move it up".into());
+    }
+    let near = stage::closest(name, names.iter().map(String::as_str))?;
+    Some(format!("did you mean the stage {near:?}?"))
 }
 
 fn error(message: impl Into<String>, span: Option<Span>) -> PlanError {
@@ -377,6 +393,25 @@ impl Planner<'_> {
         if text == "scratch" {
             return Ok(Base::Scratch);
         }
+        let lower = text.to_ascii_lowercase();
+        let is_named = |s: &Stage| stage::name_of(s).as_deref() == Some(lower.as_str());
+        if is_named(&self.file.stages[index]) {
+            return Err(PlanError {
+                message: format!("the stage {text:?} can't take files from itself"),
+                span: Some(span),
+                hint: Some(
+                    "an image of that name can be had through another stage: FROM image AS other"
+                        .into(),
+                ),
+            });
+        }
+        if self.file.stages.iter().skip(index).any(is_named) {
+            return Err(PlanError {
+                message: format!("the stage {text:?} comes after this one"),
+                span: Some(span),
+                hint: Some("move that stage up, before the FROM of this one".into()),
+            });
+        }
         self.named(text, platform, span).map_err(|mut e| {
             let names: Vec<String> = self.file.stages.iter().filter_map(stage::name_of).collect();
             if let Some(near) = stage::closest(text, names.iter().map(String::as_str)) {
@@ -400,8 +435,7 @@ impl Planner<'_> {
             let platform = self.platform_of(index)?;
             let mut froms: Vec<(String, Span)> = Vec::new();
             for instruction in self.instructions(index) {
-                let values = stage::from_values(instruction);
-                froms.extend(values.into_iter().map(|v| (v, instruction.span)));
+                froms.extend(stage::from_values(instruction));
             }
             match &base {
                 Base::Scratch | Base::Context(_) => {}
@@ -410,7 +444,7 @@ impl Planner<'_> {
                     for trigger in stage::triggers(&self.file.stages[*earlier]) {
                         self.spend(ENTRY, here.span)?;
                         let values = stage::from_values(trigger);
-                        froms.extend(values.into_iter().map(|v| (v, here.span)));
+                        froms.extend(values.into_iter().map(|(v, _)| (v, here.span)));
                     }
                 }
                 Base::Image(request) => match self.bases.get(request) {
@@ -418,7 +452,7 @@ impl Planner<'_> {
                         for text in &found.config.config.on_build {
                             let trigger = trigger(text, here.span)?;
                             let values = stage::from_values(&trigger);
-                            froms.extend(values.into_iter().map(|v| (v, here.span)));
+                            froms.extend(values.into_iter().map(|(v, _)| (v, here.span)));
                         }
                     }
                     None => self.want(request, here.base.span),

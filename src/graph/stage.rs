@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::dockerfile::ast::{Dockerfile, Instruction, InstructionKind, Stage};
+use crate::dockerfile::span::Span;
 
 /// The name of a stage as it is looked up.
 pub(super) fn name_of(stage: &Stage) -> Option<String> {
@@ -49,21 +50,22 @@ impl Names {
 }
 
 /// The values of `--from=` and of mounts' `from=` in an instruction, as
-/// written.
-pub(super) fn from_values(instruction: &Instruction) -> Vec<String> {
+/// written, and where.
+pub(super) fn from_values(instruction: &Instruction) -> Vec<(String, Span)> {
     match &instruction.kind {
         InstructionKind::Copy(copy) | InstructionKind::Add(copy) => {
-            copy.from.iter().map(|t| t.value.clone()).collect()
+            let from = copy.from.iter();
+            from.map(|t| (t.value.clone(), t.span)).collect()
         }
         InstructionKind::Run(run) => run
             .mounts
             .iter()
-            .flat_map(|m| m.value.split(','))
-            .filter_map(|field| {
+            .flat_map(|m| m.value.split(',').map(|field| (field, m.span)))
+            .filter_map(|(field, span)| {
                 let (key, value) = field.split_once('=')?;
                 key.trim()
                     .eq_ignore_ascii_case("from")
-                    .then(|| value.trim_matches('"').to_owned())
+                    .then(|| (value.trim_matches('"').to_owned(), span))
             })
             .collect(),
         _ => Vec::new(),

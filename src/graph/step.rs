@@ -52,6 +52,19 @@ impl Step {
         inputs
     }
 
+    /// Where the source `text` of a COPY or ADD stands.
+    pub fn source_span(&self, text: &str) -> Option<Span> {
+        let Op::Copy(op) = &self.op else {
+            return None;
+        };
+        op.sources.iter().find_map(|source| match source {
+            CopySource::Path { path: own, span } | CopySource::Url { url: own, span } => {
+                (own == text).then_some(*span)
+            }
+            CopySource::Inline { .. } => None,
+        })
+    }
+
     /// The step whose file system this one changes.
     pub fn parent(&self) -> Option<StepId> {
         match &self.op {

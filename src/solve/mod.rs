@@ -273,8 +273,24 @@ pub fn solve(steps: &[Step], wanted: &[StepId], env: &Env<'_>) -> Result<Solved,
 fn at(step: &Step) -> impl FnOnce(StepError) -> SolveError + '_ {
     |source| SolveError {
         name: step.name.clone(),
-        span: step.span,
+        span: place(step, &source).or(step.span),
         source: Box::new(source),
+    }
+}
+
+/// The source of a COPY that an error is about.
+fn place(step: &Step, error: &StepError) -> Option<crate::dockerfile::span::Span> {
+    use crate::context::select::SelectError;
+    let StepError::Select(error) = error else {
+        return None;
+    };
+    match error {
+        SelectError::NotFound { path, .. } => step.source_span(path),
+        SelectError::Pattern(pattern) => step.source_span(&pattern.0),
+        SelectError::Dangling { .. }
+        | SelectError::Exclude(_)
+        | SelectError::TooDeep(_)
+        | SelectError::Read { .. } => None,
     }
 }
 

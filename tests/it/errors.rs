@@ -19,7 +19,7 @@ fn one_clear_message() {
             "FROM base\nCOPY nothere /x\n",
             &[],
             1,
-            &["Dockerfile:2:1", "\"nothere\" not found"],
+            &["Dockerfile:2:6", "\"nothere\" not found"],
         ),
         (
             "FROM base\nCOPY fil /x\n",

@@ -5,6 +5,7 @@ mod build_cache;
 mod build_run;
 mod copy;
 mod errors;
+mod messages;
 mod outputs;
 mod pods;
 mod push_pull;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::text::redacted;
 use super::{Planner, StageState, build_arg, error_at, expand, history};
 use crate::dockerfile::ast::{ArgDecl, Instruction, InstructionKind, Text};
 use crate::dockerfile::word;
@@ -165,6 +166,10 @@ impl Planner<'_> {
         let stage = self.stage_name(state.index);
         let text = format!("{} {}", i.kind.name(), i.rest.trim());
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let text = match op {
+            Op::Copy(_) => redacted(&text),
+            Op::Scratch | Op::Image(_) | Op::Run(_) | Op::Workdir(_) => text,
+        };
         let id = self.push(op, &stage, Some(span), text.clone());
         state.own_steps.push((id, text));
         state.step = id;

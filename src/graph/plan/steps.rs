@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::text::{is_url, join_clean, run_history, run_network, run_words};
+use super::text::{is_url, join_clean, redacted, run_history, run_network, run_words};
 use super::{Base, Planner, StageState, build_arg, error_at, history};
+use crate::digest::Digest;
 use crate::dockerfile::ast::{Copy, Heredoc, Instruction, Run, Source, Text};
 use crate::dockerfile::mount::{Bind, Cache, MountSpec};
 use crate::dockerfile::span::Span;
@@ -105,7 +106,11 @@ impl Planner<'_> {
                 Source::Path(text) => {
                     let path = self.expand(state, text)?;
                     let span = state.trigger.unwrap_or(text.span);
-                    words.push(path.clone());
+                    words.push(if is_url(&path) {
+                        redacted(&path)
+                    } else {
+                        path.clone()
+                    });
                     if is_url(&path) && from == From::Context {
                         if !add {
                             return Err(PlanError {
@@ -127,6 +132,13 @@ impl Planner<'_> {
                     });
                 }
             }
+        }
+        if let (Some(checksum), Some(text)) = (&checksum, &copy.checksum) {
+            check_checksum(checksum, &sources).map_err(|message| {
+                let mut error = error_at(message, state.trigger.unwrap_or(text.span));
+                error.hint = Some("--checksum=sha256:… is what one remote file has, --checksum=<commit> what one repository is at".into());
+                error
+            })?;
         }
         let mut created_by = i.kind.name().to_owned();
         if let Some(checksum) = &checksum {
@@ -289,4 +301,18 @@ impl Planner<'_> {
         }));
         self.add_step(state, op, i, created_by)
     }
+}
+
+/// Whether these sources can have this checksum.
+fn check_checksum(checksum: &str, sources: &[CopySource]) -> Result<(), String> {
+    match sources {
+        [CopySource::Url { .. }] => {}
+        [_] => return Err("only a remote source can have a checksum".into()),
+        _ => return Err("only a single source can have a checksum".into()),
+    }
+    let is_commit = checksum.len() >= 7 && checksum.bytes().all(|b| b.is_ascii_hexdigit());
+    if is_commit || Digest::parse(checksum).is_ok() {
+        return Ok(());
+    }
+    Err(format!("{checksum:?} is no checksum"))
 }

@@ -36,6 +36,28 @@ pub(super) fn is_url(text: &str) -> bool {
         .any(|p| text.starts_with(p))
 }
 
+/// `text` with `xxxxx` in place of the users and passwords of the URLs in it.
+pub(super) fn redacted(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        out.push_str(before);
+        let end = after.find(|c: char| matches!(c, '/' | '?' | '#') || c.is_whitespace());
+        let host = &after[..end.unwrap_or(after.len())];
+        rest = after;
+        if let Some((user, _)) = host.rsplit_once('@') {
+            // A user alone is no secret to ssh.
+            if user.contains(':') || before.starts_with("http") || before.contains(" http") {
+                out.push_str("xxxxx:xxxxx");
+                rest = &after[user.len()..];
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
 pub(super) fn run_network(text: &Text, span: Span) -> Result<RunNetwork, PlanError> {
     match text.value.as_str() {
         "default" => Ok(RunNetwork::Default),
@@ -144,6 +166,22 @@ mod tests {
             ("<<", false),
         ] {
             assert_eq!(is_heredoc_word(line), alone, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_hidden() {
+        for (text, shown) in [
+            ("ADD https://u:p@h/x /d", "ADD https://xxxxx:xxxxx@h/x /d"),
+            ("ADD http://t@h/x /d", "ADD http://xxxxx:xxxxx@h/x /d"),
+            ("ssh://git@h/x", "ssh://git@h/x"),
+            (
+                "ssh://git:p@h/x https://h/a@b",
+                "ssh://xxxxx:xxxxx@h/x https://h/a@b",
+            ),
+            ("a://", "a://"),
+        ] {
+            assert_eq!(redacted(text), shown);
         }
     }
 }

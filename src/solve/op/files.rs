@@ -117,7 +117,7 @@ pub(in super::super) fn quick_key(
 
 fn exclude(op: &CopyOp) -> Result<Ignore, StepError> {
     Ignore::from_patterns(&op.exclude).map_err(|e| StepError::Refused {
-        message: format!("--exclude: {e}"),
+        message: format!("--exclude: {}", e.fault),
         hint: None,
     })
 }
