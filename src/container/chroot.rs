@@ -63,6 +63,13 @@ pub(super) fn keep_run(
     control: &UnixStream,
     null: &OwnedFd,
 ) -> Result<Ended, Failure> {
+    let by_root = || rustix::process::geteuid().is_root();
+    if matches!(method, Method::Proot { .. }) && spec.user.uid != 0 && by_root() {
+        // What that user makes would be root's: proot only pretends.
+        return Err(Failure::Unavailable {
+            what: "user other than root, when root uses it".into(),
+        });
+    }
     let RootSpec::Dir { dir, work } = &spec.root else {
         return Err(rustix::io::Errno::OPNOTSUPP).tried("mounting an overlay");
     };
