@@ -224,7 +224,14 @@ impl Drop for Task {
 
 /// Asks work to stop; cheap to clone, looked at between two pieces of work.
 #[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<std::sync::atomic::AtomicBool>);
+pub struct Cancel(Arc<Request>);
+
+#[derive(Debug, Default)]
+struct Request {
+    made: std::sync::atomic::AtomicBool,
+    /// What this work is a part of.
+    whole: Option<Cancel>,
+}
 
 impl Cancel {
     /// Not cancelled.
@@ -232,13 +239,38 @@ impl Cancel {
         Self::default()
     }
 
+    /// For a part of the work: it stops with the whole, but not the whole with
+    /// it.
+    pub fn part(&self) -> Self {
+        Self(Arc::new(Request {
+            whole: Some(self.clone()),
+            ..Request::default()
+        }))
+    }
+
     /// Asks everyone who holds a clone to stop.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.0.made.store(true, Ordering::SeqCst);
     }
 
     /// Whether to stop.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        let asked = self.0.made.load(Ordering::SeqCst);
+        asked || self.0.whole.as_ref().is_some_and(Self::is_cancelled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_stops_with_the_whole_and_not_the_other_way_round() {
+        let whole = Cancel::new();
+        let (one, other) = (whole.part(), whole.part().part());
+        one.cancel();
+        assert!(one.is_cancelled() && !whole.is_cancelled() && !other.is_cancelled());
+        whole.cancel();
+        assert!(other.is_cancelled());
     }
 }

@@ -3,6 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use shiplap::build::cache::format::CacheIndex;
 use shiplap::image::{Descriptor, Document, ImageConfig, media_type};
 use shiplap::platform::Platform;
 
@@ -28,6 +29,15 @@ fn one_meaning(bytes: &[u8]) -> bool {
 }
 
 fuzz_target!(|bytes: &[u8]| {
+    if let Ok(index) = CacheIndex::parse(bytes, 4) {
+        let layers = index.steps.iter().map(|s| s.layer);
+        assert!(
+            layers
+                .chain(index.mounts.iter().map(|m| m.layer))
+                .all(|n| n < 4)
+        );
+        assert_eq!(CacheIndex::parse(&index.to_bytes(), 4), Ok(index));
+    }
     if let Ok(document) = Document::parse(bytes) {
         assert!(one_meaning(bytes));
         let (again, written) = match &document {

@@ -1,5 +1,6 @@
 //! From layers and a plan to the documents of an image. Pure.
 
+use super::cache::format::{CacheIndex, INLINE_FIELD};
 use crate::graph::Graph;
 use crate::image::media_type::{self, Format};
 use crate::image::{Descriptor, ImageConfig, Manifest, RootFs};
@@ -63,6 +64,7 @@ pub(super) fn assemble(
     made: &[Option<i64>],
     times: &Times,
     format: Format,
+    inline_cache: Option<CacheIndex>,
 ) -> Assembled {
     let own = times.of(graph, made);
     let created = match (own.last(), times, &graph.config.created) {
@@ -89,6 +91,11 @@ pub(super) fn assemble(
         entry
     });
     config.history = history.collect();
+    // An older one, of a base image, speaks of other layers.
+    config.other.remove(INLINE_FIELD);
+    if let Some(Ok(value)) = inline_cache.map(serde_json::to_value) {
+        config.other.insert(INLINE_FIELD.into(), value);
+    }
     let (config_type, manifest_type) = match format {
         Format::Oci => (media_type::OCI_CONFIG, media_type::OCI_MANIFEST),
         Format::Docker => (media_type::DOCKER_CONFIG, media_type::DOCKER_MANIFEST),

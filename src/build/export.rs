@@ -8,10 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::assemble::{Assembled, Times, assemble};
+use super::cache::format::CacheIndex;
+use super::cache::{self, CachePlace, CacheTo};
 use super::request::{Destination, Output, OutputKind, Request};
-use super::{BuildError, Tools};
+use super::{BuildError, Made, Tools};
 use crate::event::{Cancel, Events, Outcome};
-use crate::graph::Graph;
+use crate::graph::{Graph, StepId};
 use crate::image::media_type::Format;
 use crate::image::{BlobSource, Descriptor, Index};
 use crate::layer::pipeline::SealOptions;
@@ -30,6 +32,8 @@ use crate::transport::{self, CopyOptions, FirstOf, Source};
 pub(super) struct Piece {
     pub(super) graph: Graph,
     pub(super) layers: Vec<Arc<Layer>>,
+    /// The step whose file system it has.
+    pub(super) result: StepId,
 }
 
 /// All that exporting needs.
@@ -40,6 +44,8 @@ pub(super) struct Exporter<'a> {
     pub(super) cancel: &'a Cancel,
     /// Where blobs of base images are.
     pub(super) bases: Vec<Arc<dyn BlobSource>>,
+    /// What the image is made of.
+    pub(super) made: &'a Made<'a>,
     pub(super) seal: SealOptions,
     /// What is told of when things were made.
     pub(super) times: Times,
@@ -70,7 +76,15 @@ impl Exporter<'_> {
         for piece in pieces {
             let blobs = self.blobs(&piece.layers)?;
             let made: Vec<_> = piece.layers.iter().map(|l| l.made_at()).collect();
-            let image = assemble(&piece.graph, &blobs, &made, &self.times, Format::Oci);
+            let inline = self.inline(piece)?;
+            let image = assemble(
+                &piece.graph,
+                &blobs,
+                &made,
+                &self.times,
+                Format::Oci,
+                inline,
+            );
             store.put_bytes(&image.config.0.media_type, &image.config.1)?;
             store.put_bytes(&image.manifest.0.media_type, &image.manifest.1)?;
             images.push(image);
@@ -164,6 +178,15 @@ impl Exporter<'_> {
             OutputKind::Oci | OutputKind::Docker => self.archive(output, source, &names),
             OutputKind::Tar | OutputKind::Local => self.files(output, pieces),
         }
+    }
+
+    /// The cache that goes into the image's config, where one is asked for.
+    fn inline(&self, piece: &Piece) -> Result<Option<CacheIndex>, BuildError> {
+        let asked = |to: &CacheTo| to.place == CachePlace::Inline;
+        if !self.request.cache_to.iter().any(asked) {
+            return Ok(None);
+        }
+        Ok(Some(cache::export::inline(self.made, piece.result)?))
     }
 
     fn blobs(&self, layers: &[Arc<Layer>]) -> Result<Vec<LayerBlob>, BuildError> {

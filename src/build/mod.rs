@@ -9,6 +9,7 @@
 
 mod assemble;
 mod bases;
+pub mod cache;
 mod epoch;
 mod error;
 mod export;
@@ -24,6 +25,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use assemble::Times;
 pub use bases::BaseError;
+use cache::Opened;
 pub use error::{BuildError, SourceText};
 pub use input::Stdin;
 pub use request::{Built, Destination, NetworkMode, Output, OutputKind, PullPolicy, Request};
@@ -31,13 +33,13 @@ pub use request::{Built, Destination, NetworkMode, Output, OutputKind, PullPolic
 use crate::container::{self, Executor, Place};
 use crate::dockerfile;
 use crate::event::{Cancel, Event, Events};
-use crate::graph::{self, Bases, Graph, NamedContext, PlanOptions, Planned, Resolved};
+use crate::graph::{self, Bases, Graph, NamedContext, PlanOptions, Planned, Resolved, Step};
 use crate::image::Image;
 use crate::image::media_type::Format;
 use crate::layer::pipeline::SealOptions;
 use crate::platform::Platform;
 use crate::registry::Client;
-use crate::solve::{self, Env, Remote, Secret, StepError};
+use crate::solve::{self, Env, Remote, Secret, StepError, StepResult};
 use crate::store::{Store, TempDir};
 
 /// What a build works with.
@@ -75,13 +77,20 @@ pub fn build(
     events: &Events,
     cancel: &Cancel,
 ) -> Result<Built, BuildError> {
+    let (prepared, mut imports) = std::thread::scope(|scope| {
+        let platforms = platforms(request);
+        let imports = scope
+            .spawn(move || Opened::open(&request.cache_from, &tools.client, &platforms, events));
+        let prepared = prepare(request, tools, events, cancel);
+        (prepared, imports.join().unwrap_or_default())
+    });
     let Prepared {
         input,
         source,
         found,
         graphs,
         _kept,
-    } = prepare(request, tools, events, cancel)?;
+    } = prepared?;
     let (seconds, nanos) = now();
     let epoch = graphs.iter().find_map(|g| g.source_date_epoch);
     let seal = SealOptions {
@@ -118,56 +127,111 @@ pub fn build(
         }
         Ok(Arc::clone(executor.get_or_init(|| made)))
     };
-    let env = Env {
+    let mut env = Env {
         store: &tools.store,
         context: Some(input.context.clone()),
         named: input.named.clone(),
         bases: &images,
+        imports: imports.imports.clone(),
         executor: &get_executor,
         remote: &tools.remote,
         options: solve_options(request, tools, seal.clone(), epoch.unwrap_or(seconds)),
         events: events.clone(),
-        cancel: cancel.clone(),
+        cancel: cancel.part(),
     };
-    let merged = graph::merge(&graphs);
-    let solved = solve::solve(&merged.steps, &merged.results, &env);
-    if let Err(e) = input.keep_stats(&tools.store) {
-        // The build is right without it; the next one is slower.
-        events.emit(Event::Warning {
-            rule: None,
-            message: format!("can't keep what is known of the context's files: {e}"),
-            line: None,
-        });
-    }
-    let solved = solved.map_err(|e| source.step(e))?;
-    let pieces: Vec<export::Piece> = graphs
-        .into_iter()
-        .zip(solved.layers)
-        .map(|(graph, layers)| export::Piece { graph, layers })
-        .collect();
-    if cancel.is_cancelled() {
-        return Err(BuildError::Cancelled);
-    }
     let times = match epoch {
         Some(epoch) => Times::Fixed(assemble::rfc3339(epoch, 0)),
         None => Times::Made(assemble::rfc3339(seconds, nanos)),
     };
-    let exported = export::Exporter {
-        request,
+    let merged = graph::merge(&graphs);
+    let attempt = |env: &Env<'_>, imports: &Opened| {
+        let solved = solve::solve(&merged.steps, &merged.results, env);
+        if let Err(e) = input.keep_stats(&tools.store) {
+            // The build is right without it; the next one is slower.
+            events.warn(format!(
+                "can't keep what is known of the context's files: {e}"
+            ));
+        }
+        let solved = solved.map_err(|e| source.step(e))?;
+        if cancel.is_cancelled() {
+            return Err(BuildError::Cancelled);
+        }
+        let pieces = graphs.iter().zip(&merged.results).zip(&solved.layers);
+        let pieces: Vec<export::Piece> = pieces
+            .map(|((graph, result), layers)| export::Piece {
+                graph: graph.clone(),
+                layers: layers.clone(),
+                result: *result,
+            })
+            .collect();
+        let bases = found.values().map(|b| Arc::clone(&b.image.blobs));
+        let made = Made {
+            steps: &merged.steps,
+            results: solved.steps,
+            ran: solved.ran,
+        };
+        let exporter = export::Exporter {
+            request,
+            tools,
+            events,
+            cancel,
+            bases: bases.chain(imports.blobs.iter().cloned()).collect(),
+            made: &made,
+            seal: seal.clone(),
+            times: times.clone(),
+        };
+        let exported = exporter.export(&pieces)?;
+        Ok((exported, made))
+    };
+    let (exported, made) = match attempt(&env, &imports) {
+        // Somebody else's word was wrong; what is here is enough.
+        Err(e) if is_import(&e) && !cancel.is_cancelled() => {
+            let why = cache::text(&e);
+            events.warn(format!("{why}; going on without the imported caches"));
+            imports = Opened::default();
+            env.imports.clear();
+            env.cancel = cancel.part();
+            attempt(&env, &imports)
+        }
+        done => done,
+    }?;
+    cache::export::CacheExporter {
         tools,
         events,
         cancel,
-        bases: found.values().map(|b| Arc::clone(&b.image.blobs)).collect(),
-        seal,
-        times,
+        imports: &imports,
+        made: &made,
+        wanted: &merged.results,
+        now: seconds,
     }
-    .export(&pieces)?;
+    .export(&request.cache_to)?;
     Ok(Built {
         descriptor: exported.descriptor,
         config: exported.config.digest,
         names: exported.names,
-        ran: solved.ran,
+        ran: made.ran,
     })
+}
+
+/// The steps of a build and what they came to.
+struct Made<'a> {
+    steps: &'a [Step],
+    results: Vec<Option<StepResult>>,
+    /// Those that were executed, with their seconds.
+    ran: Vec<(String, f64)>,
+}
+
+/// Whether a layer of an imported cache is to blame.
+fn is_import(error: &BuildError) -> bool {
+    let layer = match error {
+        BuildError::Layer(layer) => layer,
+        BuildError::Step { source, .. } => match &**source {
+            StepError::Layer(layer) => layer,
+            _ => return false,
+        },
+        _ => return false,
+    };
+    matches!(layer, solve::LayerError::Imported { .. })
 }
 
 /// What a build of `request` would do, for each platform, without doing it.

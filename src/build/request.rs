@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::cache::{CacheFrom, CacheTo};
 use crate::container::{Isolation, RootKind};
 use crate::digest::Digest;
 use crate::image::Descriptor;
@@ -33,6 +34,10 @@ pub struct Request {
     pub platforms: Vec<Platform>,
     /// Runs every step, whatever is cached.
     pub no_cache: bool,
+    /// Where results of earlier builds are looked for, in this order.
+    pub cache_from: Vec<CacheFrom>,
+    /// Where the results of this build go.
+    pub cache_to: Vec<CacheTo>,
     /// When base images are looked up in their registry.
     pub pull: PullPolicy,
     /// The network of RUN steps that do not ask for one.

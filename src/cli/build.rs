@@ -17,6 +17,7 @@ use shiplap::image::media_type::Compression;
 use shiplap::reference::Reference;
 
 use super::access::{RegistryArgs, Scope};
+use super::cache_spec::CacheArgs;
 use super::call::{self, Call, What};
 use super::error::{Usage, located};
 use super::output_spec::{self, OutputSpec};
@@ -37,6 +38,10 @@ Examples:
 
   Write an archive that docker load reads, and an OCI layout beside it
     shiplap build -o type=docker,dest=app.tar -o type=oci,tar=false,dest=app-oci .
+
+  A cache that outlives the machine, with its cache mounts
+    shiplap build --cache-from reg.example/app:cache \\
+        --cache-to type=registry,ref=reg.example/app:cache,mode=max,mounts=true .
 
   The same bytes on every machine
     SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) shiplap build --rewrite-timestamp -t app .";
@@ -184,6 +189,8 @@ pub(super) struct BuildArgs {
     sbom: Option<()>,
 
     #[command(flatten)]
+    cache: CacheArgs,
+    #[command(flatten)]
     pub(super) registry: RegistryArgs,
     #[command(flatten)]
     pub(super) progress: ProgressArgs,
@@ -231,6 +238,7 @@ impl BuildArgs {
         let registries: Vec<&str> = names
             .chain(&request.tags)
             .map(Reference::registry)
+            .chain(self.cache.registries())
             .collect();
         let cancel = session.interrupts.cancel();
         let client = self
@@ -310,6 +318,8 @@ impl BuildArgs {
             tags: self.tag.clone(),
             labels: self.label.clone(),
             no_cache: self.no_cache,
+            cache_from: self.cache.from(),
+            cache_to: self.cache.to(inline_cache(&base.build_args)),
             pull: self.pull,
             network: match self.network {
                 Network::Host => NetworkMode::Host,
@@ -411,6 +421,15 @@ fn metadata(built: &Built) -> Value {
         "containerimage.descriptor": built.descriptor,
         "image.name": names.join(","),
     })
+}
+
+/// Whether BuildKit's argument asks for a cache in the image.
+fn inline_cache(build_args: &[(String, String)]) -> bool {
+    let argument = build_args.iter().rev();
+    let mut argument = argument.filter(|(name, _)| name == "BUILDKIT_INLINE_CACHE");
+    argument
+        .next()
+        .is_some_and(|(_, value)| value == "1" || value == "true")
 }
 
 /// What is wrong when something is to be pushed that has no name.

@@ -8,6 +8,7 @@ mod archives;
 mod attach;
 mod blob;
 mod build;
+mod cache_spec;
 mod call;
 mod check;
 mod copy;

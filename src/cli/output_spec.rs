@@ -167,7 +167,7 @@ pub(crate) fn compression(text: &str) -> Result<Compression, String> {
     }
 }
 
-fn boolean(key: &str, text: &str) -> Result<bool, String> {
+pub(crate) fn boolean(key: &str, text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" | "t" => Ok(true),
         "false" | "0" | "f" => Ok(false),

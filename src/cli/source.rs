@@ -69,6 +69,8 @@ impl SourceArgs {
             labels: Vec::new(),
             platforms: self.platform.clone(),
             no_cache: false,
+            cache_from: Vec::new(),
+            cache_to: Vec::new(),
             pull: PullPolicy::Missing,
             network: NetworkMode::Host,
             add_hosts: Vec::new(),

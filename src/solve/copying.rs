@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
+use super::known::{form, noted};
 use super::layers::{self, Layer, LayerBlob};
-use super::{Done, Solver, StepError, cache, changes, form, noted, op, seal};
+use super::{Done, Solver, StepError, cache, changes, op, seal};
 use crate::graph::{CopyOp, Op, Step};
 use crate::layer::Changes;
 use crate::layer::listing::Listening;
@@ -59,15 +60,17 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
         let place = key.place();
         let _flight = self.flights.enter(&place);
         if !env.options.no_cache {
-            let key = match cache::is_noted(store, &place) {
+            // Other machines may know keys that were never noted here.
+            let key = match cache::is_noted(store, &place) || !env.imports.is_empty() {
                 true => Some(key.read(self)?),
                 false => key.get(),
             };
             if let Some(key) = key
-                && let Some(done) = self.known(&key, parent)
+                && let Some(mut done) = self.known(&key, parent)
             {
-                if let Some(quick) = &quick {
-                    let _ = cache::alias(store, quick, &key);
+                if let Some(quick) = quick {
+                    let _ = cache::alias(store, &quick, &key);
+                    done.also.push(quick);
                 }
                 return Ok((done, true));
             }
@@ -86,7 +89,12 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
             written = cache::alias(store, quick, &key);
         }
         noted(env, written);
-        Ok((parent.with(key, Arc::new(layer)), false))
+        let done = Done {
+            also: quick.into_iter().collect(),
+            ran: true,
+            ..parent.with(key, Arc::new(layer))
+        };
+        Ok((done, false))
     }
 
     /// Makes the layer of step `number`; where others look things up in it, they

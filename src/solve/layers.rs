@@ -47,6 +47,14 @@ pub enum LayerError {
         /// Why, with all causes.
         reason: String,
     },
+    /// A layer of an imported cache could not be had.
+    #[error("can't use layer {digest} of the imported cache: {reason}")]
+    Imported {
+        /// Which.
+        digest: String,
+        /// Why, with all causes.
+        reason: String,
+    },
     /// The layer could not be written.
     #[error("can't write the layer: {0}")]
     Seal(String),
@@ -86,12 +94,13 @@ struct State {
 }
 
 /// One layer of a build's file systems; shared by all steps above it.
-#[derive(Debug)]
 pub struct Layer {
     state: Mutex<State>,
     changed: Condvar,
-    /// The image that it is of, where it came with a base.
-    base: Option<Image>,
+    /// Where its blob is when the store does not have it.
+    remote: Option<Arc<dyn BlobSource>>,
+    /// It comes from another machine's cache.
+    imported: bool,
     /// What is in it, once somebody asked; `None` inside where only unpacking
     /// tells.
     listing: OnceLock<Option<Arc<Listing>>>,
@@ -99,10 +108,28 @@ pub struct Layer {
     made_at: OnceLock<i64>,
 }
 
+impl std::fmt::Debug for Layer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Layer")
+            .field("state", &self.state)
+            .field("remote", &self.remote.is_some())
+            .field("imported", &self.imported)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Layer {
     /// A layer of a base image; nothing of it is fetched yet.
     pub(super) fn of_base(image: &Image, blob: LayerBlob) -> Self {
-        Self::new(Blob::Ready(blob), None, Some(image.clone()))
+        Self::new(Blob::Ready(blob), None, Some(Arc::clone(&image.blobs)))
+    }
+
+    /// A layer out of another machine's cache; nothing of it is fetched yet.
+    pub(super) fn imported(blob: LayerBlob, blobs: Arc<dyn BlobSource>) -> Self {
+        Self {
+            imported: true,
+            ..Self::new(Blob::Ready(blob), None, Some(blobs))
+        }
     }
 
     /// A layer whose blob is in the store.
@@ -115,7 +142,7 @@ impl Layer {
         Self::new(Blob::Pending, Some(dir), None)
     }
 
-    fn new(blob: Blob, made: Option<NewLayer>, base: Option<Image>) -> Self {
+    fn new(blob: Blob, made: Option<NewLayer>, remote: Option<Arc<dyn BlobSource>>) -> Self {
         Self {
             state: Mutex::new(State {
                 blob,
@@ -124,7 +151,8 @@ impl Layer {
                 made,
             }),
             changed: Condvar::new(),
-            base,
+            remote,
+            imported: false,
             listing: OnceLock::new(),
             made_at: OnceLock::new(),
         }
@@ -141,6 +169,18 @@ impl Layer {
     /// When a step made it, seconds since 1970; not known of a base's layers.
     pub fn made_at(&self) -> Option<i64> {
         self.made_at.get().copied()
+    }
+
+    /// Says of an error that the import is to blame, where it is.
+    fn blame(&self, error: LayerError) -> LayerError {
+        match error {
+            LayerError::Fetch { digest, reason } | LayerError::Unpack { digest, reason }
+                if self.imported =>
+            {
+                LayerError::Imported { digest, reason }
+            }
+            other => other,
+        }
     }
 
     /// The same layer, and what is in it.
@@ -185,17 +225,14 @@ impl Layer {
             return Ok(listing);
         }
         let blob = self.blob()?;
-        let fail = |e: &dyn std::error::Error| LayerError::Unpack {
-            digest: blob.descriptor.digest.to_string(),
-            reason: chain(e),
+        let fail = |e: &dyn std::error::Error| {
+            self.blame(LayerError::Unpack {
+                digest: blob.descriptor.digest.to_string(),
+                reason: chain(e),
+            })
         };
         let task = events.start(format!("list layer {}", blob.descriptor.digest.short()));
-        let packed = self
-            .open(store, &blob.descriptor)
-            .map_err(|e| LayerError::Fetch {
-                digest: blob.descriptor.digest.to_string(),
-                reason: chain(&e),
-            })?;
+        let packed = self.open(store, &blob.descriptor).map_err(|e| fail(&e))?;
         let size = Some(blob.descriptor.size);
         let packed = VerifyingReader::new(packed, blob.descriptor.digest.clone(), size)
             .map_err(|e| fail(&e))?;
@@ -244,8 +281,8 @@ impl Layer {
 
     /// Where the layer's blob can be read: the store, or the base's source.
     fn open(&self, store: &Store, blob: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
-        match &self.base {
-            Some(image) if !store.has(&blob.digest) => image.blobs.open(blob),
+        match &self.remote {
+            Some(remote) if !store.has(&blob.digest) => remote.open(blob),
             _ => store.open(blob),
         }
     }
@@ -254,7 +291,9 @@ impl Layer {
     pub fn fetch(&self, store: &Store, events: &Events) -> Result<LayerBlob, LayerError> {
         let blob = self.blob()?;
         if !store.has(&blob.descriptor.digest) {
-            self.download(store, &blob, events)?.finish()?;
+            self.download(store, &blob, events)
+                .and_then(Download::finish)
+                .map_err(|e| self.blame(e))?;
         }
         Ok(blob)
     }
@@ -294,6 +333,7 @@ impl Layer {
             }
         }
         let result = self.unpack(below, store, events);
+        let result = result.map_err(|e| self.blame(e));
         let mut state = self.lock();
         state.unpacking = false;
         if let Ok(dir) = &result {

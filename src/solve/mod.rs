@@ -11,6 +11,7 @@
 mod cache;
 mod copying;
 pub mod key;
+mod known;
 pub mod layers;
 pub mod op;
 mod scheduler;
@@ -24,7 +25,7 @@ use std::time::Instant;
 use crate::container::{Executor, IsolationError};
 use crate::context::Tree;
 use crate::digest::{ChainId, Digest};
-use crate::event::{Cancel, Event, Events, Outcome, Task};
+use crate::event::{Cancel, Events, Outcome, Task};
 use crate::graph::{BaseRequest, From, Op, Step, StepId};
 use crate::image::Image;
 use crate::layer::pipeline::{self, SealOptions};
@@ -34,7 +35,10 @@ use crate::store::{LayerForm, Store, TempDir};
 
 use copying::Uses;
 use key::KeyBuilder;
+pub use known::{Imported, Imports, recompress};
+use known::{form, noted};
 pub use layers::{Layer, LayerBlob, LayerError};
+pub use op::cached::{CacheMount, cache_mounts, pack_mount};
 pub use op::run::Secret;
 pub use op::sources::Remote;
 use trees::{TreeChanges, Trees};
@@ -49,6 +53,8 @@ pub struct Env<'a> {
     pub named: BTreeMap<String, Arc<dyn Tree>>,
     /// The base images.
     pub bases: &'a BTreeMap<BaseRequest, Image>,
+    /// Where results of other builds are looked for, in this order.
+    pub imports: Vec<Arc<dyn Imports>>,
     /// Hands out what runs commands; asked only when there is one to run.
     pub executor: &'a (dyn Fn() -> Result<Arc<dyn Executor>, StepError> + Sync),
     /// Reaches what ADD names by URL.
@@ -184,10 +190,23 @@ pub struct SolveError {
 pub struct Solved {
     /// The layers of each result, lowest first.
     pub layers: Vec<Vec<Arc<Layer>>>,
-    /// For each step, its own layer, if it makes one.
-    pub own: Vec<Option<Arc<Layer>>>,
+    /// What each step came to, if it makes a layer.
+    pub steps: Vec<Option<StepResult>>,
     /// Steps that were executed, with their seconds.
     pub ran: Vec<(String, f64)>,
+}
+
+/// What a step that makes a layer came to.
+#[derive(Debug, Clone)]
+pub struct StepResult {
+    /// Keys that lead to it; steps on top of it use the first.
+    pub keys: Vec<Digest>,
+    /// Its layer.
+    pub layer: Arc<Layer>,
+    /// How many layers are below it.
+    pub height: usize,
+    /// It was executed now.
+    pub ran: bool,
 }
 
 /// The result of one step: all layers, lowest first.
@@ -195,14 +214,38 @@ pub struct Solved {
 struct Done {
     key: Digest,
     layers: Vec<Arc<Layer>>,
+    /// Other keys that lead to it.
+    also: Vec<Digest>,
+    /// It was executed now.
+    ran: bool,
 }
 
 impl Done {
+    fn new(key: Digest, layers: Vec<Arc<Layer>>) -> Self {
+        Self {
+            key,
+            layers,
+            also: Vec::new(),
+            ran: false,
+        }
+    }
+
     /// With one layer more.
     fn with(&self, key: Digest, layer: Arc<Layer>) -> Self {
         let mut layers = self.layers.clone();
         layers.push(layer);
-        Self { key, layers }
+        Self::new(key, layers)
+    }
+
+    fn result(&self) -> Option<StepResult> {
+        let (layer, below) = self.layers.split_last()?;
+        let keys = std::iter::once(&self.key).chain(&self.also).cloned();
+        Some(StepResult {
+            keys: keys.collect(),
+            layer: Arc::clone(layer),
+            height: below.len(),
+            ran: self.ran,
+        })
     }
 }
 
@@ -244,19 +287,18 @@ pub fn solve(steps: &[Step], wanted: &[StepId], env: &Env<'_>) -> Result<Solved,
         })
         // The scope's end waits for every seal.
     });
-    let own_layer = |n: usize| {
-        let step = &steps[n];
-        step.parent()?;
-        results[n].get()?.layers.last().cloned()
+    let result = |n: usize| {
+        steps[n].parent()?;
+        results[n].get()?.result()
     };
-    let own: Vec<Option<Arc<Layer>>> = (0..steps.len()).map(own_layer).collect();
-    for layer in own.iter().flatten() {
-        layer.publish();
+    let made: Vec<Option<StepResult>> = (0..steps.len()).map(result).collect();
+    for made in made.iter().flatten() {
+        made.layer.publish();
     }
     outcome?;
-    for (n, layer) in own.iter().enumerate() {
-        if let Some(layer) = layer {
-            layer.blob().map_err(|e| at(&steps[n])(e.into()))?;
+    for (step, made) in steps.iter().zip(&made) {
+        if let Some(made) = made {
+            made.layer.blob().map_err(|e| at(step)(e.into()))?;
         }
     }
     let layers_of = |id: &StepId| {
@@ -265,7 +307,7 @@ pub fn solve(steps: &[Step], wanted: &[StepId], env: &Env<'_>) -> Result<Solved,
     };
     Ok(Solved {
         layers: wanted.iter().map(layers_of).collect(),
-        own,
+        steps: made,
         ran: ran.into_inner().unwrap_or_else(PoisonError::into_inner),
     })
 }
@@ -364,10 +406,7 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
 
     fn step(&self, number: usize, step: &Step) -> Result<Done, StepError> {
         match &step.op {
-            Op::Scratch => Ok(Done {
-                key: KeyBuilder::new("scratch").finish(),
-                layers: Vec::new(),
-            }),
+            Op::Scratch => Ok(Done::new(KeyBuilder::new("scratch").finish(), Vec::new())),
             Op::Image(image) => self.image(&image.request),
             Op::Run(_) | Op::Copy(_) | Op::Workdir(_) => self.layer(number, step),
         }
@@ -397,10 +436,7 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
                     },
                 ))
             });
-        Ok(Done {
-            key: key.finish(),
-            layers: layers.collect(),
-        })
+        Ok(Done::new(key.finish(), layers.collect()))
     }
 
     /// A step that adds a layer: from the cache, or executed.
@@ -482,7 +518,11 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
             }
             Op::Copy(_) | Op::Scratch | Op::Image(_) => return Err(StepError::Cancelled),
         };
-        Ok((parent.with(key, layer), false))
+        let done = Done {
+            ran: true,
+            ..parent.with(key, layer)
+        };
+        Ok((done, false))
     }
 
     /// Writes what a step changed in its tree, which is then there for others.
@@ -522,35 +562,6 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
     fn add_common(&self, key: &mut KeyBuilder) {
         let clamp = self.env.options.seal.clamp_mtime;
         key.optional("clamp mtime", clamp.map(|c| c.to_string()));
-    }
-
-    /// The result that is recorded for `key`, in the wanted form.
-    fn known(&self, key: &Digest, parent: &Done) -> Option<Done> {
-        if self.env.options.no_cache {
-            return None;
-        }
-        let store = self.env.store;
-        let mut record = cache::get(store, key)?;
-        if record.diff_id.is_none() {
-            record = cache::get(store, &record.key)?;
-        }
-        let form = form(self.env);
-        let blob = match cache::blob(&record, &form) {
-            Some(blob) => blob,
-            None => {
-                let other = record.blobs.values().next()?.clone();
-                let diff_id = record.diff_id.clone()?;
-                let other = LayerBlob {
-                    descriptor: other,
-                    diff_id,
-                };
-                let blob = recompress(store, &other, &self.env.options.seal).ok()?;
-                let _ = cache::put(store, key, &record.key, &form, &blob, record.made);
-                blob
-            }
-        };
-        let layer = Layer::stored(blob).at(record.made);
-        Some(parent.with(record.key, Arc::new(layer)))
     }
 
     /// A directory for what is needed only as long as the build goes on.
@@ -608,15 +619,6 @@ fn changes(list: Vec<Change>) -> Changes {
     Box::new(list.into_iter().map(Ok))
 }
 
-/// The name of a way to compress in cache records.
-fn form(env: &Env<'_>) -> String {
-    let options = &env.options.seal;
-    format!(
-        "{:?}/{:?}/{:?}",
-        options.format, options.compression, options.level
-    )
-}
-
 /// Turns what a step left in its upper directory into a blob.
 fn seal_dir(env: &Env<'_>, upper: PathBuf, lower: &[Arc<Layer>]) -> Result<LayerBlob, LayerError> {
     let fail = |e: &dyn std::error::Error| LayerError::Seal(layers::chain(e));
@@ -627,35 +629,16 @@ fn seal_dir(env: &Env<'_>, upper: PathBuf, lower: &[Arc<Layer>]) -> Result<Layer
 }
 
 fn seal(env: &Env<'_>, changes: Changes) -> Result<LayerBlob, LayerError> {
-    let sealed = pipeline::seal(changes, env.store, &env.options.seal)
-        .map_err(|e| LayerError::Seal(layers::chain(&e)))?;
-    Ok(LayerBlob {
-        descriptor: sealed.descriptor,
-        diff_id: sealed.diff_id,
-    })
+    seal_in(env.store, changes, &env.options.seal)
 }
 
-/// Warns of a cache record that could not be written: the build is right
-/// without it; the next one is slower.
-fn noted(env: &Env<'_>, written: std::io::Result<()>) {
-    if let Err(e) = written {
-        env.events.emit(Event::Warning {
-            rule: None,
-            message: format!("can't write a cache record: {e}"),
-            line: None,
-        });
-    }
-}
-
-/// The same layer in the form that `options` ask for; its blob must be in the
-/// store.
-pub fn recompress(
+fn seal_in(
     store: &Store,
-    blob: &LayerBlob,
+    changes: Changes,
     options: &SealOptions,
 ) -> Result<LayerBlob, LayerError> {
-    let sealed = pipeline::recompress(&blob.descriptor, &blob.diff_id, store, store, options)
-        .map_err(|e| LayerError::Seal(layers::chain(&e)))?;
+    let sealed =
+        pipeline::seal(changes, store, options).map_err(|e| LayerError::Seal(layers::chain(&e)))?;
     Ok(LayerBlob {
         descriptor: sealed.descriptor,
         diff_id: sealed.diff_id,

@@ -1,6 +1,7 @@
 //! What each kind of step does.
 
 pub mod add;
+pub(super) mod cached;
 pub mod chmod;
 pub mod copy;
 pub(super) mod files;

@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::key::KeyBuilder;
-use super::super::{Solver, StepError};
+use super::super::{Imported, Solver, StepError};
 use crate::container::{Executor, Mount, MountKind, RootKind};
 use crate::context::Tree;
-use crate::digest::{Digest, Hasher};
+use crate::digest::Digest;
 use crate::dockerfile::mount::{Bind, Cache, MountSpec, Secret, Sharing, Ssh};
 use crate::graph::{From, RunMount, RunOp};
 use crate::layer::Kind;
@@ -174,19 +174,11 @@ impl Mounts {
         mounts: bool,
     ) -> Result<(), StepError> {
         let target = target(&op.cwd, &cache.target);
-        let id = match &cache.id {
-            Some(id) => id.clone(),
-            None => target.to_string_lossy().into_owned(),
-        };
-        // The id is somebody's text: only its digest becomes a file name.
-        let mut name = Hasher::new();
-        name.field(id.as_bytes());
-        if let Some(from) = &mount.from {
-            name.field(format!("{from:?}").as_bytes());
-            name.field(cache.source.as_bytes());
-        }
-        let name = name.finish();
-        let (name, lock) = claim(solver, name, cache.sharing, mounts)?;
+        let id = super::cached::id(op, cache);
+        let known_as = super::cached::name(&id, mount, cache);
+        let elsewhere = solver.env.imports.iter();
+        let elsewhere = elsewhere.map(|i| i.mount(&known_as)).find_map(|m| m);
+        let (name, lock) = claim(solver, known_as, cache.sharing, mounts)?;
         let dir = solver.env.store.mount_dir(&name)?;
         let content = dir.join("fs");
         {
@@ -194,8 +186,9 @@ impl Mounts {
                 .env
                 .store
                 .lock(&format!("fill-{}", name.encoded()), LockMode::Exclusive)?;
-            if !content.is_dir() {
-                self.fill(solver, mount, cache, &id, &dir)?;
+            let restore = elsewhere.filter(|_| super::cached::is_empty(&content));
+            if restore.is_some() || !content.is_dir() {
+                self.fill(solver, mount, cache, &id, &dir, restore)?;
             }
         }
         let mut source = content;
@@ -234,6 +227,7 @@ impl Mounts {
         cache: &Cache,
         id: &str,
         dir: &Path,
+        restore: Option<Imported>,
     ) -> Result<(), StepError> {
         let fail = || {
             StepError::io(format!(
@@ -246,7 +240,21 @@ impl Mounts {
             solver.env.store.trash(&new)?;
         }
         std::fs::create_dir(&new).map_err(fail())?;
-        if let Some(from) = &mount.from {
+        let restored = match &restore {
+            Some(found) => match super::cached::restore(solver, found, &new) {
+                Ok(()) => true,
+                // A cache may always be empty.
+                Err(e) => {
+                    let why = super::super::layers::chain(&e);
+                    solver.env.events.warn(format!("cache mount {id:?}: {why}"));
+                    solver.env.store.trash(&new)?;
+                    std::fs::create_dir(&new).map_err(fail())?;
+                    false
+                }
+            },
+            None => false,
+        };
+        if let (Some(from), false) = (&mount.from, restored) {
             let tree = solver.source_tree(from)?;
             materialize(&tree, &cache.source, &new, solver.env.store.layer_form())?;
         }
@@ -257,7 +265,11 @@ impl Mounts {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(cache.mode.unwrap_or(0o755));
         std::fs::set_permissions(&new, mode).map_err(fail())?;
         std::fs::write(dir.join("id"), id).map_err(fail())?;
-        std::fs::rename(&new, dir.join("fs")).map_err(fail())
+        let content = dir.join("fs");
+        if content.exists() {
+            solver.env.store.trash(&content)?;
+        }
+        std::fs::rename(&new, content).map_err(fail())
     }
 
     fn secret(
@@ -351,7 +363,7 @@ impl Mounts {
 }
 
 /// The absolute path of a mount, without `.`.
-fn target(cwd: &str, text: &str) -> PathBuf {
+pub(super) fn target(cwd: &str, text: &str) -> PathBuf {
     let path = Path::new(cwd).join(text);
     path.components().collect()
 }
