@@ -12,13 +12,13 @@ use std::io::Read as _;
 use libfuzzer_sys::fuzz_target;
 use shiplap::digest::Digest;
 use shiplap::image::Document;
-use shiplap::transport::{Plan, Selection, Source, docker_archive};
+use shiplap::transport::{Plan, Rewrite, Selection, Source, docker_archive};
 use shiplap_fuzz::archive::{of_files, seal};
 
 fn check(source: &Source) {
     assert_eq!(Digest::of(&source.bytes), source.descriptor.digest);
     assert_eq!(source.bytes.len() as u64, source.descriptor.size);
-    let Ok(plan) = Plan::make(source, &Selection::All, None) else {
+    let Ok(plan) = Plan::make(source, &Selection::All, &Rewrite::default()) else {
         return;
     };
     for (descriptor, bytes) in &plan.manifests {
