@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use shiplap::context::Empty;
-use shiplap::context::checksum::checksum;
+use shiplap::context::checksum::Contents;
 use shiplap::context::ignore::Ignore;
 use shiplap::context::local::LocalTree;
 use shiplap::context::select::select;
@@ -138,9 +138,14 @@ fn layers(c: &mut Criterion) {
     });
     group.bench_function("key of a COPY of all", |b| {
         b.iter(|| {
-            let tree = LocalTree::open(&files, None).expect("the tree can be read");
-            let found = select(&tree, ".", false, &Ignore::default()).expect("the tree is there");
-            checksum(&tree, &found, 2, &Cancel::default()).expect("the tree can be read")
+            let tree = Arc::new(LocalTree::open(&files, None).expect("the tree can be read"));
+            let mut found =
+                select(&*tree, ".", false, &Ignore::default()).expect("the tree is there");
+            let contents = Contents::of(tree, &mut found);
+            contents
+                .read(2, &Cancel::default())
+                .expect("the tree can be read");
+            contents.digest()
         });
     });
     group.finish();

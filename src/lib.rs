@@ -22,6 +22,7 @@
 //! | [`snapshot`] | root filesystems from layers, and the difference a step made |
 //! | [`registry`] | the distribution-spec client |
 //! | [`transport`] | where images live, and copying between those places |
+//! | [`verify`] | whether an image is what it says |
 //! | [`solve`] | runs a graph: keys, cache, scheduling, the steps themselves |
 //! | [`build`] | the use case: request in, image out |
 //!
@@ -48,6 +49,7 @@ pub mod snapshot;
 
 pub mod registry;
 pub mod transport;
+pub mod verify;
 
 pub mod build;
 pub mod solve;

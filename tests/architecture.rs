@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules of the library. Each imports only modules before it.
-const ORDER: [&str; 17] = [
+const ORDER: [&str; 18] = [
     "sys",
     "digest",
     "platform",
@@ -24,6 +24,7 @@ const ORDER: [&str; 17] = [
     "snapshot",
     "registry",
     "transport",
+    "verify",
     "solve",
     "build",
 ];

@@ -1,22 +1,43 @@
 //! `shiplap images`, `tag` and `rmi`: the names in the store.
 
+use std::collections::{BTreeMap, HashMap};
+
 use clap::Args;
 use serde_json::{Value, json};
+use shiplap::context::glob::Glob;
+use shiplap::digest::Digest;
 use shiplap::image::{Descriptor, Image};
 use shiplap::reference::Reference;
 use shiplap::store::Store;
 
+use super::df::{self, Sizes};
 use super::error::Usage;
 use super::{Format, Session};
 use crate::ui::{self, format, output, table};
 
+const EXAMPLES: &str = "\
+Examples:
+    shiplap images
+    shiplap images --digests debian
+    shiplap images --filter label=stage=test --filter until=2026-01-31T00:00:00Z
+    shiplap images --format json";
+
 /// List the images in the store
 ///
-/// The size is that of the image's layers as they are stored, compressed.
+/// The size is that of the image's layers as they are stored, compressed, each
+/// counted once; the JSON form says what of it other images share.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct ImagesArgs {
     /// Show only images of this name
     name: Option<String>,
+    /// Show only images that fit: reference=PATTERN, label=NAME[=VALUE],
+    /// before=IMAGE, since=IMAGE, until=TIME (RFC 3339)
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = Filter::parse)]
+    filter: Vec<Filter>,
+    /// Show digests too
+    #[arg(long)]
+    digests: bool,
     /// Print ids and digests in full
     #[arg(long)]
     no_trunc: bool,
@@ -36,9 +57,15 @@ struct Row {
 }
 
 impl Row {
+    /// Its layers' sizes, each layer once.
     fn size(image: &Image) -> u64 {
         let layers = image.manifest.layers.iter();
-        layers.fold(0, |sum, layer| sum.saturating_add(layer.size))
+        let once: BTreeMap<_, _> = layers.map(|l| (&l.digest, l.size)).collect();
+        once.values().fold(0, |sum, size| sum.saturating_add(*size))
+    }
+
+    fn created(&self) -> Option<jiff::Timestamp> {
+        self.image.as_ref()?.config.created.as_deref()?.parse().ok()
     }
 
     /// Repository and tag for people.
@@ -70,7 +97,8 @@ impl Row {
         ]
     }
 
-    fn json(&self) -> Value {
+    fn json(&self, sizes: &HashMap<Digest, Sizes>) -> Value {
+        let sizes = sizes.get(&self.descriptor.digest);
         let (repository, tag) = self.parts();
         let image = self.image.as_ref();
         json!({
@@ -83,6 +111,8 @@ impl Row {
             "created": image.and_then(|i| i.config.created.as_deref()),
             "platform": image.map(|i| i.config.platform().to_string()),
             "size": image.map(Self::size),
+            "shared_size": sizes.map(|s| s.all - s.own),
+            "unique_size": sizes.map(|s| s.own),
             "damaged": image.is_none(),
         })
     }
@@ -100,14 +130,19 @@ impl ImagesArgs {
     pub(super) fn run(self, session: &Session) -> anyhow::Result<()> {
         let store = session.store()?;
         let wanted = self.name.as_deref();
+        let limits = self.limits(&store)?;
         let rows: Vec<Row> = store
             .refs()?
             .into_iter()
             .filter(|(name, _)| wanted.is_none_or(|wanted| is_of(name, wanted)))
             .map(|(name, descriptor)| row(&store, name, descriptor))
+            .filter(|row| self.filter.iter().all(|f| f.fits(row)))
+            .filter(|row| limits.iter().all(|limit| limit.fits(row)))
             .collect();
         if self.format == Format::Json {
-            return output::json(&rows.iter().map(Row::json).collect::<Vec<_>>());
+            let sizes = df::sizes(&store)?;
+            let list: Vec<Value> = rows.iter().map(|row| row.json(&sizes)).collect();
+            return output::json(&list);
         }
         let now = jiff::Timestamp::now().as_second();
         let cells: Vec<_> = rows
@@ -118,8 +153,107 @@ impl ImagesArgs {
             let ids: String = cells.iter().map(|c| format!("{}\n", c[2])).collect();
             return output::result(&ids);
         }
+        if self.digests {
+            let header = ["REPOSITORY", "TAG", "DIGEST", "IMAGE ID", "CREATED", "SIZE"];
+            let digests = rows.iter().map(|row| row.descriptor.digest.to_string());
+            let cells: Vec<[String; 6]> = cells
+                .into_iter()
+                .zip(digests)
+                .map(|([repository, tag, id, created, size], digest)| {
+                    [repository, tag, digest, id, created, size]
+                })
+                .collect();
+            return output::result(&table::table(header, &cells));
+        }
         let header = ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"];
         output::result(&table::table(header, &cells))
+    }
+
+    /// The times that `before` and `since` stand for.
+    fn limits(&self, store: &Store) -> anyhow::Result<Vec<Limit>> {
+        let mut limits = Vec::new();
+        for filter in &self.filter {
+            let (name, before) = match filter {
+                Filter::Before(name) => (name, true),
+                Filter::Since(name) => (name, false),
+                _ => continue,
+            };
+            let time = row(store, name.clone(), store.find(name)?)
+                .created()
+                .ok_or_else(|| Usage::error(format!("{name} does not say when it was made")))?;
+            limits.push(Limit { time, before });
+        }
+        Ok(limits)
+    }
+}
+
+/// A time before or after which images must have been made.
+struct Limit {
+    time: jiff::Timestamp,
+    before: bool,
+}
+
+impl Limit {
+    fn fits(&self, row: &Row) -> bool {
+        row.created().is_some_and(|t| {
+            if self.before {
+                t < self.time
+            } else {
+                t > self.time
+            }
+        })
+    }
+}
+
+/// What images must have.
+#[derive(Debug, Clone)]
+enum Filter {
+    Reference(Glob),
+    Label(String, Option<String>),
+    Before(String),
+    Since(String),
+    Until(jiff::Timestamp),
+}
+
+impl Filter {
+    fn parse(text: &str) -> Result<Self, String> {
+        let (key, value) = text.split_once('=').ok_or("it must be KEY=VALUE")?;
+        Ok(match key {
+            "reference" => {
+                Self::Reference(Glob::parse(value.as_bytes()).map_err(|e| e.to_string())?)
+            }
+            "label" => match value.split_once('=') {
+                Some((name, value)) => Self::Label(name.into(), Some(value.into())),
+                None => Self::Label(value.into(), None),
+            },
+            "before" => Self::Before(value.into()),
+            "since" => Self::Since(value.into()),
+            "until" => Self::Until(value.parse().map_err(|_| {
+                "until must be a time, as in until=2026-01-31T00:00:00Z".to_owned()
+            })?),
+            _ => {
+                return Err(format!(
+                    "there is no filter {key:?}; there are reference, label, before, since, until"
+                ));
+            }
+        })
+    }
+
+    fn fits(&self, row: &Row) -> bool {
+        match self {
+            Self::Reference(glob) => {
+                let (repository, tag) = row.parts();
+                glob.matches(repository.as_bytes())
+                    || glob.matches(format!("{repository}:{tag}").as_bytes())
+            }
+            Self::Label(name, value) => row.image.as_ref().is_some_and(|image| {
+                let found = image.config.config.labels.get(name);
+                found.is_some_and(|f| value.as_ref().is_none_or(|v| v == f))
+            }),
+            Self::Until(time) => row.created().is_some_and(|t| t < *time),
+            // They need the store.
+            Self::Before(_) | Self::Since(_) => true,
+        }
     }
 }
 
@@ -229,6 +363,51 @@ impl RmiArgs {
             }
         }
         output::result(&removed)
+    }
+}
+
+/// Take single names away from images
+///
+/// Like rmi, but takes names only and says in JSON what it did.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n    shiplap untag app:old reg.example/app:old")]
+pub(super) struct UntagArgs {
+    /// Names
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+    /// Form of the result
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+impl UntagArgs {
+    pub(super) fn run(self, session: &Session) -> anyhow::Result<()> {
+        let store = session.store()?;
+        let refs = store.refs()?;
+        let mut doomed = Vec::new();
+        // Everything is looked up before anything is changed.
+        for text in &self.names {
+            let reference = Reference::parse(text).ok();
+            let is_it = |name: &str| {
+                name == text || reference.is_some() && Reference::parse(name).ok() == reference
+            };
+            let found = refs.iter().find(|(name, _)| is_it(name));
+            let (name, _) =
+                found.ok_or_else(|| shiplap::store::StoreError::NoImage { text: text.clone() })?;
+            doomed.push(name.clone());
+        }
+        for name in &doomed {
+            store.remove_name(name)?;
+        }
+        match self.format {
+            Format::Json => output::json(&json!({"untagged": doomed})),
+            Format::Text => {
+                let lines = doomed
+                    .iter()
+                    .map(|n| format!("Untagged: {}\n", ui::escape::text(n)));
+                output::result(&lines.collect::<String>())
+            }
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod check;
 mod copy;
 mod debug;
 mod delete;
+mod df;
 mod digest;
 mod doctor;
 mod environment;
@@ -30,12 +31,14 @@ mod prune;
 mod pull;
 mod push;
 mod referrers;
+mod shell;
 pub(crate) mod signals;
 mod source;
 mod start;
 mod tags;
 mod transfer;
 mod values;
+mod verify;
 mod version;
 
 use std::cell::Cell;
@@ -120,8 +123,11 @@ enum Command {
     Images(images::ImagesArgs),
     Tag(images::TagArgs),
     Rmi(images::RmiArgs),
+    Untag(images::UntagArgs),
     Prune(prune::PruneArgs),
     Doctor(doctor::DoctorArgs),
+    Df(df::DfArgs),
+    Verify(verify::VerifyArgs),
     Inspect(inspect::InspectArgs),
     History(inspect::HistoryArgs),
     Import(import::ImportArgs),
@@ -129,6 +135,8 @@ enum Command {
     Save(archives::SaveArgs),
     #[command(hide = true)]
     Debug(debug::DebugArgs),
+    Completions(shell::CompletionsArgs),
+    Man(shell::ManArgs),
     Version(version::VersionArgs),
 }
 
@@ -153,14 +161,19 @@ impl Command {
             Self::Images(args) => args.run(session),
             Self::Tag(args) => args.run(session),
             Self::Rmi(args) => args.run(session),
+            Self::Untag(args) => args.run(session),
             Self::Prune(args) => args.run(session),
             Self::Doctor(args) => args.run(session),
+            Self::Df(args) => args.run(session),
+            Self::Verify(args) => args.run(session),
             Self::Inspect(args) => args.run(session),
             Self::History(args) => args.run(session),
             Self::Load(args) => args.run(session),
             Self::Save(args) => args.run(session),
             Self::Import(args) => args.run(session),
             Self::Debug(args) => args.run(session),
+            Self::Completions(args) => args.run(),
+            Self::Man(args) => args.run(),
             Self::Version(args) => args.run(),
         }
     }

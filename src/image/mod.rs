@@ -13,6 +13,7 @@ pub mod config;
 pub mod descriptor;
 pub mod manifest;
 pub mod media_type;
+pub mod validate;
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;

@@ -29,6 +29,9 @@ pub struct PruneOptions {
     /// Cache records that were not used for this long, and what only they
     /// lead to; `Some(0)` is all of them.
     pub unused_for: Option<Duration>,
+    /// Bytes that the cache may keep: blobs and layers that only its records
+    /// lead to. What was used last stays.
+    pub keep_bytes: Option<u64>,
     /// The content of cache mounts too.
     pub mounts: bool,
     /// Wait for other processes instead of failing.
@@ -63,6 +66,10 @@ pub struct Usage {
     pub blobs: u64,
     /// Blobs, bytes.
     pub blob_bytes: u64,
+    /// Those of them that names lead to, number.
+    pub image_blobs: u64,
+    /// Those that names lead to, bytes.
+    pub image_bytes: u64,
     /// Unpacked layers, number.
     pub layers: u64,
     /// Unpacked layers, bytes.
@@ -71,9 +78,11 @@ pub struct Usage {
     pub records: u64,
     /// Cache records, bytes.
     pub record_bytes: u64,
+    /// Cache mounts, number.
+    pub mounts: u64,
     /// Cache mounts, bytes.
     pub mount_bytes: u64,
-    /// Trash and temporary files, bytes.
+    /// Trash, temporary files and what was set aside, bytes.
     pub scratch_bytes: u64,
     /// Bytes that [`Store::prune`] would free with its mildest options.
     pub reclaimable_bytes: u64,
@@ -125,20 +134,31 @@ impl Store {
             self.reach(&entry, &mut reached)?;
         }
         let mut stale = Vec::new();
-        for path in list(&root.join("cache"))? {
-            let meta =
-                std::fs::symlink_metadata(&path).map_err(StoreError::io("look at", &path))?;
-            let age = meta
-                .modified()
-                .ok()
-                .and_then(|t| now.duration_since(t).ok());
-            let unused = options
-                .unused_for
-                .is_some_and(|limit| age.unwrap_or_default() >= limit);
-            let bytes = read_small(&path, u64::MAX - 1).unwrap_or_default();
-            match record_payload(&bytes) {
-                Some(payload) if !unused => self.reach_record(payload, &mut reached)?,
-                _ => stale.push((path, meta.blocks() * 512)),
+        let mut room = options.keep_bytes;
+        for (used, path, bytes) in self.records()? {
+            let age = now.duration_since(used).unwrap_or_default();
+            let unused = options.unused_for.is_some_and(|limit| age >= limit);
+            let record = read_small(&path, u64::MAX - 1).unwrap_or_default();
+            match record_payload(&record) {
+                Some(payload) if !unused && room != Some(0) => {
+                    let Some(left) = room else {
+                        self.reach_record(payload, &mut reached)?;
+                        continue;
+                    };
+                    let mut more = Reached::default();
+                    self.reach_record(payload, &mut more)?;
+                    // The first that does not fit ends it: what is older goes.
+                    let size = bytes + self.size_beyond(&more, &reached);
+                    if size > left {
+                        room = Some(0);
+                        stale.push((path, bytes));
+                    } else {
+                        room = Some(left - size);
+                        reached.blobs.extend(more.blobs);
+                        reached.layers.extend(more.layers);
+                    }
+                }
+                _ => stale.push((path, bytes)),
             }
         }
         for path in list(&root.join("stats")).unwrap_or_default() {
@@ -159,7 +179,7 @@ impl Store {
         for (digest, path) in blobs(&root)? {
             if !reached.blobs.contains(&digest) {
                 pruned.blobs += 1;
-                pruned.bytes += std::fs::symlink_metadata(&path).map_or(0, |m| m.blocks() * 512);
+                pruned.bytes += disk_size(&path);
                 pruned.remove(options, &path, || match self.remove_blob(&digest) {
                     Ok(()) => Ok(()),
                     Err(e) => Err(e.into_io()),
@@ -181,6 +201,31 @@ impl Store {
             pruned.left.extend(self.empty_trash()?.left);
         }
         Ok(pruned)
+    }
+
+    /// The records of the cache with the times of their last use, the last
+    /// used first, and what they take on the disk.
+    fn records(&self) -> Result<Vec<(SystemTime, std::path::PathBuf, u64)>, StoreError> {
+        let mut records = Vec::new();
+        for path in list(&self.root().join("cache"))? {
+            let meta =
+                std::fs::symlink_metadata(&path).map_err(StoreError::io("look at", &path))?;
+            let used = meta.modified().unwrap_or_else(|_| SystemTime::now());
+            records.push((used, path, meta.blocks() * 512));
+        }
+        records.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+        Ok(records)
+    }
+
+    /// Bytes of what `more` leads to and `known` does not.
+    fn size_beyond(&self, more: &Reached, known: &Reached) -> u64 {
+        let blobs = more.blobs.difference(&known.blobs);
+        let blobs = blobs.map(|d| disk_size(&self.blob_path(d)));
+        let mut seen = HashSet::new();
+        let layers = more.layers.difference(&known.layers);
+        let layers = layers.filter_map(|id| self.layer_dir(id));
+        let layers = layers.map(|fs| disk_usage(fs.parent().unwrap_or(&fs), &mut seen));
+        blobs.sum::<u64>() + layers.sum::<u64>()
     }
 
     fn prune_layers(
@@ -279,10 +324,18 @@ impl Store {
             refs: self.refs()?.len() as u64,
             ..Usage::default()
         };
-        let size = |path: &Path| std::fs::symlink_metadata(path).map_or(0, |m| m.blocks() * 512);
-        for (_, path) in blobs(root)? {
+        let mut named = Reached::default();
+        for entry in self.read_index()?.manifests {
+            self.reach(&entry, &mut named)?;
+        }
+        for (digest, path) in blobs(root)? {
+            let bytes = disk_size(&path);
             usage.blobs += 1;
-            usage.blob_bytes += size(&path);
+            usage.blob_bytes += bytes;
+            if named.blobs.contains(&digest) {
+                usage.image_blobs += 1;
+                usage.image_bytes += bytes;
+            }
         }
         let mut seen = HashSet::new();
         for dir in layer_dirs(root)? {
@@ -291,10 +344,11 @@ impl Store {
         }
         for path in list(&root.join("cache"))? {
             usage.records += 1;
-            usage.record_bytes += size(&path);
+            usage.record_bytes += disk_size(&path);
         }
+        usage.mounts = list(&root.join("mounts"))?.len() as u64;
         usage.mount_bytes = disk_usage(&root.join("mounts"), &mut seen);
-        usage.scratch_bytes = ["tmp", "trash"]
+        usage.scratch_bytes = ["tmp", "trash", "aside"]
             .map(|name| disk_usage(&root.join(name), &mut seen))
             .iter()
             .sum();
@@ -330,6 +384,11 @@ fn digests_in(text: &[u8]) -> BTreeSet<Digest> {
         .filter(|w| w.starts_with(PREFIX))
         .filter_map(|w| Digest::parse(std::str::from_utf8(w).ok()?).ok())
         .collect()
+}
+
+/// Bytes on the disk of a file.
+fn disk_size(path: &Path) -> u64 {
+    std::fs::symlink_metadata(path).map_or(0, |m| m.blocks() * 512)
 }
 
 /// Bytes on the disk of a tree; what can't be read counts nothing. Nothing is

@@ -16,6 +16,7 @@
 //!   locks/                  lock files; they are never removed by a sweep
 //!   tmp/<session>/          what a running process is about to make
 //!   trash/                  what waits for its removal
+//!   aside/                  what [`Store::check`] found broken; yours to remove
 //! ```
 //!
 //! Other tools read the layout in place (`skopeo inspect oci:ROOT:debian:12`);

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::{CWD, Mode, RenameFlags};
 use rustix::io::Errno;
 
 use super::blobs::open_regular;
@@ -207,8 +208,8 @@ pub struct Damage {
     pub path: PathBuf,
     /// What is wrong.
     pub reason: String,
-    /// Whether it was removed, so that it can be fetched or made again.
-    pub removed: bool,
+    /// Where it was moved, so that it can be fetched or made again.
+    pub moved: Option<PathBuf>,
 }
 
 /// What [`Store::check`] found.
@@ -309,8 +310,8 @@ impl Store {
     }
 
     /// Reads every blob and compares it with its digest; looks whether names
-    /// and manifests lead to blobs, and links to layers. With `repair`, removes
-    /// damaged blobs and links; names are left alone.
+    /// and manifests lead to blobs, and links to layers. With `repair`, moves
+    /// damaged blobs and links to `aside/`; names are left alone.
     ///
     /// # Errors
     /// When something can't be read at all.
@@ -323,12 +324,12 @@ impl Store {
             match verify(&path, &digest) {
                 Ok(()) => {}
                 Err(e) if is_damage(&e) => {
-                    let removed = repair && std::fs::remove_file(&path).is_ok();
+                    let moved = if repair { self.set_aside(&path)? } else { None };
                     let reason = e.to_string();
                     checked.damages.push(Damage {
                         path,
                         reason,
-                        removed,
+                        moved,
                     });
                 }
                 // Another process removed it, or nobody can verify it.
@@ -343,16 +344,37 @@ impl Store {
         for (_, link) in layer_links(root)? {
             checked.layers += 1;
             if self.layer_behind(&link).is_none() {
-                let removed = repair && std::fs::remove_file(&link).is_ok();
+                let moved = if repair { self.set_aside(&link)? } else { None };
                 checked.damages.push(Damage {
                     path: link,
                     reason: "it leads to no layer".into(),
-                    removed,
+                    moved,
                 });
             }
         }
         self.check_names(&mut checked)?;
         Ok(checked)
+    }
+
+    /// Moves what is broken out of everybody's way; `None` when it is gone
+    /// already.
+    fn set_aside(&self, path: &Path) -> Result<Option<PathBuf>, StoreError> {
+        let aside = self.path("aside");
+        match rustix::fs::mkdir(&aside, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(StoreError::io("create", &aside)(e)),
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        for serial in 0.. {
+            let to = aside.join(format!("{name}.{serial}"));
+            match rustix::fs::renameat_with(CWD, path, CWD, &to, RenameFlags::NOREPLACE) {
+                Ok(()) => return Ok(Some(to)),
+                Err(Errno::EXIST) => {}
+                Err(Errno::NOENT) => return Ok(None),
+                Err(e) => return Err(StoreError::io("move away", path)(e)),
+            }
+        }
+        Ok(None)
     }
 
     fn check_names(&self, checked: &mut Checked) -> Result<(), StoreError> {
@@ -361,7 +383,7 @@ impl Store {
                 checked.damages.push(Damage {
                     path: self.blob_path(digest),
                     reason: format!("{of} needs it, and it is not there"),
-                    removed: false,
+                    moved: None,
                 });
             };
             if !self.has(&entry.digest) {

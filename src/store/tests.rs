@@ -121,7 +121,8 @@ fn damaged_blobs_are_told() {
             std::fs::write(&path, "").unwrap();
         }
     }
-    assert!(store.check(true).unwrap().damages[0].removed);
+    let moved = store.check(true).unwrap().damages.remove(0).moved.unwrap();
+    assert!(moved.starts_with(store.root().join("aside")) && moved.exists());
     assert_eq!(store.check(true).unwrap().damages, []);
 }
 

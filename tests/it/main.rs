@@ -7,6 +7,7 @@ mod cache_travel;
 mod chroot;
 mod copy;
 mod errors;
+mod housekeeping;
 mod messages;
 mod outputs;
 mod pods;
