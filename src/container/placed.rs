@@ -56,6 +56,8 @@ struct Put {
     /// In the root filesystem, for messages.
     path: PathBuf,
     inode: (u64, u64),
+    /// Keeps the inode's number from being given to something else.
+    _held: Option<OwnedFd>,
     care: Care,
     /// Where it came from and goes to.
     back: Option<PathBuf>,
@@ -343,7 +345,10 @@ impl Placed {
         let stat = rustix::fs::statat(&dir, &*name, AtFlags::SYMLINK_NOFOLLOW);
         // Noted in any case, so that it is taken away whatever comes.
         let inode = stat.as_ref().map_or((0, 0), inode);
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let held = rustix::fs::openat(&dir, &*name, flags, Mode::empty()).ok();
         self.put.push(Put {
+            _held: held,
             dir,
             name,
             path,

@@ -1,7 +1,7 @@
 //! What steps can do where there are no namespaces, and what they leave.
 
 use std::io::{Read, Write};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Stdio;
 
 use crate::sandbox::{Ran, Sandbox, eventually};
@@ -36,8 +36,8 @@ fn what_leads_out_is_refused() {
     let file = format!(
         r#"FROM base
 RUN for c in "chroot / true" "mknod /d b 8 0" "mount -t tmpfs x /tmp" "unshare -m true" \
-      "umount /" "cat {0}" "ls /proc/1" "cat /../../../..{0}"; do $c 2>/dev/null && echo "OUT $c"; done; true
-RUN mkdir -p /x/y && cd /x/y && ls -d ../../../../../../work /home 2>/dev/null && echo OUT; true
+      "umount /" "cat {0}" "ls /proc/1" "cat /../../../..{0}"; do $c 2>/dev/null && echo O''UT $c; done; true
+RUN mkdir -p /x/y && cd /x/y && ls -d ../../../../../../work /home 2>/dev/null && echo O''UT; true
 RUN kill -9 $PPID; kill -9 1; true
 RUN env | sort; test -c /dev/null && echo > /dev/null && test -s /proc/cpuinfo
 "#,
@@ -112,10 +112,14 @@ fn what_was_put_into_the_tree_comes_out_again() {
         &[],
     );
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    // An image with a link in the place of what is ours.
     for name in ["proc", "dev", "sys"] {
-        let file = format!("FROM base\nRUN ln -s /etc /{name}\nRUN true\n");
-        let ran = build(&s, &file, &[]);
+        let links = s.path("ctx").join(name);
+        std::fs::create_dir(&links).unwrap();
+        std::os::unix::fs::symlink("/etc", links.join(name)).unwrap();
+        let ran = build(&s, &format!("FROM base\nCOPY {name} /\nRUN true\n"), &[]);
         assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+        assert!(ran.stderr.contains("symbolic link"), "{}", ran.stderr);
     }
 }
 
@@ -179,13 +183,39 @@ fn an_agent_answers() {
             client.write_all(&asked).unwrap();
         }
     });
-    let file = "FROM base\nRUN --mount=type=ssh (printf ping; sleep 1) | nc local:$SSH_AUTH_SOCK 1\n\
-                RUN test ! -e /run\n";
-    let ran = build(
-        &s,
-        file,
-        &["--ssh", &format!("default={}", socket.display())],
+    let marker = format!("96{}", std::process::id());
+    let file = format!(
+        "FROM base\nRUN --mount=type=ssh,target=/a/sock test -S /a/sock && sleep {marker}\n"
     );
-    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    assert!(ran.stderr.contains("answer to ping"), "{}", ran.stderr);
+    let context = s.context("ctx", &[("Dockerfile", &file)]);
+    let mut child = s
+        .command(&s.store())
+        .args(["build", "-q", "--ssh"])
+        .arg(format!("default={}", socket.display()))
+        .args(CHROOT)
+        .arg(&context)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let path = || {
+        let found = std::process::Command::new("find")
+            .arg(s.store())
+            .args(["-path", "*/tree/a/sock"])
+            .output()
+            .unwrap();
+        String::from_utf8(found.stdout).unwrap().trim().to_owned()
+    };
+    assert!(eventually(
+        || running(&format!("sleep\0{marker}")) && !path().is_empty()
+    ));
+    let mut client = UnixStream::connect(path()).unwrap();
+    client.write_all(b"ping").unwrap();
+    let mut answer = [0; 14];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"answer to ping");
+    drop(client);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(eventually(|| !running(&marker)));
 }

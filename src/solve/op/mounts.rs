@@ -187,7 +187,8 @@ impl Mounts {
                 .store
                 .lock(&format!("fill-{}", name.encoded()), LockMode::Exclusive)?;
             let restore = elsewhere.filter(|_| super::cached::is_empty(&content));
-            if restore.is_some() || !content.is_dir() {
+            let is_dir = std::fs::symlink_metadata(&content).is_ok_and(|m| m.is_dir());
+            if restore.is_some() || !is_dir {
                 self.fill(solver, mount, cache, &id, &dir, restore)?;
             }
         }
