@@ -411,7 +411,9 @@ fn what_the_dead_left_is_swept_and_the_living_keep_theirs() {
     drop(store);
     drop(second);
     let third = Store::open(&root).unwrap();
+    assert_eq!(list_dir(&root.join("tmp")), Vec::<PathBuf>::new());
     assert_eq!(third.layer_dir(&id), Some(fs));
+    drop(third);
     assert_eq!(list_dir(&root.join("tmp")), Vec::<PathBuf>::new());
 }
 
