@@ -32,13 +32,14 @@ use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::SystemTime;
 
+use super::Tree;
 use super::select::{Found, Match};
-use super::{Node, Tree};
+use super::stats::Stamp;
 use crate::digest::{Digest, Hasher, Sha256};
 use crate::event::Cancel;
 use crate::layer::{Kind, Mtime};
@@ -69,7 +70,9 @@ pub enum ChecksumError {
 #[derive(Debug)]
 struct Selected {
     path: PathBuf,
-    node: Node,
+    stamp: Stamp,
+    /// It has no extended attributes to copy.
+    plain: bool,
     digest: OnceLock<Sha256>,
 }
 
@@ -111,11 +114,19 @@ impl Contents {
                 let mut group = number;
                 if let Kind::File { size } = entry.node.kind {
                     let node = &entry.node;
+                    let path = std::mem::take(&mut entry.path);
                     let known = node.digest.or((size == 0).then(|| Sha256::of(b"")));
-                    let mut add = || {
+                    let add = || {
                         files.push(Selected {
-                            path: entry.path.clone(),
-                            node: node.clone(),
+                            path,
+                            stamp: Stamp {
+                                device: node.inode.0,
+                                inode: node.inode.1,
+                                size,
+                                mtime: node.meta.mtime,
+                                ctime: node.ctime,
+                            },
+                            plain: node.meta.xattrs.is_empty(),
                             digest: known.map_or_else(OnceLock::new, OnceLock::from),
                         });
                         u32::try_from(files.len() - 1).unwrap_or(u32::MAX)
@@ -151,6 +162,12 @@ impl Contents {
         }
     }
 
+    /// The path of a file in the tree.
+    pub fn path(&self, number: u32) -> &Path {
+        let file = self.files.get(number as usize);
+        file.map_or(Path::new(""), |file| &file.path)
+    }
+
     /// Where the files are.
     pub fn tree(&self) -> &dyn Tree {
         &*self.tree
@@ -169,7 +186,7 @@ impl Contents {
 
     /// Bytes that the files have together.
     pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|f| size(&f.node)).sum()
+        self.files.iter().map(|f| f.stamp.size).sum()
     }
 
     /// Reads the files whose digest is not known, with `threads` workers.
@@ -258,14 +275,14 @@ impl Contents {
         let state = State {
             ctime: ctime(&opened.metadata()?),
             file: opened,
-            left: size(&file.node),
+            left: file.stamp.size,
             hasher: (self.hashed && !known).then(Hasher::new),
             began,
         };
         state.check(file)?;
         // Something was changed, and be it back again: what is known of the
         // content may be of another one.
-        if known && state.ctime != file.node.ctime {
+        if known && state.ctime != file.stamp.ctime {
             return Err(changed(file));
         }
         Ok(Reader {
@@ -308,10 +325,10 @@ impl State {
     /// Whether the file still is what it was when it was selected, and opened.
     fn check(&self, file: &Selected) -> io::Result<()> {
         let now = self.file.metadata()?;
-        let node = &file.node;
-        let same = (now.dev(), now.ino()) == node.inode
-            && now.size() == size(node)
-            && time(now.mtime(), now.mtime_nsec()) == node.meta.mtime
+        let stamp = &file.stamp;
+        let same = (now.dev(), now.ino()) == (stamp.device, stamp.inode)
+            && now.size() == stamp.size
+            && time(now.mtime(), now.mtime_nsec()) == stamp.mtime
             && ctime(&now) == self.ctime;
         if same { Ok(()) } else { Err(changed(file)) }
     }
@@ -335,8 +352,8 @@ impl State {
             self.check(file)?;
             if let Some(hasher) = self.hasher.take() {
                 let digest = hasher.finish_raw();
-                if self.ctime == file.node.ctime {
-                    tree.learn(&file.node, digest, self.began);
+                if file.plain && self.ctime == file.stamp.ctime {
+                    tree.learn(&file.stamp, digest, self.began);
                 }
                 let _ = file.digest.set(digest);
             }
@@ -418,13 +435,6 @@ fn describe(entry: &Found, back: u64, out: &mut Vec<u8>) {
     }
 }
 
-fn size(node: &Node) -> u64 {
-    match node.kind {
-        Kind::File { size } => size,
-        _ => 0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -433,7 +443,6 @@ mod tests {
     use crate::context::select::select;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
-    use std::path::Path;
 
     fn dir() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -449,15 +458,16 @@ mod tests {
     fn digest(dir: &Path, source: &str) -> Digest {
         let tree = LocalTree::open(dir, Some(Ignore::parse(b"**/junk").unwrap())).unwrap();
         let tree: Arc<dyn Tree> = Arc::new(tree);
-        let mut matches = select(&*tree, source, false, &Ignore::default()).unwrap();
-        let digest = |threads: usize, matches: &mut [Match]| {
-            let contents = Contents::of(tree.clone(), matches);
+        let matches = select(&*tree, source, false, &Ignore::default()).unwrap();
+        let digest = |threads: usize| {
+            let contents = Contents::of(tree.clone(), &mut matches.clone());
             contents.read(threads, &Cancel::new()).unwrap();
             contents.digest().unwrap()
         };
-        let one = digest(1, &mut matches);
-        assert_eq!(one, digest(3, &mut matches));
+        let one = digest(1);
+        assert_eq!(one, digest(3));
         // On the way to somewhere else they are found too.
+        let mut matches = matches.clone();
         let contents = Arc::new(Contents::of(tree.clone(), &mut matches));
         for file in matches.iter().flat_map(|m| &m.entries) {
             if let Some(number) = file.file {

@@ -23,7 +23,7 @@ use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::ignore::Ignore;
-use super::stats::Stats;
+use super::stats::{Stamp, Stats};
 use super::{Node, Tree};
 use crate::digest::Sha256;
 use crate::layer::{Kind, Meta, Mtime};
@@ -350,12 +350,9 @@ impl Tree for LocalTree {
         Ok(file)
     }
 
-    fn learn(&self, node: &Node, digest: Sha256, read: SystemTime) {
-        if let Some(stats) = &self.stats
-            && node.digest.is_none()
-            && node.meta.xattrs.is_empty()
-        {
-            stats.learn(node, digest, read);
+    fn learn(&self, stamp: &Stamp, digest: Sha256, read: SystemTime) {
+        if let Some(stats) = &self.stats {
+            stats.learn(stamp, digest, read);
         }
     }
 

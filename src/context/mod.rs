@@ -83,10 +83,11 @@ pub trait Tree: Send + Sync {
     fn open_listed(&self, path: &Path) -> io::Result<File> {
         self.open(path)
     }
-    /// Takes note of the digest of a file that was read from the instant `read`
-    /// on, and was the one that `node` tells of before and after.
-    fn learn(&self, node: &Node, digest: Sha256, read: SystemTime) {
-        let _ = (node, digest, read);
+    /// Takes note of the digest of a file that has no extended attributes to
+    /// copy, was read from the instant `read` on, and had this status before and
+    /// after.
+    fn learn(&self, stamp: &stats::Stamp, digest: Sha256, read: SystemTime) {
+        let _ = (stamp, digest, read);
     }
     /// Extended attributes of the entry (not followed), sorted by name, those
     /// of overlayfs left out.

@@ -75,7 +75,8 @@ fn hint(left_out: bool, similar: &Option<String>) -> String {
 pub struct Found {
     /// Its path below the match; empty for the match itself.
     pub name: PathBuf,
-    /// Where it is in the tree, without links.
+    /// Where it is in the tree, without links; empty for a file that
+    /// [`Contents`](super::checksum::Contents) has taken over.
     pub path: PathBuf,
     /// What the tree says of it, with extended attributes.
     pub node: Node,

@@ -43,16 +43,22 @@ const FINE: Duration = Duration::from_millis(50);
 
 /// What a file's status says, as far as it shows a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    mtime: Mtime,
-    ctime: Mtime,
+pub struct Stamp {
+    /// Where it is.
+    pub device: u64,
+    /// Which one it is there.
+    pub inode: u64,
+    /// Bytes.
+    pub size: u64,
+    /// When its content changed.
+    pub mtime: Mtime,
+    /// When anything about it changed.
+    pub ctime: Mtime,
 }
 
 impl Stamp {
-    fn of(node: &Node) -> Option<Self> {
+    /// That of a regular file.
+    pub fn of(node: &Node) -> Option<Self> {
         let Kind::File { size } = node.kind else {
             return None;
         };
@@ -134,11 +140,9 @@ impl Stats {
     /// Takes note of the content of a file that has no extended attributes.
     /// Its status was the same before and after it was read; reading began at
     /// `read`.
-    pub fn learn(&self, node: &Node, digest: Sha256, read: SystemTime) {
-        if let Some(stamp) = Stamp::of(node)
-            && stamp.is_settled(read)
-        {
-            lock(&self.learned).push((stamp, digest));
+    pub fn learn(&self, stamp: &Stamp, digest: Sha256, read: SystemTime) {
+        if stamp.is_settled(read) {
+            lock(&self.learned).push((*stamp, digest));
         }
     }
 
@@ -271,6 +275,10 @@ mod tests {
         }
     }
 
+    fn stamp(node: &Node) -> Stamp {
+        Stamp::of(node).unwrap()
+    }
+
     fn at(secs: u64) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(secs)
     }
@@ -284,7 +292,7 @@ mod tests {
     fn only_the_same_status_is_known() {
         let stats = Stats::new(|| None);
         let digest = Sha256::of(b"x");
-        stats.learn(&node(1, 5, 2_000), digest, at(3_000));
+        stats.learn(&stamp(&node(1, 5, 2_000)), digest, at(3_000));
         let stats = again(&stats);
         let known = node(1, 5, 2_000);
         assert_eq!(stats.get(&known), Some(digest));
@@ -313,26 +321,26 @@ mod tests {
             let stats = Stats::new(|| None);
             let mut file = node(1, 5, 2_000);
             file.ctime.nanos = nanos;
-            stats.learn(&file, digest, at(read));
+            stats.learn(&stamp(&file), digest, at(read));
             assert_eq!(stats.to_bytes().is_some(), kept, "{read} {nanos}");
         }
         // A file from the future is young.
         let stats = Stats::new(|| None);
-        stats.learn(&node(1, 5, 9_000), digest, at(3_000));
+        stats.learn(&stamp(&node(1, 5, 9_000)), digest, at(3_000));
         assert_eq!(stats.to_bytes(), None);
     }
 
     #[test]
     fn entries_that_nobody_sees_go_in_time() {
         let mut stats = Stats::new(|| None);
-        stats.learn(&node(1, 1, 10), Sha256::of(b"1"), at(99));
-        stats.learn(&node(2, 2, 10), Sha256::of(b"2"), at(99));
+        stats.learn(&stamp(&node(1, 1, 10)), Sha256::of(b"1"), at(99));
+        stats.learn(&stamp(&node(2, 2, 10)), Sha256::of(b"2"), at(99));
         stats = again(&stats);
         for round in 0..=u64::from(MAX_AGE) {
             assert!(stats.get(&node(1, 1, 10)).is_some());
             // Nothing is written for its own sake.
             assert_eq!(stats.to_bytes(), None);
-            stats.learn(&node(3 + round, 1, 10), Sha256::of(b"3"), at(99));
+            stats.learn(&stamp(&node(3 + round, 1, 10)), Sha256::of(b"3"), at(99));
             stats = again(&stats);
         }
         assert!(stats.get(&node(1, 1, 10)).is_some());
@@ -343,7 +351,7 @@ mod tests {
     #[test]
     fn other_bytes_say_nothing() {
         let stats = Stats::new(|| None);
-        stats.learn(&node(1, 1, 10), Sha256::of(b"1"), at(99));
+        stats.learn(&stamp(&node(1, 1, 10)), Sha256::of(b"1"), at(99));
         let bytes = stats.to_bytes().unwrap();
         for other in [
             bytes[..bytes.len() - 1].to_vec(),

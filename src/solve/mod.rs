@@ -506,7 +506,7 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
                 layer
             }
             Op::Workdir(w) => {
-                let made = changes(op::workdir::workdir(self, w, parent)?);
+                let made = changes(op::workdir::workdir(self, w, parent)?.into_iter());
                 let (blob, layer) = self.seal_listed(number, made)?;
                 let store = self.env.store;
                 noted(
@@ -615,8 +615,8 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
 }
 
 /// Changes that are all known.
-fn changes(list: Vec<Change>) -> Changes {
-    Box::new(list.into_iter().map(Ok))
+fn changes(list: impl Iterator<Item = Change> + Send + 'static) -> Changes {
+    Box::new(list.map(Ok))
 }
 
 /// Turns what a step left in its upper directory into a blob.
@@ -650,7 +650,7 @@ pub fn files_of(
     layers: &[Arc<Layer>],
     store: &Store,
     events: &Events,
-) -> Result<Vec<Change>, StepError> {
+) -> Result<impl Iterator<Item = Change> + Send + use<>, StepError> {
     let dirs = layers::dirs(layers, store, events)?;
     let tree = Merged::new(dirs).map_err(StepError::io("can't open the layers"))?;
     op::files::changes_below(&(Arc::new(tree) as Arc<dyn Tree>), "/")
@@ -658,6 +658,10 @@ pub fn files_of(
 
 /// Writes `changes` into the directory `dest`, on top of what is there, as far
 /// as `form` allows.
-pub fn apply(changes: Vec<Change>, dest: &Path, form: LayerForm) -> Result<(), StepError> {
+pub fn apply(
+    changes: impl Iterator<Item = Change> + Send,
+    dest: &Path,
+    form: LayerForm,
+) -> Result<(), StepError> {
     op::files::apply(changes, dest, form)
 }

@@ -91,10 +91,10 @@ pub fn unpack_archives(
                         Some(root) if matches!(root.node.kind, Kind::File { .. }) => {
                             let number = root.file.unwrap_or(u32::MAX);
                             let file = contents.open(number).map_err(|source| AddError::Read {
-                                path: root.path.clone(),
+                                path: contents.path(number).to_owned(),
                                 source,
                             })?;
-                            entries(file, &root.path, options)?
+                            entries(file, contents.path(number), options)?
                         }
                         _ => None,
                     };

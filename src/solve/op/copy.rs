@@ -158,7 +158,7 @@ pub fn plan(
     workdir: &Path,
     root: &dyn Tree,
     options: &CopyOptions,
-) -> Result<Vec<Change>, CopyError> {
+) -> Result<CopyChanges, CopyError> {
     let root = if options.independent() { &Empty } else { root };
     let mut planner = Planner {
         root,
@@ -229,6 +229,8 @@ struct Planned {
 /// A file's bytes and size.
 struct FileBody {
     size: u64,
+    /// It has several names in the plan.
+    shared: bool,
     content: Content,
 }
 
@@ -416,7 +418,7 @@ impl Planner<'_> {
                     let shared = entry.node.links > 1;
                     let meta = self.adjusted(entry.node.meta.clone(), false);
                     let body = match inodes.get(&key) {
-                        Some(body) if shared => *body,
+                        Some(body) if shared => self.share(*body),
                         _ => self.body_in_tree(contents, &entry),
                     };
                     if shared {
@@ -506,8 +508,9 @@ impl Planner<'_> {
                     let linked = self.resolve(&base.join(&target))?;
                     match self.entries.get(&linked).map(|p| (&p.what, &p.meta)) {
                         Some((What::File(body), same)) => {
+                            let body = *body;
                             meta = same.clone();
-                            What::File(*body)
+                            What::File(self.share(body))
                         }
                         Some((What::Plain(kind), same)) => {
                             meta = same.clone();
@@ -584,6 +587,14 @@ impl Planner<'_> {
         Ok(meta)
     }
 
+    /// Takes note that the file has one name more.
+    fn share(&mut self, body: usize) -> usize {
+        if let Some(file) = self.bodies.get_mut(body) {
+            file.shared = true;
+        }
+        body
+    }
+
     fn body(&mut self, size: u64, body: Body) -> usize {
         let content = match body {
             _ if size == 0 => Content::None,
@@ -595,7 +606,11 @@ impl Planner<'_> {
                 file
             })),
         };
-        self.bodies.push(FileBody { size, content });
+        self.bodies.push(FileBody {
+            size,
+            shared: false,
+            content,
+        });
         self.bodies.len() - 1
     }
 
@@ -611,12 +626,16 @@ impl Planner<'_> {
             }
             _ => Content::None,
         };
-        self.bodies.push(FileBody { size, content });
+        self.bodies.push(FileBody {
+            size,
+            shared: false,
+            content,
+        });
         self.bodies.len() - 1
     }
 
     /// All entries in path order, with the directories above them.
-    fn changes(mut self) -> Result<Vec<Change>, CopyError> {
+    fn changes(mut self) -> Result<CopyChanges, CopyError> {
         let mut above: BTreeMap<PathBuf, Meta> = BTreeMap::new();
         for path in self.entries.keys() {
             for dir in path.ancestors().skip(1) {
@@ -632,29 +651,56 @@ impl Planner<'_> {
         for (path, meta) in above {
             self.insert(path, What::Dir, meta, false);
         }
-        let mut first: HashMap<usize, PathBuf> = HashMap::new();
-        let mut out = Vec::with_capacity(self.entries.len());
-        for (path, planned) in self.entries {
-            let mut content = Content::None;
-            let kind = match planned.what {
-                What::Dir => Kind::Dir,
-                What::Plain(kind) => kind,
-                What::File(body) => match (first.get(&body), self.bodies.get_mut(body)) {
-                    (None, Some(file)) => {
-                        content = std::mem::replace(&mut file.content, Content::None);
-                        first.insert(body, path.clone());
-                        Kind::File { size: file.size }
-                    }
-                    (Some(target), _) => Kind::Hardlink {
-                        target: target.clone(),
-                    },
-                    (None, None) => continue,
+        Ok(CopyChanges {
+            entries: self.entries.into_iter(),
+            bodies: self.bodies,
+            first: HashMap::new(),
+        })
+    }
+}
+
+/// What a copy writes, in path order.
+pub struct CopyChanges {
+    entries: std::collections::btree_map::IntoIter<PathBuf, Planned>,
+    bodies: Vec<FileBody>,
+    /// First names of files that have several.
+    first: HashMap<usize, PathBuf>,
+}
+
+impl std::fmt::Debug for CopyChanges {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let entries = self.entries.len();
+        f.debug_struct("CopyChanges")
+            .field("entries", &entries)
+            .finish()
+    }
+}
+
+impl Iterator for CopyChanges {
+    type Item = Change;
+
+    fn next(&mut self) -> Option<Change> {
+        let (path, planned) = self.entries.next()?;
+        let mut content = Content::None;
+        let kind = match planned.what {
+            What::Dir => Kind::Dir,
+            What::Plain(kind) => kind,
+            What::File(body) => match (self.first.get(&body), self.bodies.get_mut(body)) {
+                (Some(target), _) => Kind::Hardlink {
+                    target: target.clone(),
                 },
-            };
-            let meta = planned.meta;
-            out.push(Change::Put(Entry { path, kind, meta }, content));
-        }
-        Ok(out)
+                (None, file) => {
+                    let file = file?;
+                    content = std::mem::replace(&mut file.content, Content::None);
+                    if file.shared {
+                        self.first.insert(body, path.clone());
+                    }
+                    Kind::File { size: file.size }
+                }
+            },
+        };
+        let meta = planned.meta;
+        Some(Change::Put(Entry { path, kind, meta }, content))
     }
 }
 

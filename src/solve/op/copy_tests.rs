@@ -78,7 +78,7 @@ impl Case {
             several: sources.len() > 1,
             ..self.options.clone()
         };
-        plan(sources, dest, workdir, &root, &options)
+        plan(sources, dest, workdir, &root, &options).map(Iterator::collect)
     }
 
     fn run(&self, sources: &[&str], dest: &str) -> String {
@@ -402,7 +402,7 @@ fn single_files() {
         &LocalTree::open(case.root.path(), None).unwrap(),
         &case.options,
     ) {
-        Ok(changes) => show(changes),
+        Ok(changes) => show(changes.collect()),
         Err(e) => format!("error: {e}"),
     };
     assert_eq!(run(vec![file("EOF")], "single"), "w/ w/single<EOF>");
@@ -459,7 +459,7 @@ fn archives() {
         &LocalTree::open(case.root.path(), None).unwrap(),
         &case.options,
     ) {
-        Ok(changes) => show(changes),
+        Ok(changes) => show(changes.collect()),
         Err(e) => format!("error: {e}"),
     };
     assert_eq!(run(vec![file("x")], "/n"), "n/ n/x");

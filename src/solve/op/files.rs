@@ -9,7 +9,7 @@ use super::super::layers::chain;
 use super::super::{Done, Solver, StepError};
 use super::add::unpack_archives;
 use super::chmod::Chmod;
-use super::copy::{self, Body, CopyOptions, Single, Source};
+use super::copy::{self, Body, CopyChanges, CopyOptions, Single, Source};
 use super::sources::limits;
 use crate::context::checksum::Contents;
 use crate::context::ignore::Ignore;
@@ -174,7 +174,7 @@ pub(in super::super) fn plan(
     op: &CopyOp,
     parent: &Done,
     found: Vec<Source>,
-) -> Result<Vec<Change>, StepError> {
+) -> Result<CopyChanges, StepError> {
     let env = solver.env;
     let mut sources = Vec::new();
     for (source, asked) in found.into_iter().zip(&op.sources) {
@@ -257,7 +257,7 @@ pub(super) fn digest_below(
 pub(in super::super) fn changes_below(
     tree: &Arc<dyn Tree>,
     source: &str,
-) -> Result<Vec<Change>, StepError> {
+) -> Result<CopyChanges, StepError> {
     let mut matches = below(&**tree, source)?;
     let options = CopyOptions {
         chown: None,
@@ -286,7 +286,7 @@ fn below(tree: &dyn Tree, source: &str) -> Result<Vec<Match>, StepError> {
 
 /// Writes `changes` into the empty directory `dest`, as far as `form` allows.
 pub(in super::super) fn apply(
-    changes: Vec<Change>,
+    changes: impl Iterator<Item = Change> + Send,
     dest: &Path,
     form: LayerForm,
 ) -> Result<(), StepError> {

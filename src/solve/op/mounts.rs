@@ -414,9 +414,9 @@ fn materialize(
     let fail = || StepError::io(format!("can't copy {source} for a mount"));
     let node = tree.lookup(Path::new(source), true).map_err(fail())?;
     let is_file = node.is_some_and(|n| n.kind != Kind::Dir);
-    let changes = super::files::changes_below(tree, source)?;
+    let mut changes = super::files::changes_below(tree, source)?.peekable();
     let name = changes
-        .first()
+        .peek()
         .filter(|_| is_file)
         .map(|c| c.path().to_path_buf());
     super::files::apply(changes, dest, form)?;
