@@ -80,10 +80,12 @@ impl Guess {
         if device && same_time && *kind == (Kind::File { size: 0 }) {
             *kind = below.kind.clone();
         }
-        if self.owner.is_some() && same_time && *kind == below.kind {
-            if let Some(value) = lower.xattrs(path)?.remove(CAPABILITY) {
-                meta.xattrs.insert(CAPABILITY.to_vec(), value);
-            }
+        if self.owner.is_some()
+            && same_time
+            && *kind == below.kind
+            && let Some(value) = lower.xattrs(path)?.remove(CAPABILITY)
+        {
+            meta.xattrs.insert(CAPABILITY.to_vec(), value);
         }
         Ok(())
     }

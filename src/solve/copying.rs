@@ -5,15 +5,18 @@
 //! listings of layers.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use super::known::{form, noted};
 use super::layers::{self, Layer, LayerBlob};
 use super::{Done, Solver, StepError, cache, changes, op, seal};
+use crate::context::Tree;
 use crate::graph::{CopyOp, Op, Step};
 use crate::layer::Changes;
 use crate::layer::listing::Listening;
+use crate::snapshot::users::UserError;
 
 /// What later steps do with the results of steps.
 pub(super) struct Uses {
@@ -95,6 +98,23 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
             ..parent.with(key, Arc::new(layer))
         };
         Ok((done, false))
+    }
+
+    /// Looks users up with `find`, in `tree` if that has their files, else in
+    /// the directories of `layers`, which it is of.
+    pub(super) fn users<T>(
+        &self,
+        layers: &[Arc<Layer>],
+        tree: &dyn Tree,
+        find: impl Fn(&dyn Tree) -> Result<T, UserError>,
+    ) -> Result<T, StepError> {
+        match find(tree) {
+            // The listing does not hold that file's content.
+            Err(UserError::Read { source, .. }) if source.kind() == ErrorKind::Unsupported => {
+                Ok(find(&self.tree(layers)?)?)
+            }
+            found => Ok(found?),
+        }
     }
 
     /// Makes the layer of step `number`; where others look things up in it, they

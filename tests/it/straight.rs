@@ -198,6 +198,26 @@ fn a_layer_that_leans_on_others_is_unpacked() {
 }
 
 #[test]
+fn users_behind_a_link_are_found() {
+    let s = Sandbox::new();
+    import(
+        &s,
+        "linked",
+        &[
+            ("etc/", ""),
+            ("etc/passwd -> ../share/passwd", ""),
+            ("share/", ""),
+            ("share/passwd", "ana:x:1000:1001::/:\n"),
+        ],
+    );
+    let dockerfile = "FROM linked\nCOPY --chown=ana a /\nUSER ana\nWORKDIR /w\n";
+    let context = s.context("ctx", &[("Dockerfile", dockerfile), ("a", "A")]);
+    let layers = layers(&s, &context, &[]);
+    assert_eq!(layers[0], ["a 644 1000:1001 \"A\""]);
+    assert_eq!(layers[1], ["w/ 755 1000:1001"]);
+}
+
+#[test]
 fn a_later_step_sees_what_was_copied() {
     let Some(s) = Sandbox::with_base("a_later_step_sees_what_was_copied") else {
         return;
@@ -230,18 +250,27 @@ fn what_a_stage_has_is_copied_as_it_is() {
         return;
     };
     let dockerfile = "FROM base AS a\n\
-        RUN mkdir /o && cd /o && echo x > f && ln f g && mknod null c 1 3 && ln -s f l && mkfifo p && chown 7:8 f\n\
+        COPY x /o/x\n\
+        RUN cd /o && echo x > f && ln f g && mknod null c 1 3 && ln -s f l && mkfifo p && chown 7:8 f\n\
         FROM scratch\nCOPY --from=a /o /t\n";
-    let context = s.context("ctx", &[("Dockerfile", dockerfile)]);
+    let context = s.context("ctx", &[("Dockerfile", dockerfile), ("x", "X")]);
+    let flags = rustix::fs::XattrFlags::empty();
+    let marked = rustix::fs::setxattr(s.path("ctx/x"), "user.mark", b"here", flags).is_ok();
     let out = s.path("layout");
     let dest = format!("type=oci,tar=false,dest={}", out.display());
     s.build(&context, &["-o", &dest]);
-    let mut names = Vec::new();
+    let (mut names, mut attributes) = (Vec::new(), 0);
     for blob in std::fs::read_dir(out.join("blobs/sha256")).unwrap() {
         let file = std::fs::File::open(blob.unwrap().path()).unwrap();
         let mut tar = tar::Archive::new(flate2::read::MultiGzDecoder::new(file));
         let Ok(entries) = tar.entries() else { continue };
-        for entry in entries.flatten() {
+        for mut entry in entries.flatten() {
+            if let Ok(Some(more)) = entry.pax_extensions() {
+                attributes += more
+                    .flatten()
+                    .filter(|e| e.value_bytes() == b"here")
+                    .count();
+            }
             let header = entry.header();
             names.push(format!(
                 "{} {:?} {}",
@@ -260,8 +289,10 @@ fn what_a_stage_has_is_copied_as_it_is() {
             "t/l Symlink 0",
             "t/null Char 0",
             "t/p Fifo 0",
+            "t/x Regular 0",
         ]
     );
+    assert_eq!(attributes, usize::from(marked));
 }
 
 /// Sets the file's times back to what they were.

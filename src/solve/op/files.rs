@@ -219,7 +219,8 @@ pub(in super::super) fn plan(
         solver.look(&parent.layers)?
     };
     if let Some(chown) = &op.chown {
-        options.chown = Some(users::resolve_chown(&*root, chown)?);
+        let find = |tree: &dyn Tree| users::resolve_chown(tree, chown);
+        options.chown = Some(solver.users(&parent.layers, &*root, find)?);
     }
     Ok(copy::plan(
         sources,

@@ -25,7 +25,8 @@ pub(in super::super) fn workdir(
     let owner = if op.user.is_empty() {
         (0, 0)
     } else {
-        let ids = users::resolve_user(&*tree, &op.user)?;
+        let find = |tree: &dyn Tree| users::resolve_user(tree, &op.user);
+        let ids = solver.users(&parent.layers, &*tree, find)?;
         (ids.uid, ids.gid)
     };
     make_dirs(&*tree, Path::new(&op.path), owner, solver.env.options.now)
