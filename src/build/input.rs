@@ -17,7 +17,7 @@ use crate::context::stats::Stats;
 use crate::context::{Tree, auth, http};
 use crate::digest::{Digest, Hasher};
 use crate::dockerfile::span::Span;
-use crate::event::Cancel;
+use crate::event::{Cancel, Event, Events};
 use crate::solve::Remote;
 use crate::store::Store;
 use crate::sys::fs::Root;
@@ -48,17 +48,20 @@ pub(super) struct Input {
 }
 
 impl Input {
-    /// Keeps what was found out about the contexts' files.
-    ///
-    /// # Errors
-    /// When it can't be written; the next build then reads them again.
-    pub(super) fn keep_stats(&self, store: &Store) -> Result<(), BuildError> {
+    /// Keeps what was found out about the contexts' files; where that can't be
+    /// written, the next build reads them again.
+    pub(super) fn keep_stats(&self, store: &Store, events: &Events) {
         for (key, stats) in &self.stats {
-            if let Some(bytes) = stats.to_bytes() {
-                store.stats_put(key, &bytes)?;
+            if let Some(bytes) = stats.to_bytes()
+                && let Err(e) = store.stats_put(key, &bytes)
+            {
+                events.emit(Event::Warning {
+                    rule: None,
+                    message: format!("can't keep what is known of the context's files: {e}"),
+                    line: None,
+                });
             }
         }
-        Ok(())
     }
 }
 

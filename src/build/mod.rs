@@ -109,22 +109,7 @@ pub fn build(
         if let Some(executor) = executor.get() {
             return Ok(Arc::clone(executor));
         }
-        let scratch = tools.store.temp_dir()?;
-        let place = Place {
-            program: &tools.program,
-            scratch: scratch.path(),
-            root: request.root_kind,
-        };
-        let made = container::executor(request.isolation, &place)?;
-        if !tools.store.layer_form().owners {
-            events.emit(Event::Warning {
-                rule: None,
-                message: "there is one user id here: files that RUN gives to other users keep \
-                          the owner they had, or get the step's"
-                    .into(),
-                line: None,
-            });
-        }
+        let made = make_executor(request, tools, events)?;
         Ok(Arc::clone(executor.get_or_init(|| made)))
     };
     let mut env = Env {
@@ -146,12 +131,7 @@ pub fn build(
     let merged = graph::merge(&graphs);
     let attempt = |env: &Env<'_>, imports: &Opened| {
         let solved = solve::solve(&merged.steps, &merged.results, env);
-        if let Err(e) = input.keep_stats(&tools.store) {
-            // The build is right without it; the next one is slower.
-            events.warn(format!(
-                "can't keep what is known of the context's files: {e}"
-            ));
-        }
+        input.keep_stats(&tools.store, events);
         let solved = solved.map_err(|e| source.step(e))?;
         if cancel.is_cancelled() {
             return Err(BuildError::Cancelled);
@@ -232,6 +212,31 @@ fn is_import(error: &BuildError) -> bool {
         _ => return false,
     };
     matches!(layer, solve::LayerError::Imported { .. })
+}
+
+/// Makes what runs commands.
+fn make_executor(
+    request: &Request,
+    tools: &Tools,
+    events: &Events,
+) -> Result<Arc<dyn Executor>, StepError> {
+    let scratch = tools.store.temp_dir()?;
+    let place = Place {
+        program: &tools.program,
+        scratch: scratch.path(),
+        root: request.root_kind,
+    };
+    let made = container::executor(request.isolation, &place)?;
+    if !tools.store.layer_form().owners {
+        events.emit(Event::Warning {
+            rule: None,
+            message: "there is one user id here: files that RUN gives to other users keep \
+                      the owner they had, or get the step's"
+                .into(),
+            line: None,
+        });
+    }
+    Ok(made)
 }
 
 /// What a build of `request` would do, for each platform, without doing it.

@@ -11,9 +11,9 @@ use crate::digest::{Digest, Hasher, VerifyingReader};
 use crate::dockerfile::mount::{Cache, MountSpec};
 use crate::graph::{Op, RunMount, RunOp, Step};
 use crate::image::media_type::{Compression, layer_compression};
+use crate::layer::compress;
 use crate::layer::pipeline::SealOptions;
 use crate::layer::unpack::{Devices, Form, UnpackOptions, unpack};
-use crate::layer::{Change, Kind, compress};
 use crate::snapshot::Merged;
 use crate::store::{LockMode, Store};
 use crate::sys::fs::Root;
@@ -93,15 +93,7 @@ pub fn pack_mount(
     }
     let tree = Merged::new(vec![content]).map_err(StepError::io("can't open the cache mount"))?;
     let changes = super::files::changes_below(&(Arc::new(tree) as Arc<dyn Tree>), "/")?;
-    let mut bytes = 0_u64;
-    for change in &changes {
-        if let Change::Put(entry, _) = change
-            && let Kind::File { size } = entry.kind
-        {
-            bytes = bytes.saturating_add(size);
-        }
-    }
-    if bytes > max_bytes {
+    if changes.bytes() > max_bytes {
         return Ok(Err("it has more bytes than mounts-size allows"));
     }
     // Restoring is waited for, and what is in a cache often is compressed.

@@ -34,11 +34,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::chmod::Chmod;
+pub use super::copy_changes::CopyChanges;
 use crate::context::checksum::Contents;
 use crate::context::ignore::tidy;
 use crate::context::select::{Found, Match};
 use crate::context::{Empty, Node, Tree};
-use crate::layer::{Change, Content, Entry, Kind, Meta, Mtime};
+use crate::layer::{Content, Entry, Kind, Meta, Mtime};
 
 /// Links followed on the way to a destination.
 const MAX_LINKS: usize = 40;
@@ -211,7 +212,7 @@ enum At {
     Other,
 }
 
-enum What {
+pub(super) enum What {
     Dir,
     /// A link, a device, a pipe.
     Plain(Kind),
@@ -219,19 +220,19 @@ enum What {
     File(usize),
 }
 
-struct Planned {
-    what: What,
-    meta: Meta,
+pub(super) struct Planned {
+    pub(super) what: What,
+    pub(super) meta: Meta,
     /// Below this directory the root has nothing.
     fresh: bool,
 }
 
 /// A file's bytes and size.
-struct FileBody {
-    size: u64,
+pub(super) struct FileBody {
+    pub(super) size: u64,
     /// It has several names in the plan.
-    shared: bool,
-    content: Content,
+    pub(super) shared: bool,
+    pub(super) content: Content,
 }
 
 struct Planner<'a> {
@@ -651,56 +652,7 @@ impl Planner<'_> {
         for (path, meta) in above {
             self.insert(path, What::Dir, meta, false);
         }
-        Ok(CopyChanges {
-            entries: self.entries.into_iter(),
-            bodies: self.bodies,
-            first: HashMap::new(),
-        })
-    }
-}
-
-/// What a copy writes, in path order.
-pub struct CopyChanges {
-    entries: std::collections::btree_map::IntoIter<PathBuf, Planned>,
-    bodies: Vec<FileBody>,
-    /// First names of files that have several.
-    first: HashMap<usize, PathBuf>,
-}
-
-impl std::fmt::Debug for CopyChanges {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let entries = self.entries.len();
-        f.debug_struct("CopyChanges")
-            .field("entries", &entries)
-            .finish()
-    }
-}
-
-impl Iterator for CopyChanges {
-    type Item = Change;
-
-    fn next(&mut self) -> Option<Change> {
-        let (path, planned) = self.entries.next()?;
-        let mut content = Content::None;
-        let kind = match planned.what {
-            What::Dir => Kind::Dir,
-            What::Plain(kind) => kind,
-            What::File(body) => match (self.first.get(&body), self.bodies.get_mut(body)) {
-                (Some(target), _) => Kind::Hardlink {
-                    target: target.clone(),
-                },
-                (None, file) => {
-                    let file = file?;
-                    content = std::mem::replace(&mut file.content, Content::None);
-                    if file.shared {
-                        self.first.insert(body, path.clone());
-                    }
-                    Kind::File { size: file.size }
-                }
-            },
-        };
-        let meta = planned.meta;
-        Some(Change::Put(Entry { path, kind, meta }, content))
+        Ok(CopyChanges::new(self.entries, self.bodies))
     }
 }
 

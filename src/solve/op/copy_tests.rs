@@ -2,6 +2,7 @@ use super::*;
 use crate::context::ignore::Ignore;
 use crate::context::local::LocalTree;
 use crate::context::select::select;
+use crate::layer::Change;
 use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};
 

@@ -4,6 +4,7 @@ pub mod add;
 pub(super) mod cached;
 pub mod chmod;
 pub mod copy;
+mod copy_changes;
 pub(super) mod files;
 mod foreign;
 pub(super) mod mounts;
