@@ -5,8 +5,8 @@
 //! decision.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// Which stream of a build container a line came from.
@@ -29,6 +29,15 @@ pub enum Outcome {
     Failed(String),
     /// It was given up because something else failed.
     Cancelled,
+}
+
+/// What a command and its children used.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Usage {
+    /// User and system time.
+    pub cpu_seconds: f64,
+    /// The largest resident set of one process.
+    pub peak_memory_bytes: u64,
 }
 
 /// One thing that happened.
@@ -69,6 +78,8 @@ pub enum Event {
         outcome: Outcome,
         /// Seconds since it began.
         seconds: f64,
+        /// What its command used, where it had one.
+        usage: Option<Usage>,
     },
     /// Something to tell the user that is no error.
     Warning {
@@ -152,6 +163,7 @@ impl Events {
             id,
             began: Instant::now(),
             finished: false,
+            usage: OnceLock::new(),
         }
     }
 
@@ -177,9 +189,20 @@ pub struct Task {
     id: u32,
     began: Instant,
     finished: bool,
+    usage: OnceLock<Usage>,
 }
 
 impl Task {
+    /// Notes what the task's command used.
+    pub fn used(&self, usage: Usage) {
+        let _ = self.usage.set(usage);
+    }
+
+    /// What the task's command used, as far as that is known.
+    pub fn usage(&self) -> Option<Usage> {
+        self.usage.get().copied()
+    }
+
     /// Reports a line of output.
     pub fn log(&self, stream: Stream, line: Vec<u8>) {
         self.events.emit(Event::Log {
@@ -211,6 +234,7 @@ impl Task {
                 id: self.id,
                 outcome,
                 seconds: self.began.elapsed().as_secs_f64(),
+                usage: self.usage(),
             });
         }
     }

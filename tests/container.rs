@@ -34,6 +34,7 @@ impl Bed {
             program,
             scratch: dir.path(),
             root: None,
+            runtime: None,
         };
         let executor = match executor(Isolation::Namespaces, &place) {
             Ok(executor) => executor,
@@ -466,6 +467,7 @@ fn mounts_are_seen_and_leave_nothing() {
         upper: changes.clone(),
         work: bed.path("changes-work"),
         subpath: Some("sub".into()),
+        directory: true,
         read_only: false,
     };
     let mut spec = bed.spec(

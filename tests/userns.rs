@@ -103,6 +103,7 @@ fn inner(dir: &Path) {
         program: &program,
         scratch: dir,
         root: None,
+        runtime: None,
     };
     let executor = executor(Isolation::Auto, &place).unwrap();
     let run = |script: &str, change: &dyn Fn(&mut RunSpec)| {

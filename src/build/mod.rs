@@ -28,7 +28,7 @@ pub use bases::BaseError;
 use cache::Opened;
 pub use error::{BuildError, SourceText};
 pub use input::Stdin;
-pub use request::{Built, Destination, NetworkMode, Output, OutputKind, PullPolicy, Request};
+pub use request::{Allow, Built, Destination, Output, OutputKind, PullPolicy, Request};
 
 use crate::container::{self, Executor, Place};
 use crate::dockerfile;
@@ -198,7 +198,7 @@ struct Made<'a> {
     steps: &'a [Step],
     results: Vec<Option<StepResult>>,
     /// Those that were executed, with their seconds.
-    ran: Vec<(String, f64)>,
+    ran: Vec<solve::Ran>,
 }
 
 /// Whether a layer of an imported cache is to blame.
@@ -225,6 +225,7 @@ fn make_executor(
         program: &tools.program,
         scratch: scratch.path(),
         root: request.root_kind,
+        runtime: request.runtime.as_deref(),
     };
     let made = container::executor(request.isolation, &place)?;
     if !tools.store.layer_form().owners {
@@ -401,24 +402,16 @@ fn solve_options(request: &Request, tools: &Tools, seal: SealOptions, now: i64) 
         no_cache: request.no_cache,
         seal,
         now,
-        host_network: request.network == NetworkMode::Host,
+        network: request.network,
+        hostname: request.hostname.clone(),
         add_hosts: request.add_hosts.clone(),
         resolv_conf: tools.resolv_conf.clone(),
-        shm_size: request.shm_size.unwrap_or(64 << 20),
+        confinement: request.confinement.clone(),
         secrets: secrets.collect(),
         ssh: request.ssh.iter().cloned().collect(),
-        allow_insecure: false,
-        ulimits: request.ulimits.iter().filter_map(ulimit).collect(),
+        allow_insecure: request.allow.insecure,
+        allow_host_network: request.allow.host_network,
     }
-}
-
-fn ulimit(limit: &request::Ulimit) -> Option<container::Ulimit> {
-    let name = serde_json::Value::String(limit.name.clone());
-    Some(container::Ulimit {
-        resource: serde_json::from_value(name).ok()?,
-        soft: limit.soft,
-        hard: limit.hard,
-    })
 }
 
 /// Seconds and nanoseconds since 1970.

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use super::cache::{CacheFrom, CacheTo};
-use crate::container::{Isolation, RootKind};
+use crate::container::{Confinement, Isolation, Network, RootKind};
 use crate::digest::Digest;
 use crate::image::Descriptor;
 use crate::image::media_type::Compression;
 use crate::platform::Platform;
 use crate::reference::Reference;
+use crate::solve::Ran;
 
 /// A build, as asked for.
 #[derive(Debug, Clone)]
@@ -41,11 +42,15 @@ pub struct Request {
     /// When base images are looked up in their registry.
     pub pull: PullPolicy,
     /// The network of RUN steps that do not ask for one.
-    pub network: NetworkMode,
+    pub network: Network,
+    /// The name of the host in RUN steps; `None` is ours.
+    pub hostname: Option<String>,
     /// `name:address` pairs for `/etc/hosts` of RUN steps.
     pub add_hosts: Vec<(String, String)>,
-    /// Size of `/dev/shm` in bytes.
-    pub shm_size: Option<u64>,
+    /// What RUN steps may do and use.
+    pub confinement: Confinement,
+    /// What they may ask for beyond that.
+    pub allow: Allow,
     /// How many steps run at once; 0 is as many as there are cores, at least 2.
     pub jobs: usize,
     /// Where the result goes; empty is the local store.
@@ -64,23 +69,21 @@ pub struct Request {
     pub isolation: Isolation,
     /// What their root filesystems are made of; `None` is what works best.
     pub root_kind: Option<RootKind>,
+    /// The OCI runtime of [`Isolation::Oci`]; `None` is one that is found.
+    pub runtime: Option<PathBuf>,
     /// `--secret`s.
     pub secrets: Vec<Secret>,
     /// Sockets of agents that `RUN --mount=type=ssh,id=` asks for, by id.
     pub ssh: Vec<(String, PathBuf)>,
-    /// Resource limits of RUN steps.
-    pub ulimits: Vec<Ulimit>,
 }
 
-/// A resource limit as `setrlimit` knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ulimit {
-    /// The resource in lower case, without `RLIMIT_`.
-    pub name: String,
-    /// The limit; `None` is unlimited.
-    pub soft: Option<u64>,
-    /// What the limit can be raised to; `None` is unlimited.
-    pub hard: Option<u64>,
+/// What a Dockerfile may ask for, because the user said so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Allow {
+    /// `RUN --security=insecure`.
+    pub insecure: bool,
+    /// `RUN --network=host` where the build has another network.
+    pub host_network: bool,
 }
 
 /// When base images are looked up in their registry.
@@ -92,15 +95,6 @@ pub enum PullPolicy {
     Always,
     /// Never.
     Never,
-}
-
-/// The network a step sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NetworkMode {
-    /// The host's.
-    Host,
-    /// Only a loopback device.
-    None,
 }
 
 /// Where a secret's value comes from. The value itself is read when a step
@@ -179,6 +173,6 @@ pub struct Built {
     pub config: Digest,
     /// All names it was given.
     pub names: Vec<Reference>,
-    /// For each step that ran: its name and seconds; cached ones are left out.
-    pub ran: Vec<(String, f64)>,
+    /// The steps that ran; cached ones are left out.
+    pub ran: Vec<Ran>,
 }

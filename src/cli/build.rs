@@ -8,13 +8,14 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use shiplap::build::request::{
-    Destination, NetworkMode, Output, OutputKind, PullPolicy, Request, Secret, Ulimit,
+    Allow, Destination, Output, OutputKind, PullPolicy, Request, Secret,
 };
 use shiplap::build::{self, Built};
-use shiplap::container::{Isolation, IsolationError, RootKind};
+use shiplap::container::Isolation;
 use shiplap::graph::SOURCE_DATE_EPOCH;
 use shiplap::image::media_type::Compression;
 use shiplap::reference::Reference;
+use shiplap::solve::Ran;
 
 use super::access::{RegistryArgs, Scope};
 use super::cache_spec::CacheArgs;
@@ -22,6 +23,7 @@ use super::call::{self, Call, What};
 use super::error::{Usage, located};
 use super::output_spec::{self, OutputSpec};
 use super::source::{SourceArgs, environment};
+use super::steps::StepArgs;
 use super::{Format, ProgressArgs, Session, check, values};
 use crate::ui::output;
 
@@ -72,39 +74,16 @@ pub(super) struct BuildArgs {
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     jobs: usize,
 
-    /// Network of RUN steps
-    #[arg(long, alias = "net", value_name = "MODE", default_value = "host")]
-    #[arg(value_enum, help_heading = "Steps")]
-    network: Network,
-    /// How RUN steps are kept apart from this machine: auto, namespaces,
-    /// chroot, proot or oci; shiplap doctor tells what works here
+    #[command(flatten)]
+    steps: StepArgs,
+    /// What RUN steps may ask for: security.insecure or network.host
     #[arg(
         long,
-        value_name = "HOW",
-        default_value = "auto",
-        help_heading = "Steps"
+        value_name = "ENTITLEMENT",
+        value_delimiter = ',',
+        help_heading = "Privileges"
     )]
-    #[arg(env = "SHIPLAP_ISOLATION", hide_env = true, value_parser = isolation)]
-    isolation: Isolation,
-    /// What root filesystems of RUN steps are made of: auto, overlay (a mount)
-    /// or directory (a copy)
-    #[arg(
-        long,
-        value_name = "KIND",
-        default_value = "auto",
-        help_heading = "Steps"
-    )]
-    #[arg(env = "SHIPLAP_SNAPSHOT", hide_env = true, value_enum)]
-    snapshot: Snapshot,
-    /// Line of /etc/hosts in RUN steps
-    #[arg(long, value_name = "HOST:ADDRESS", value_parser = values::host, help_heading = "Steps")]
-    add_host: Vec<(String, String)>,
-    /// Size of /dev/shm in RUN steps, as in 64m
-    #[arg(long, value_name = "SIZE", value_parser = values::bytes, help_heading = "Steps")]
-    shm_size: Option<u64>,
-    /// Resource limit of RUN steps
-    #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = values::ulimit, help_heading = "Steps")]
-    ulimit: Vec<Ulimit>,
+    allow: Vec<Entitlement>,
     /// Secret for RUN --mount=type=secret: id=NAME[,src=FILE|,env=VARIABLE]
     #[arg(long, value_name = "SPEC", help_heading = "Steps")]
     secret: Vec<String>,
@@ -196,29 +175,15 @@ pub(super) struct BuildArgs {
     pub(super) progress: ProgressArgs,
 }
 
-/// `--snapshot`.
+/// `--allow`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Snapshot {
-    /// What works best here.
-    Auto,
-    /// An overlay mount.
-    Overlay,
-    /// One plain tree.
-    Directory,
-}
-
-fn isolation(name: &str) -> Result<Isolation, IsolationError> {
-    name.parse()
-}
-
-/// `--network`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Network {
-    /// This machine's.
-    #[value(alias = "default")]
-    Host,
-    /// A loopback device only.
-    None,
+enum Entitlement {
+    /// RUN --security=insecure
+    #[value(name = "security.insecure")]
+    Insecure,
+    /// RUN --network=host
+    #[value(name = "network.host")]
+    HostNetwork,
 }
 
 impl BuildArgs {
@@ -244,7 +209,8 @@ impl BuildArgs {
         let client = self
             .registry
             .client(Scope::Build(&registries), cancel.clone())?;
-        let tools = session.tools(client)?;
+        let mut tools = session.tools(client)?;
+        tools.resolv_conf = self.steps.resolv_conf(&tools.resolv_conf);
         let ui = session.ui(&self.progress)?;
         let built = build::build(&request, &tools, &ui.events(), &cancel).map_err(located);
         drop(ui);
@@ -268,7 +234,7 @@ impl BuildArgs {
 
     /// The isolation that was asked for.
     pub(super) fn isolation(&self) -> Isolation {
-        self.isolation
+        self.steps.isolation()
     }
 
     /// What to do.
@@ -321,12 +287,14 @@ impl BuildArgs {
             cache_from: self.cache.from(),
             cache_to: self.cache.to(inline_cache(&base.build_args)),
             pull: self.pull,
-            network: match self.network {
-                Network::Host => NetworkMode::Host,
-                Network::None => NetworkMode::None,
+            network: self.steps.network(),
+            hostname: self.steps.hostname.clone(),
+            add_hosts: self.steps.hosts(),
+            confinement: self.steps.confinement()?,
+            allow: Allow {
+                insecure: self.allow.contains(&Entitlement::Insecure),
+                host_network: self.allow.contains(&Entitlement::HostNetwork),
             },
-            add_hosts: self.add_host.clone(),
-            shm_size: self.shm_size,
             jobs: self.jobs,
             outputs: self.outputs()?,
             push: self.push,
@@ -338,15 +306,11 @@ impl BuildArgs {
             })?,
             force_compression: self.switch(self.force_compression, |o| o.force_compression),
             rewrite_timestamp: self.switch(self.rewrite_timestamp, |o| o.rewrite_timestamp),
-            isolation: self.isolation,
-            root_kind: match self.snapshot {
-                Snapshot::Auto => None,
-                Snapshot::Overlay => Some(RootKind::Overlay),
-                Snapshot::Directory => Some(RootKind::Directory),
-            },
+            isolation: self.steps.isolation(),
+            root_kind: self.steps.root_kind(),
+            runtime: self.steps.runtime(variable)?,
             secrets,
             ssh,
-            ulimits: self.ulimit.clone(),
             ..base
         };
         if let Some(tag) = nameless_push(&request) {
@@ -420,6 +384,17 @@ fn metadata(built: &Built) -> Value {
         "containerimage.config.digest": built.config,
         "containerimage.descriptor": built.descriptor,
         "image.name": names.join(","),
+        "shiplap.steps": built.ran.iter().map(step).collect::<Vec<_>>(),
+    })
+}
+
+/// What a step took.
+fn step(ran: &Ran) -> Value {
+    json!({
+        "name": ran.name,
+        "seconds": ran.seconds,
+        "cpuSeconds": ran.usage.map(|u| u.cpu_seconds),
+        "peakMemoryBytes": ran.usage.map(|u| u.peak_memory_bytes),
     })
 }
 
@@ -470,6 +445,7 @@ mod tests {
     use super::*;
     use clap::Parser;
     use shiplap::build::request::SecretSource;
+    use shiplap::container::Network;
 
     #[derive(Debug, Parser)]
     struct Line {
@@ -492,10 +468,7 @@ mod tests {
     fn defaults() {
         let r = request(&[]).unwrap();
         assert_eq!((r.context.as_str(), r.file, r.jobs), (".", None, 0));
-        assert_eq!(
-            (r.pull, r.network),
-            (PullPolicy::Missing, NetworkMode::Host)
-        );
+        assert_eq!((r.pull, r.network), (PullPolicy::Missing, Network::Host));
         assert_eq!(r.compression, Compression::Gzip);
         assert_eq!(r.build_args, [("SOURCE_DATE_EPOCH".into(), "100".into())]);
         assert_eq!(r.isolation, Isolation::Auto);
@@ -561,7 +534,7 @@ mod tests {
         assert_eq!(r.labels[0], ("k".into(), String::new()));
         assert_eq!(
             (r.pull, r.network, r.jobs),
-            (PullPolicy::Always, NetworkMode::None, 3)
+            (PullPolicy::Always, Network::None, 3)
         );
         assert_eq!(r.outputs.len(), 2);
         assert_eq!(

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde_json::json;
-use shiplap::container::{self, Place, Refusal, Rung};
+use shiplap::container::{self, Isolation, Place, Refusal, Rung};
 
 use super::{Format, Session};
 use crate::ui::{output, table};
@@ -37,12 +37,16 @@ impl DoctorArgs {
             Ok(dir) => dir.path(),
             Err(_) => elsewhere.path(),
         };
+        let runtime = super::steps::installed_runtime(&super::source::environment);
         let rungs = container::survey(&Place {
             program: &program,
             scratch,
             root: None,
+            runtime: runtime.as_deref(),
         });
-        let chosen = rungs.iter().find(|rung| rung.outcome.is_ok());
+        // A runtime is only used when it is asked for.
+        let mut own = rungs.iter().filter(|r| r.isolation != Isolation::Oci);
+        let chosen = own.find(|rung| rung.outcome.is_ok());
         match self.format {
             Format::Json => output::json(&json!({
                 "auto": chosen.map(|rung| rung.isolation.name()),

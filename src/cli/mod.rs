@@ -35,6 +35,7 @@ mod shell;
 pub(crate) mod signals;
 mod source;
 mod start;
+mod steps;
 mod tags;
 mod transfer;
 mod values;
@@ -86,8 +87,8 @@ struct Global {
     #[arg(long, global = true, value_enum, value_name = "LEVEL")]
     #[arg(help_heading = "Global options")]
     log_level: Option<LogLevel>,
-    /// Log more: -v is info, -vv debug, -vvv trace
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    /// Log more: -v is info, -vv debug, -vvv trace; before the command
+    #[arg(short, long, action = clap::ArgAction::Count)]
     #[arg(help_heading = "Global options")]
     verbose: u8,
 }

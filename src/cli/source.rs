@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
-use shiplap::build::request::{NetworkMode, PullPolicy, Request};
-use shiplap::container::Isolation;
+use shiplap::build::request::{Allow, PullPolicy, Request};
+use shiplap::container::{Confinement, Isolation, Network};
 use shiplap::graph::SOURCE_DATE_EPOCH;
 use shiplap::image::media_type::Compression;
 use shiplap::platform::Platform;
@@ -72,9 +72,11 @@ impl SourceArgs {
             cache_from: Vec::new(),
             cache_to: Vec::new(),
             pull: PullPolicy::Missing,
-            network: NetworkMode::Host,
+            network: Network::Host,
+            hostname: None,
             add_hosts: Vec::new(),
-            shm_size: None,
+            confinement: Confinement::default(),
+            allow: Allow::default(),
             jobs: 0,
             outputs: Vec::new(),
             push: false,
@@ -84,9 +86,9 @@ impl SourceArgs {
             rewrite_timestamp: false,
             isolation: Isolation::Auto,
             root_kind: None,
+            runtime: None,
             secrets: Vec::new(),
             ssh: Vec::new(),
-            ulimits: Vec::new(),
         })
     }
 

@@ -28,8 +28,11 @@ pub(crate) fn start(cli: &Cli) -> Started {
     let needed = match &cli.command {
         Command::Build(args) => {
             let isolation = args.isolation();
-            let mounts = matches!(isolation, Isolation::Auto | Isolation::Namespaces);
-            let asked = isolation == Isolation::Namespaces;
+            let mounts = matches!(
+                isolation,
+                Isolation::Auto | Isolation::Namespaces | Isolation::Oci
+            );
+            let asked = matches!(isolation, Isolation::Namespaces | Isolation::Oci);
             mounts && (asked || may_run(&args.source.context, args.source.file.as_deref()))
         }
         // Unpacked layers belong to ids that only a namespace has.

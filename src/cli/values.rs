@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use shiplap::build::request::{Secret, SecretSource, Ulimit};
+use shiplap::build::request::{Secret, SecretSource};
+use shiplap::container::Ulimit;
 
 use super::error::Usage;
 use super::output_spec::csv;
@@ -122,7 +123,13 @@ pub(crate) fn ulimit(text: &str) -> Result<Ulimit, String> {
     if soft.unwrap_or(u64::MAX) > hard.unwrap_or(u64::MAX) {
         return Err("the soft limit is above the hard one".into());
     }
-    Ok(Ulimit { name, soft, hard })
+    let resource = serde_json::from_value(name.clone().into())
+        .map_err(|_| format!("unknown limit {name:?}"))?;
+    Ok(Ulimit {
+        resource,
+        soft,
+        hard,
+    })
 }
 
 /// `id=NAME[,src=FILE|,env=VARIABLE]`, as `docker build` has it: without a

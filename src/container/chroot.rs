@@ -17,6 +17,7 @@
 //! children when their parents end, and it ends them.
 
 use std::fs;
+use std::io::PipeReader;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -24,11 +25,12 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::cgroup::Group;
 use super::enter;
 use super::placed::Placed;
 use super::proot;
 use super::protocol::{self, Failure, Method, Report, Tried};
-use super::spec::{Network, RootSpec, RunSpec};
+use super::spec::{Labels, Network, RootSpec, RunSpec};
 use crate::sys::capability;
 use crate::sys::landlock::Ruleset;
 use crate::sys::process::{self, Child, Ended};
@@ -60,6 +62,7 @@ const PATIENCE: Duration = Duration::from_millis(2500);
 pub(super) fn keep_run(
     spec: &RunSpec,
     method: &Method,
+    group: Option<&Group>,
     control: &UnixStream,
     null: &OwnedFd,
 ) -> Result<Ended, Failure> {
@@ -80,7 +83,7 @@ pub(super) fn keep_run(
     process::adopt_orphans().tried("becoming the parent of orphans")?;
     let mut placed = Placed::new(dir, work)?;
     let filled = placed.fill(&spec, matches!(method, Method::Proot { .. }));
-    let ended = filled.and_then(|()| run(&spec, method, &mut placed, control, null));
+    let ended = filled.and_then(|()| run(&spec, (method, group), &mut placed, control, null));
     let killed = end_all().tried("ending the processes that the command left");
     let undone = placed.undo();
     let ended = ended?;
@@ -103,8 +106,14 @@ fn weaker(spec: &RunSpec) -> Result<RunSpec, Failure> {
     if spec.read_only {
         return Err(refused("a read-only root"));
     }
+    if !spec.devices.is_empty() {
+        return Err(refused("a device of the host"));
+    }
+    if spec.labels != Labels::default() {
+        return Err(refused("a label of a security module"));
+    }
     let mut spec = spec.clone();
-    spec.capabilities.keep(&KEPT);
+    spec.capabilities.keep_named(&KEPT);
     // Without privilege neither Landlock nor a filter can be had otherwise.
     spec.no_new_privileges = true;
     Ok(spec)
@@ -112,7 +121,7 @@ fn weaker(spec: &RunSpec) -> Result<RunSpec, Failure> {
 
 fn run(
     spec: &RunSpec,
-    method: &Method,
+    (method, group): (&Method, Option<&Group>),
     placed: &mut Placed,
     control: &UnixStream,
     null: &OwnedFd,
@@ -130,7 +139,7 @@ fn run(
         Some(child) => child,
         None => {
             drop(held);
-            let failure = match begin(spec, method, placed, control, lifeline.into()) {
+            let failure = match begin(spec, (method, group), placed, control, lifeline) {
                 Ok(command) => command.execute(spec),
                 Err(failure) => failure,
             };
@@ -148,12 +157,12 @@ fn run(
 /// Becomes the process that the command is executed in.
 fn begin(
     spec: &RunSpec,
-    method: &Method,
+    (method, group): (&Method, Option<&Group>),
     placed: &Placed,
     control: &UnixStream,
-    lifeline: OwnedFd,
+    lifeline: PipeReader,
 ) -> Result<enter::Command, Failure> {
-    enter::separate(lifeline)?;
+    enter::separate(lifeline, group)?;
     rustix::thread::set_no_new_privs(true).tried("setting no_new_privs")?;
     let command = match method {
         Method::Proot { program } => {
@@ -163,7 +172,7 @@ fn begin(
             enter::set_limits(spec)?;
             proot::command(program, spec)?
         }
-        Method::Chroot | Method::Namespaces => {
+        Method::Chroot | Method::Namespaces | Method::Oci { .. } => {
             rustix::process::fchdir(placed.root()).tried("entering the root")?;
             rustix::process::chroot(".").tried("changing the root (chroot)")?;
             rustix::process::chdir("/").tried("entering the root")?;
@@ -184,14 +193,14 @@ fn begin(
                 capability::limit_bounding(keep).tried("limiting capabilities")?;
             }
             capability::set(keep).tried("setting capabilities")?;
-            for filter in [
-                super::seccomp::without(&proot::UNTRANSLATED),
-                super::seccomp::filter(keep),
-            ] {
+            let own = super::seccomp::without(&proot::UNTRANSLATED);
+            for filter in std::iter::once(own).chain(enter::filter_of(spec, keep)) {
                 crate::sys::seccomp::install(&filter).tried("filtering system calls (seccomp)")?;
             }
         }
-        Method::Chroot | Method::Namespaces => enter::set_privileges(spec)?,
+        Method::Chroot | Method::Namespaces | Method::Oci { .. } => {
+            enter::set_privileges(spec)?;
+        }
     }
     process::reset_signals().tried("resetting signals")?;
     // A change of user cleared it.

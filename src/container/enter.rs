@@ -5,8 +5,8 @@
 //! root; the filter before capabilities go; the user last.
 
 use std::ffi::CString;
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -15,10 +15,13 @@ use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use rustix::process::{Resource as Limited, Rlimit};
 use rustix::thread::UnshareFlags;
 
+use super::cgroup::Group;
+use super::oci::Runtime;
 use super::protocol::{self, Failure, Report, Tried};
-use super::spec::{Network, Resource, RunSpec};
+use super::spec::{Network, Resource, RunSpec, Seccomp};
 use super::stub::Stubs;
 use crate::sys::fs::Root;
+use crate::sys::seccomp::Instruction;
 use crate::sys::{capability, process};
 
 /// Where commands are looked for when the environment does not say.
@@ -29,22 +32,29 @@ const OPEN_FILES: u64 = 1024;
 /// What getcwd says of a directory outside the root begins otherwise.
 const ROOTED: &[u8] = b"/";
 
-/// Becomes the command of `spec`; returns only what went wrong. `lifeline` is
-/// a pipe that the keeper holds open.
-pub(super) fn enter(spec: &RunSpec, control: &UnixStream, lifeline: OwnedFd) -> Failure {
-    match prepare(spec, control, lifeline) {
+/// Becomes the command of `spec` in `group`, or the runtime that runs it;
+/// returns only what went wrong.
+/// The keeper holds the one pipe open and speaks by it when the network is
+/// connected, and waits for the network at the other.
+pub(super) fn enter(
+    spec: &RunSpec,
+    (group, runtime): (Option<&Group>, Option<&Runtime<'_>>),
+    control: &UnixStream,
+    keeper: (PipeReader, PipeWriter),
+) -> Failure {
+    match prepare(spec, (group, runtime), control, keeper) {
         Ok(command) => command.execute(spec),
         Err(failure) => failure,
     }
 }
 
-/// What every first process does first.
-pub(super) fn separate(lifeline: OwnedFd) -> Result<(), Failure> {
-    process::die_with_parent().tried("tying the process to its keeper")?;
-    if ended(&lifeline) {
-        std::process::exit(125);
-    }
+/// What every first process does first, in `group` where there is one.
+pub(super) fn separate(lifeline: PipeReader, group: Option<&Group>) -> Result<(), Failure> {
+    tie(&lifeline)?;
     drop(lifeline);
+    if let Some(group) = group {
+        group.join()?;
+    }
     // Without a process group of its own, `kill 0` would reach the keeper.
     rustix::process::setsid().tried("starting a session")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -52,13 +62,44 @@ pub(super) fn separate(lifeline: OwnedFd) -> Result<(), Failure> {
     normal_oom_score().tried("setting oom_score_adj")
 }
 
-fn prepare(spec: &RunSpec, control: &UnixStream, lifeline: OwnedFd) -> Result<Command, Failure> {
-    separate(lifeline)?;
-    process::unshare(UnshareFlags::NEWNS).tried("making a mount namespace (unshare)")?;
+/// Makes the process die with its keeper.
+fn tie(lifeline: &PipeReader) -> Result<(), Failure> {
+    process::die_with_parent().tried("tying the process to its keeper")?;
+    if ended(lifeline) {
+        std::process::exit(125);
+    }
+    Ok(())
+}
+
+fn prepare(
+    spec: &RunSpec,
+    (group, runtime): (Option<&Group>, Option<&Runtime<'_>>),
+    control: &UnixStream,
+    (mut lifeline, mut say_ready): (PipeReader, PipeWriter),
+) -> Result<Command, Failure> {
+    if let Network::Private(_) = spec.network {
+        tie(&lifeline)?;
+        process::unshare(UnshareFlags::NEWNET).tried("making a network namespace (unshare)")?;
+        say_ready.write_all(&[0]).tried("reporting the network")?;
+        if !matches!(lifeline.read(&mut [0]), Ok(1)) {
+            std::process::exit(125);
+        }
+    }
+    drop(say_ready);
+    if let Some(runtime) = runtime {
+        tie(&lifeline)?;
+        return Err(runtime.enter(spec, control));
+    }
+    separate(lifeline, group)?;
+    // The top of the cgroup namespace is the group that the process is in.
+    process::unshare(UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP)
+        .tried("making a mount namespace (unshare)")?;
     rustix::system::sethostname(spec.hostname.as_bytes()).tried("setting the host name")?;
     match spec.network {
         Network::Host => {}
-        Network::None => crate::sys::network::loopback_up().tried("bringing loopback up")?,
+        Network::None | Network::Private(_) => {
+            crate::sys::network::loopback_up().tried("bringing loopback up")?;
+        }
     }
     let mut stubs = Stubs::default();
     let entered = super::rootfs::enter(spec, &mut stubs);
@@ -70,6 +111,7 @@ fn prepare(spec: &RunSpec, control: &UnixStream, lifeline: OwnedFd) -> Result<Co
     enter_work_dir(&spec.cwd)?;
     set_limits(spec)?;
     let command = Command::new(spec)?;
+    set_labels(spec)?;
     set_privileges(spec)?;
     process::reset_signals().tried("resetting signals")?;
     // A change of user cleared it.
@@ -78,7 +120,7 @@ fn prepare(spec: &RunSpec, control: &UnixStream, lifeline: OwnedFd) -> Result<Co
 }
 
 /// Whether the pipe's other end is closed.
-fn ended(lifeline: &OwnedFd) -> bool {
+fn ended(lifeline: &PipeReader) -> bool {
     let mut polled = [PollFd::new(lifeline, PollFlags::IN)];
     let now = Timespec {
         tv_sec: 0,
@@ -134,6 +176,13 @@ pub(super) fn enter_work_dir(path: &str) -> Result<(), Failure> {
     }
 }
 
+/// The soft and the hard limit on open files.
+pub(super) fn open_files() -> (Option<u64>, Option<u64>) {
+    let hard = rustix::process::getrlimit(Limited::Nofile).maximum;
+    let soft = hard.map_or(OPEN_FILES, |hard| hard.min(OPEN_FILES));
+    (Some(soft), hard)
+}
+
 pub(super) fn set_limits(spec: &RunSpec) -> Result<(), Failure> {
     let set = |resource, soft, hard| {
         rustix::process::setrlimit(
@@ -145,9 +194,8 @@ pub(super) fn set_limits(spec: &RunSpec) -> Result<(), Failure> {
         )
     };
     set(Limited::Core, Some(0), Some(0)).tried("limiting core files")?;
-    let files = rustix::process::getrlimit(Limited::Nofile).maximum;
-    let soft = files.map_or(OPEN_FILES, |hard| hard.min(OPEN_FILES));
-    set(Limited::Nofile, Some(soft), files).tried("limiting open files")?;
+    let (soft, hard) = open_files();
+    set(Limited::Nofile, soft, hard).tried("limiting open files")?;
     for limit in &spec.ulimits {
         set(limit.resource.into(), limit.soft, limit.hard)
             .tried(format!("setting the limit {:?}", limit.resource))?;
@@ -178,6 +226,37 @@ impl From<Resource> for Limited {
     }
 }
 
+/// Says which labels the command is to have once it is executed. In `/proc`
+/// of our own, which nobody can have put something else into.
+fn set_labels(spec: &RunSpec) -> Result<(), Failure> {
+    let labels = &spec.labels;
+    if let Some(profile) = &labels.apparmor {
+        let text = format!("exec {profile}");
+        // The first is there since Linux 5.8.
+        let paths = ["/proc/self/attr/apparmor/exec", "/proc/self/attr/exec"];
+        let done = paths.iter().map(|path| std::fs::write(path, &text));
+        let done = done.reduce(|first, second| first.or(second));
+        done.unwrap_or(Ok(()))
+            .tried(format!("setting the AppArmor profile {profile}"))?;
+    }
+    if let Some(context) = &labels.selinux {
+        std::fs::write("/proc/self/attr/exec", context)
+            .tried(format!("setting the SELinux context {context}"))?;
+    }
+    Ok(())
+}
+
+/// The filter of system calls for a process whose capabilities are at most
+/// `keep`; `None` where it may make all.
+pub(super) fn filter_of(spec: &RunSpec, keep: u64) -> Option<Vec<Instruction>> {
+    match &spec.seccomp {
+        _ if spec.insecure => None,
+        Seccomp::Unconfined => None,
+        Seccomp::Default => Some(super::seccomp::filter(keep)),
+        Seccomp::Profile(profile) => Some(profile.compile(&spec.capabilities)),
+    }
+}
+
 /// Gives up what the command must not have. Root's permitted set after exec is
 /// the bounding set; another user's is empty.
 pub(super) fn set_privileges(spec: &RunSpec) -> Result<(), Failure> {
@@ -195,8 +274,8 @@ pub(super) fn set_privileges(spec: &RunSpec) -> Result<(), Failure> {
     if spec.no_new_privileges {
         rustix::thread::set_no_new_privs(true).tried("setting no_new_privs")?;
     }
-    if !spec.insecure {
-        let filter = super::seccomp::filter(keep);
+    let filter = filter_of(spec, keep);
+    if let Some(filter) = filter {
         crate::sys::seccomp::install(&filter).tried("filtering system calls (seccomp)")?;
     }
     if alone {

@@ -6,7 +6,7 @@
 //! other end, to kill the process when shiplap is gone.
 
 use std::ffi::OsStr;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -15,6 +15,9 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::UnshareFlags;
 
+use super::cgroup::Group;
+use super::network;
+use super::oci::Runtime;
 use super::protocol::{self, CHILD_NAME, Failure, Method, Report, Request, Tried};
 use super::spec::{Network, RunSpec};
 use crate::sys::process::{self, Child};
@@ -53,11 +56,12 @@ fn keep() -> std::io::Result<()> {
             Err(failure) => Report::Failed(failure),
         },
         Request::Run(spec, method) => match keep_with(&spec, &method, &control, &null) {
-            Ok(ended) => Report::Ended {
+            Ok((ended, out_of_memory)) => Report::Ended {
                 code: ended.code,
                 signal: ended.signal,
                 cpu_seconds: ended.cpu_seconds,
                 peak_memory_bytes: ended.peak_memory_bytes,
+                out_of_memory,
             },
             Err(failure) => Report::Failed(failure),
         },
@@ -69,29 +73,47 @@ fn keep() -> std::io::Result<()> {
 fn separate(network: Network) -> Result<(), Failure> {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     rustix::process::setsid().tried("starting a session")?;
-    let mut flags = UnshareFlags::NEWPID
-        | UnshareFlags::NEWIPC
-        | UnshareFlags::NEWUTS
-        | UnshareFlags::NEWCGROUP;
+    let mut flags = UnshareFlags::NEWPID | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
     match network {
-        Network::Host => {}
+        // The first process makes its own: the keeper's helper has to stay
+        // outside of it.
+        Network::Host | Network::Private(_) => {}
         Network::None => flags |= UnshareFlags::NEWNET,
     }
     process::unshare(flags).tried("making namespaces (unshare)")
 }
 
+/// Runs `spec`; how it ended, and whether for want of memory.
 fn keep_with(
     spec: &RunSpec,
     method: &Method,
     control: &UnixStream,
     null: &OwnedFd,
-) -> Result<process::Ended, Failure> {
-    match method {
-        Method::Namespaces => keep_run(spec, control, null),
-        Method::Chroot | Method::Proot { .. } => {
-            super::chroot::keep_run(spec, method, control, null)
-        }
+) -> Result<(process::Ended, bool), Failure> {
+    if let Method::Oci { runtime } = method {
+        let runtime = Runtime::new(runtime, spec)?;
+        let ended = keep_run(spec, (None, Some(&runtime)), control, null);
+        let complaint = runtime.finish();
+        let ended = ended?;
+        return match complaint {
+            Some(complaint) if ended.code != Some(0) => Err(complaint),
+            _ => Ok((ended, false)),
+        };
     }
+    let group = Group::create(&spec.limits)?;
+    let ended = match method {
+        Method::Namespaces | Method::Oci { .. } => {
+            keep_run(spec, (group.as_ref(), None), control, null)
+        }
+        Method::Chroot | Method::Proot { .. } => {
+            super::chroot::keep_run(spec, method, group.as_ref(), control, null)
+        }
+    };
+    let out_of_memory = group.as_ref().is_some_and(Group::ran_out_of_memory);
+    if let Some(group) = group {
+        group.remove();
+    }
+    Ok((ended?, out_of_memory))
 }
 
 /// Tries what every run needs.
@@ -106,7 +128,7 @@ fn probe(method: &Method, user_namespace: bool, scratch: &Path) -> Result<Report
         ),
     };
     let no_overlay = match method {
-        Method::Namespaces => {
+        Method::Namespaces | Method::Oci { .. } => {
             probe_namespaces()?;
             super::overlay::try_overlay(scratch)
                 .err()
@@ -124,33 +146,59 @@ fn probe(method: &Method, user_namespace: bool, scratch: &Path) -> Result<Report
 
 fn probe_namespaces() -> Result<(), Failure> {
     separate(Network::Host)?;
-    process::unshare(UnshareFlags::NEWNS).tried("making a mount namespace (unshare)")?;
+    process::unshare(UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP)
+        .tried("making a mount namespace (unshare)")?;
     super::rootfs::Stage::new().map(drop)
 }
 
 fn keep_run(
     spec: &RunSpec,
+    (group, runtime): (Option<&Group>, Option<&Runtime<'_>>),
     control: &UnixStream,
     null: &OwnedFd,
 ) -> Result<process::Ended, Failure> {
+    // The helper has to be outside of all the namespaces to come.
+    let mut guard = match spec.network {
+        Network::Host | Network::None => None,
+        Network::Private(helper) => Some(network::Guard::new(helper)?),
+    };
     separate(spec.network)?;
     // The first process sees by it whether the keeper was gone before it was
     // tied to it.
-    let (lifeline, held) = std::io::pipe().tried("making a pipe")?;
+    let (lifeline, mut held) = std::io::pipe().tried("making a pipe")?;
+    let (mut ready, say_ready) = std::io::pipe().tried("making a pipe")?;
     let first = match process::fork().tried("forking")? {
         Some(child) => child,
         None => {
-            drop(held);
-            let failure = super::enter::enter(spec, control, lifeline.into());
+            drop((held, ready));
+            let failure =
+                super::enter::enter(spec, (group, runtime), control, (lifeline, say_ready));
             let _ = protocol::send(control, &Report::Failed(failure));
             std::process::exit(125);
         }
     };
+    drop((lifeline, say_ready));
+    if let Some(guard) = &mut guard {
+        // It ends without a word when it has reported a failure.
+        let has_one = matches!(ready.read(&mut [0]), Ok(1));
+        if let Err(failure) = if has_one {
+            guard.connect(first)
+        } else {
+            Ok(())
+        } {
+            first.kill();
+            let _ = first.wait(true);
+            return Err(failure);
+        }
+        let _ = held.write_all(&[0]);
+    }
     // Only the container may hold the pipes: their end is its end.
     for output in [1, 2] {
         process::duplicate_to(null, output).tried("letting go of the output")?;
     }
-    wait(first, control)
+    let ended = wait(first, control);
+    drop(guard);
+    ended
 }
 
 /// Waits for `first` to end, killing it when the socket's other end closes.

@@ -88,6 +88,8 @@ pub struct Place<'a> {
     pub scratch: &'a Path,
     /// The kind of root to use; `None` is the better one that works.
     pub root: Option<RootKind>,
+    /// The runtime of [`Isolation::Oci`].
+    pub runtime: Option<&'a Path>,
 }
 
 /// Why an isolation does not work here, and what would make it work.
@@ -164,11 +166,28 @@ fn rung(isolation: Isolation, place: &Place<'_>) -> Result<Arc<dyn Executor>, Re
         }
         Isolation::Chroot => Ok(Arc::new(hide(try_chroot(place)?))),
         Isolation::Proot => Ok(Arc::new(hide(try_proot(place)?))),
-        Isolation::Oci => Err(Refusal {
-            reason: format!("{isolation} is not there"),
-            remedy: String::new(),
-        }),
+        Isolation::Oci => try_oci(place),
     }
+}
+
+/// The runtime itself is tried by the first run.
+fn try_oci(place: &Place<'_>) -> Result<Arc<dyn Executor>, Refusal> {
+    let Some(runtime) = place.runtime else {
+        return Err(Refusal {
+            reason: "no OCI runtime is installed".into(),
+            remedy: "install runc or crun, or name one with --runtime".into(),
+        });
+    };
+    let (_, probed) = try_namespaces(place, false)?;
+    let root = match (place.root, probed.no_overlay) {
+        (Some(RootKind::Directory), _) | (None, Some(_)) => RootKind::Directory,
+        (_, None) => RootKind::Overlay,
+        (Some(RootKind::Overlay), Some(why)) => return Err(no_overlay(why)),
+    };
+    let runtime = runtime.to_owned();
+    let keepers = Keepers::new(place.program, Method::Oci { runtime });
+    let keepers = keepers.map_err(|e| refused(&e, ""))?;
+    Ok(Arc::new(keepers.with_root(root)))
 }
 
 fn no_overlay(why: String) -> Refusal {
@@ -296,6 +315,14 @@ pub fn survey(place: &Place<'_>) -> Vec<Rung> {
             isolation: Isolation::Proot,
             form: "",
             outcome: try_proot(place).map(|_| landlock().to_owned()),
+        },
+        Rung {
+            isolation: Isolation::Oci,
+            form: "",
+            outcome: try_oci(place).map(|_| {
+                let runtime = place.runtime.unwrap_or(Path::new(""));
+                format!("by way of {}", runtime.display())
+            }),
         },
     ]
 }

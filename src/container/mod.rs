@@ -31,15 +31,21 @@
 //! The view inside follows the OCI runtime-spec's `config-linux.md` (default
 //! filesystems and devices) with Docker's default capabilities and masks.
 
+mod capabilities;
+mod cgroup;
 mod chroot;
+mod devices;
 pub mod emulation;
 mod enter;
 mod init;
 mod isolation;
 mod namespace;
+mod network;
+mod oci;
 mod output;
 mod overlay;
 mod placed;
+mod profile;
 mod proot;
 mod protocol;
 mod relay;
@@ -51,11 +57,15 @@ mod userns;
 
 use std::path::PathBuf;
 
+pub use capabilities::Capabilities;
+pub use cgroup::{Limits, Most};
 pub use init::child_main;
 pub use isolation::{Isolation, IsolationError, Place, Refusal, RootKind, Rung, executor, survey};
+pub use network::private_resolv_conf;
+pub use profile::{Profile, ProfileError};
 pub use spec::{
-    Capabilities, MOST_LAYERS, Mount, MountKind, Network, Resource, RootSpec, RunSpec, SpecError,
-    Ulimit, UserIds,
+    Confinement, Device, Helper, Labels, MOST_LAYERS, Mount, MountKind, Network, Resource,
+    RootSpec, RunSpec, Seccomp, SpecError, Ulimit, UserIds,
 };
 pub use userns::{Mapped, UserNamespaceError, can_mount, enter_user_namespace};
 
@@ -100,6 +110,8 @@ pub struct Exit {
     pub cpu_seconds: f64,
     /// The largest resident set among those processes.
     pub peak_memory_bytes: u64,
+    /// Whether the limit on memory had one of its processes killed.
+    pub out_of_memory: bool,
 }
 
 impl Exit {
@@ -166,6 +178,14 @@ pub enum RunError {
         name: String,
         /// Why not.
         reason: String,
+    },
+    /// The OCI runtime complained.
+    #[error("{name} says: {message}")]
+    Runtime {
+        /// The runtime.
+        name: String,
+        /// Its last word.
+        message: String,
     },
     /// The container's keeper ended without a word, for example killed by
     /// somebody else.

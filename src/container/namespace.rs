@@ -130,6 +130,7 @@ impl Executor for Keepers {
             Method::Namespaces => Isolation::Namespaces,
             Method::Chroot => Isolation::Chroot,
             Method::Proot { .. } => Isolation::Proot,
+            Method::Oci { .. } => Isolation::Oci,
         }
     }
 
@@ -138,7 +139,7 @@ impl Executor for Keepers {
     }
 
     fn mounts(&self) -> bool {
-        matches!(self.method, Method::Namespaces)
+        matches!(self.method, Method::Namespaces | Method::Oci { .. })
     }
 
     fn run(
@@ -349,12 +350,14 @@ impl Run {
                     signal,
                     cpu_seconds,
                     peak_memory_bytes,
+                    out_of_memory,
                 } => {
                     self.exit = Some(Exit {
                         code,
                         signal,
                         cpu_seconds,
                         peak_memory_bytes,
+                        out_of_memory,
                     });
                 }
             }
@@ -401,6 +404,7 @@ impl From<Failure> for RunError {
             Failure::Unavailable { what } => Self::Unavailable { what },
             Failure::NotFound { name, reason } => Self::NotFound { name, reason },
             Failure::NotExecutable { name, reason } => Self::NotExecutable { name, reason },
+            Failure::Runtime { name, message } => Self::Runtime { name, message },
         }
     }
 }

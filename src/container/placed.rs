@@ -21,8 +21,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
+use super::devices::DEVICES;
 use super::protocol::{Failure, Tried};
-use super::rootfs::DEVICES;
 use super::spec::{MountKind, RunSpec};
 use super::stub::{State, open_plain};
 use crate::sys::fs::{Root, proc_fd};

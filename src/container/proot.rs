@@ -17,10 +17,10 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::devices::DEVICES;
 use super::enter;
 use super::isolation::Refusal;
 use super::protocol::{Failure, Tried};
-use super::rootfs::DEVICES;
 use super::spec::{RootSpec, RunSpec};
 use crate::sys::landlock::Ruleset;
 

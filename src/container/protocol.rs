@@ -46,6 +46,11 @@ pub(super) enum Method {
         #[serde(with = "super::spec::path")]
         program: PathBuf,
     },
+    /// See [`oci`](super::oci).
+    Oci {
+        #[serde(with = "super::spec::path")]
+        runtime: PathBuf,
+    },
 }
 
 /// From the keeper or the first process to shiplap.
@@ -68,6 +73,7 @@ pub(super) enum Report {
         signal: Option<i32>,
         cpu_seconds: f64,
         peak_memory_bytes: u64,
+        out_of_memory: bool,
     },
 }
 
@@ -84,6 +90,8 @@ pub(super) enum Failure {
     NotFound { name: String, reason: String },
     /// Not a program for this machine, or not permitted.
     NotExecutable { name: String, reason: String },
+    /// The OCI runtime complained.
+    Runtime { name: String, message: String },
 }
 
 impl std::fmt::Display for Failure {
@@ -97,6 +105,7 @@ impl std::fmt::Display for Failure {
             Self::NotFound { name, reason } | Self::NotExecutable { name, reason } => {
                 write!(f, "{name}: {reason}")
             }
+            Self::Runtime { name, message } => write!(f, "{name}: {message}"),
         }
     }
 }

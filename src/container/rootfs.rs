@@ -24,10 +24,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, StatVfsMountFlags};
+use rustix::fs::{FileType, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
+use super::devices::{self, HostDevices};
 use super::overlay::Layers;
 use super::protocol::{Failure, Tried};
 use super::spec::{MountKind, RootSpec, RunSpec};
@@ -37,16 +38,6 @@ use crate::sys::fs::{Root, proc_fd};
 /// Where the stage may be: a directory that holds nothing we need, once
 /// everything on the host is open.
 const STAGES: [&str; 3] = ["/dev", "/mnt", "/tmp"];
-
-/// Name, major, minor.
-pub(super) const DEVICES: [(&str, u32, u32); 6] = [
-    ("null", 1, 3),
-    ("zero", 1, 5),
-    ("full", 1, 7),
-    ("random", 1, 8),
-    ("urandom", 1, 9),
-    ("tty", 5, 0),
-];
 
 /// Host details and doors that no build needs.
 const MASKED_PROC: [&str; 10] = [
@@ -78,6 +69,16 @@ const READ_ONLY_PROC: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 const WORK_OVERLAY: &str = "overlay";
 const WORK_STUBS: &str = "stubs";
 
+/// Absolute paths that are covered, and those that are read-only.
+pub(super) fn hidden_paths() -> (Vec<String>, Vec<String>) {
+    let below = |dir: &str, names: &[&str]| -> Vec<String> {
+        names.iter().map(|name| format!("{dir}/{name}")).collect()
+    };
+    let mut masked = below("/proc", &MASKED_PROC);
+    masked.extend(below("/sys", &MASKED_SYS));
+    (masked, below("/proc", &READ_ONLY_PROC))
+}
+
 /// A private tmpfs to build on.
 #[derive(Debug)]
 pub(super) struct Stage {
@@ -94,17 +95,31 @@ impl Stage {
         const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
         let unified = rustix::fs::statfs("/sys/fs/cgroup")
             .is_ok_and(|s| s.f_type as u64 == CGROUP2_SUPER_MAGIC);
+        Self::mount(&STAGES, unified)
+    }
+
+    /// Mounts the stage at the first of `places` that is there; mounts are
+    /// private already.
+    pub(super) fn at_first_of(places: &[&str]) -> Result<Self, Failure> {
+        Self::mount(places, false)
+    }
+
+    fn mount(places: &[&str], unified: bool) -> Result<Self, Failure> {
         let mut tried = Ok(());
-        for path in STAGES {
+        for path in places {
             // Without NOEXEC, which binds of a script would inherit.
             let flags = MountFlags::NOSUID;
-            tried = rustix::mount::mount("tmpfs", path, "tmpfs", flags, c"mode=0700");
+            tried = rustix::mount::mount("tmpfs", *path, "tmpfs", flags, c"mode=0700");
             if tried.is_ok() {
                 let path = path.into();
                 return Ok(Self { path, unified });
             }
         }
         Err(tried.err().unwrap_or(Errno::NOENT)).tried("mounting a tmpfs")
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -121,7 +136,7 @@ impl Stage {
         }
     }
 
-    fn file(&self, name: &str, content: &[u8], mode: u32) -> Result<PathBuf, Failure> {
+    pub(super) fn file(&self, name: &str, content: &[u8], mode: u32) -> Result<PathBuf, Failure> {
         let path = self.at(name);
         let made = fs::write(&path, content)
             .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(mode & 0o7777)));
@@ -140,23 +155,15 @@ pub(super) fn enter(spec: &RunSpec, stubs: &mut Stubs) -> Result<(), Failure> {
             Source::open(&m.kind).tried(format!("opening what to mount at {}", m.target.display()))
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let layers = match &spec.root {
-        RootSpec::Overlay { lower, upper, work } => {
-            make_stub_layer(&work.join(WORK_STUBS), spec, &sources)
-                .tried("making the layer of mount points")?;
-            let mut all = vec![work.join(WORK_STUBS)];
-            all.extend(lower.iter().cloned());
-            Layers::open(&all, upper, &work.join(WORK_OVERLAY))?
-        }
-        RootSpec::Dir { dir, .. } => Layers::single(dir)?,
-    };
+    let layers = open_root(spec, &sources)?;
     let devices = HostDevices::open();
+    let granted = devices::open_granted(spec)?;
     let stage = Stage::new()?;
     let root_path = stage.dir("root")?;
     layers.mount(&root_path, spec.insecure)?;
     let root = Root::open(&root_path).tried("opening the root filesystem")?;
     let mut points = MountPoints::new(&root, layers.into_upper());
-    let done = populate(spec, &sources, &stage, &devices, &mut points);
+    let done = populate(spec, &sources, &stage, (&devices, &granted), &mut points);
     *stubs = points.finish()?;
     done?;
     if spec.read_only {
@@ -169,15 +176,30 @@ pub(super) fn enter(spec: &RunSpec, stubs: &mut Stubs) -> Result<(), Failure> {
     pivot(&root_path)
 }
 
+/// The directories of the root filesystem; those of an overlay on top of one
+/// that has all mount points.
+pub(super) fn open_root(spec: &RunSpec, sources: &[Source]) -> Result<Layers, Failure> {
+    match &spec.root {
+        RootSpec::Overlay { lower, upper, work } => {
+            make_stub_layer(&work.join(WORK_STUBS), spec, sources)
+                .tried("making the layer of mount points")?;
+            let mut all = vec![work.join(WORK_STUBS)];
+            all.extend(lower.iter().cloned());
+            Layers::open(&all, upper, &work.join(WORK_OVERLAY))
+        }
+        RootSpec::Dir { dir, .. } => Layers::single(dir),
+    }
+}
+
 /// Mounts everything inside the root.
 fn populate(
     spec: &RunSpec,
     sources: &[Source],
     stage: &Stage,
-    devices: &HostDevices,
+    (devices, more): (&HostDevices, &[OwnedFd]),
     points: &mut MountPoints<'_>,
 ) -> Result<(), Failure> {
-    let devices = make_devices(stage, devices)?;
+    let devices = devices::make_nodes(stage, devices)?;
     let mut order: Vec<usize> = (0..spec.mounts.len()).collect();
     order.sort_by_key(|i| spec.mounts.get(*i).map(|m| m.target.components().count()));
     // Those in /dev/shm have to wait for /dev.
@@ -222,7 +244,7 @@ fn populate(
     for (target, tree) in [
         ("/proc", make_proc(stage, &null, spec.insecure)?),
         ("/sys", make_sys(stage, &null, spec.insecure)?),
-        ("/dev", make_dev(stage, &devices, spec.shm_size)?),
+        ("/dev", devices::make_dev(stage, &devices, spec, more)?),
     ] {
         let found = points.find(Path::new(target), Want::RealDir)?;
         rustix::mount::mount_move(&tree, proc_fd(found.as_fd()))
@@ -322,20 +344,20 @@ fn make_stub_layer(layer: &Path, spec: &RunSpec, sources: &[Source]) -> io::Resu
 
 /// What to mount, found on the host before anything is mounted.
 #[derive(Debug)]
-struct Source {
+pub(super) struct Source {
     directory: bool,
     bound: Option<OwnedFd>,
     layers: Option<Layers>,
 }
 
 /// Something mounted on the stage, to be moved.
-struct Mounted {
-    path: PathBuf,
-    directory: bool,
+pub(super) struct Mounted {
+    pub(super) path: PathBuf,
+    pub(super) directory: bool,
 }
 
 impl Source {
-    fn open(kind: &MountKind) -> io::Result<Self> {
+    pub(super) fn open(kind: &MountKind) -> io::Result<Self> {
         let mut source = Self {
             directory: true,
             bound: None,
@@ -356,8 +378,13 @@ impl Source {
                 source.bound = Some(fd);
             }
             MountKind::Overlay {
-                lower, upper, work, ..
+                lower,
+                upper,
+                work,
+                directory,
+                ..
             } => {
+                source.directory = *directory;
                 let layers = Layers::open(lower, upper, work);
                 source.layers = Some(layers.map_err(|f| match f {
                     Failure::Setup { errno, .. } => io::Error::from_raw_os_error(errno),
@@ -371,7 +398,7 @@ impl Source {
     }
 
     /// Mounts it on the stage, where nobody can interfere.
-    fn mount(
+    pub(super) fn mount(
         &self,
         kind: &MountKind,
         stage: &Stage,
@@ -448,102 +475,11 @@ fn is_dir(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
 }
 
-fn tmpfs(path: &Path, flags: MountFlags, options: &str) -> io::Result<()> {
+pub(super) fn tmpfs(path: &Path, flags: MountFlags, options: &str) -> io::Result<()> {
     let options = std::ffi::CString::new(options)?;
     Ok(rustix::mount::mount(
         "tmpfs", path, "tmpfs", flags, &*options,
     )?)
-}
-
-/// The host's device nodes, for where none can be made.
-#[derive(Debug)]
-struct HostDevices(Vec<Option<OwnedFd>>);
-
-impl HostDevices {
-    /// Opens those that are what their names say.
-    fn open() -> Self {
-        let open = |(name, major, minor): (&str, u32, u32)| {
-            let path = Path::new("/dev").join(name);
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let fd = rustix::fs::open(path, flags, Mode::empty()).ok()?;
-            let stat = rustix::fs::fstat(&fd).ok()?;
-            let right = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-                && stat.st_rdev == rustix::fs::makedev(major, minor);
-            right.then_some(fd)
-        };
-        Self(DEVICES.into_iter().map(open).collect())
-    }
-}
-
-/// Device nodes of our own on the stage, so that changing their permissions
-/// inside changes nothing outside. A user namespace cannot make nodes and gets
-/// the host's, on a read-only mount: that keeps their permissions, which its
-/// root may own, and does not hinder writing to the device.
-fn make_devices(stage: &Stage, host: &HostDevices) -> Result<PathBuf, Failure> {
-    let dir = stage.dir("devices")?;
-    for ((name, major, minor), host) in DEVICES.into_iter().zip(&host.0) {
-        let device = rustix::fs::makedev(major, minor);
-        let mode = Mode::from_raw_mode(0o666);
-        let path = dir.join(name);
-        let what = || format!("making the device {name}");
-        match rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, mode, device) {
-            Ok(()) => rustix::fs::chmod(&path, mode).tried(what())?,
-            Err(Errno::PERM) => {
-                let Some(host) = host else {
-                    return Err(Errno::PERM).tried(what());
-                };
-                fs::File::create(&path).tried(what())?;
-                bind(&proc_fd(host.as_fd()), &path, MountFlags::RDONLY).tried(what())?;
-            }
-            Err(e) => return Err(e).tried(what()),
-        }
-    }
-    Ok(dir)
-}
-
-fn make_dev(stage: &Stage, devices: &Path, shm_size: u64) -> Result<PathBuf, Failure> {
-    let dev = stage.dir("dev")?;
-    let what = "making /dev";
-    let flags = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV;
-    let nosuid = MountFlags::NOSUID | MountFlags::STRICTATIME | MountFlags::NODEV;
-    tmpfs(&dev, nosuid, "mode=755,size=65536k").tried(what)?;
-    for (name, ..) in DEVICES {
-        let path = dev.join(name);
-        fs::File::create(&path).tried(what)?;
-        rustix::mount::mount_bind(devices.join(name), &path).tried(what)?;
-    }
-    for name in ["pts", "shm", "mqueue"] {
-        fs::create_dir(dev.join(name)).tried(what)?;
-    }
-    let pts = |options| {
-        let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
-        rustix::mount::mount("devpts", dev.join("pts"), "devpts", flags, options)
-    };
-    pts(c"newinstance,ptmxmode=0666,mode=0620,gid=5")
-        // The group tty may not be mapped in a user namespace.
-        .or_else(|_| pts(c"newinstance,ptmxmode=0666,mode=0620"))
-        .tried("mounting /dev/pts")?;
-    tmpfs(
-        &dev.join("shm"),
-        flags,
-        &format!("mode=1777,size={shm_size}"),
-    )
-    .tried("mounting /dev/shm")?;
-    match rustix::mount::mount("mqueue", dev.join("mqueue"), "mqueue", flags, None) {
-        // A kernel without POSIX message queues.
-        Ok(()) | Err(Errno::NODEV) => {}
-        Err(e) => return Err(e).tried("mounting /dev/mqueue"),
-    }
-    for (link, target) in [
-        ("ptmx", "pts/ptmx"),
-        ("fd", "/proc/self/fd"),
-        ("stdin", "/proc/self/fd/0"),
-        ("stdout", "/proc/self/fd/1"),
-        ("stderr", "/proc/self/fd/2"),
-    ] {
-        std::os::unix::fs::symlink(target, dev.join(link)).tried(what)?;
-    }
-    Ok(dev)
 }
 
 fn make_proc(stage: &Stage, null: &Path, insecure: bool) -> Result<PathBuf, Failure> {

@@ -11,6 +11,9 @@
 //! architecture than the kernel's do not exist, but for 32-bit x86 programs on
 //! 64-bit x86.
 
+use std::collections::BTreeSet;
+
+use super::profile::{self, Action, Argument, Filter, Operator, Resolved};
 use crate::sys::seccomp::Instruction;
 
 /// Capability numbers that lift a refusal, as bits.
@@ -43,8 +46,9 @@ const CLONE3: u32 = 435;
 const NEW_NAMESPACES: u32 = 0x7e02_0000;
 /// Execution domains that programs have a use for; the last one asks.
 const PERSONALITIES: [u32; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
-/// The host's side of a virtual machine.
-const AF_VSOCK: u32 = 40;
+/// The kernel's ciphers, which had a way to write to files of others
+/// (CVE-2026-31431), and the host's side of a virtual machine.
+const REFUSED_FAMILIES: [u32; 2] = [38, 40];
 /// Types on somebody's terminal, and pastes into the console.
 const TERMINAL_TRICKS: [u32; 2] = [0x5412, 0x541c];
 
@@ -80,6 +84,9 @@ const COMMON: &[(u32, u64)] = &[
     (n(libc::SYS_mount_setattr), lift::SYS_ADMIN),
     (443, lift::SYS_ADMIN), // quotactl_fd
     (450, lift::SYS_NICE),  // set_mempolicy_home_node
+    (459, lift::SYS_ADMIN), // lsm_get_self_attr
+    (460, lift::SYS_ADMIN), // lsm_set_self_attr
+    (461, lift::SYS_ADMIN), // lsm_list_modules
 ];
 
 /// Numbers of the architecture this is compiled for.
@@ -243,15 +250,15 @@ const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 /// The lower half of argument `index`, little-endian.
-const fn argument(index: u32) -> u32 {
+pub(super) const fn argument(index: u32) -> u32 {
     16 + 8 * index
 }
 
-const fn load(offset: u32) -> Instruction {
+pub(super) const fn load(offset: u32) -> Instruction {
     code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset)
 }
 
-const fn give(result: u32) -> Instruction {
+pub(super) const fn give(result: u32) -> Instruction {
     code(libc::BPF_RET | libc::BPF_K, 0, 0, result)
 }
 
@@ -260,7 +267,7 @@ const fn if_equal(value: u32, skip: u8) -> Instruction {
     code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, skip, value)
 }
 
-const fn code(code: u32, jt: u8, jf: u8, k: u32) -> Instruction {
+pub(super) const fn code(code: u32, jt: u8, jf: u8, k: u32) -> Instruction {
     Instruction {
         code: code as u16,
         jt,
@@ -324,6 +331,91 @@ fn answering(numbers: &[libc::c_long], answer: u32) -> Vec<Instruction> {
     program
 }
 
+/// The same as rules with names, for an OCI runtime. What runtimes cannot say
+/// is left out: that a terminal takes no typing, which needs one in the first
+/// place.
+pub(super) fn as_filter(capabilities: u64) -> Filter {
+    let admin = capabilities & lift::SYS_ADMIN != 0;
+    let rule = |names: Vec<String>, action, errno_ret, args| Resolved {
+        names,
+        action,
+        errno_ret,
+        args,
+    };
+    let argument = |op, value, value_two| Argument {
+        index: 0,
+        value,
+        value_two,
+        op,
+    };
+    let (mut allowed, mut refused) = (BTreeSet::new(), BTreeSet::new());
+    for (index, (table, names)) in machine::TABLES
+        .iter()
+        .zip(profile::machine::TABLES)
+        .enumerate()
+    {
+        let more = if index == 0 { machine::MORE } else { &[] };
+        let all = table.refused.iter().chain(COMMON).chain(more);
+        let no: BTreeSet<u32> = all
+            .filter(|(_, lifted_by)| capabilities & lifted_by == 0)
+            .map(|(number, _)| *number)
+            .collect();
+        for (number, name) in (names.names)() {
+            let own = matches!(name, "personality" | "socket")
+                || !admin && matches!(name, "clone" | "clone3");
+            if number > NEWEST || own {
+                continue;
+            }
+            match no.contains(&number) {
+                true => refused.insert(name.to_owned()),
+                false => allowed.insert(name.to_owned()),
+            };
+        }
+    }
+    allowed.retain(|name| !refused.contains(name));
+    let eperm = Some(libc::EPERM as u32);
+    let mut rules = vec![
+        rule(
+            allowed.into_iter().collect(),
+            Action::Allow,
+            None,
+            Vec::new(),
+        ),
+        rule(
+            refused.into_iter().collect(),
+            Action::Errno,
+            eperm,
+            Vec::new(),
+        ),
+    ];
+    for value in PERSONALITIES {
+        let equal = vec![argument(Operator::Equal, value.into(), 0)];
+        rules.push(rule(vec!["personality".into()], Action::Allow, None, equal));
+    }
+    let [low, high] = REFUSED_FAMILIES.map(u64::from);
+    for (op, value) in [
+        (Operator::Less, low),
+        (Operator::Equal, low + 1),
+        (Operator::Greater, high),
+    ] {
+        let range = vec![argument(op, value, 0)];
+        rules.push(rule(vec!["socket".into()], Action::Allow, None, range));
+    }
+    if !admin {
+        let flags = vec![argument(Operator::MaskedEqual, NEW_NAMESPACES.into(), 0)];
+        rules.push(rule(vec!["clone".into()], Action::Allow, None, flags));
+    }
+    Filter {
+        default_action: Action::Errno,
+        default_errno_ret: Some(libc::ENOSYS as u32),
+        architectures: profile::machine::TABLES
+            .iter()
+            .map(|t| t.name.to_owned())
+            .collect(),
+        syscalls: rules,
+    }
+}
+
 /// The part for one architecture; every way through it ends with a result.
 fn calls(table: &Table, more: &[(u32, u64)], capabilities: u64) -> Vec<Instruction> {
     let mut part = vec![load(NUMBER)];
@@ -356,21 +448,27 @@ fn calls(table: &Table, more: &[(u32, u64)], capabilities: u64) -> Vec<Instructi
         block
     };
     part.extend(one_of(table.personality, 0, &PERSONALITIES, ALLOW, EPERM));
-    part.extend(one_of(table.socket, 0, &[AF_VSOCK], EPERM, ALLOW));
+    part.extend(one_of(table.socket, 0, &REFUSED_FAMILIES, EPERM, ALLOW));
     part.extend(one_of(table.ioctl, 1, &TERMINAL_TRICKS, EPERM, ALLOW));
     part.push(give(ALLOW));
     part
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    /// Runs the program as the kernel would.
-    fn run(program: &[Instruction], architecture: u32, number: u32, args: [u32; 3]) -> u32 {
+    /// Runs the program as the kernel would; upper halves of arguments are 0.
+    pub(in super::super) fn run(
+        program: &[Instruction],
+        architecture: u32,
+        number: u32,
+        args: [u32; 3],
+    ) -> u32 {
         let word = |offset| match offset {
             NUMBER => number,
             ARCHITECTURE => architecture,
+            offset if offset % 8 == 4 => 0,
             offset => args[(offset as usize - 16) / 8],
         };
         let (mut at, mut value) = (0, 0);
@@ -384,6 +482,8 @@ mod tests {
                 0x05 => at += i.k as usize,
                 0x15 => at += jump(value == i.k),
                 0x25 => at += jump(value > i.k),
+                0x35 => at += jump(value >= i.k),
+                0x54 => value &= i.k,
                 0x45 => at += jump(value & i.k != 0),
                 other => panic!("instruction {other:x}"),
             }
@@ -412,6 +512,8 @@ mod tests {
             (n(libc::SYS_unshare), no, EPERM, ALLOW),
             (n(libc::SYS_socket), [2, 0, 0], ALLOW, ALLOW),
             (n(libc::SYS_socket), [40, 0, 0], EPERM, EPERM),
+            (n(libc::SYS_socket), [39, 0, 0], ALLOW, ALLOW),
+            (n(libc::SYS_socket), [38, 0, 0], EPERM, EPERM),
             (n(libc::SYS_personality), [0x2_0000, 0, 0], ALLOW, ALLOW),
             (n(libc::SYS_personality), [0x4_0000, 0, 0], EPERM, EPERM),
             (n(libc::SYS_ioctl), [0, 0x5401, 0], ALLOW, ALLOW),
@@ -439,5 +541,65 @@ mod tests {
             }
             assert_eq!(run(&usual, table.architecture, 3, no), ALLOW);
         }
+    }
+
+    /// Calls that Docker's default profile refuses to a process with the
+    /// default capabilities, of those that kernels have. (Its latest form
+    /// allows add_key, keyctl and request_key; keyrings know no containers,
+    /// so they stay refused here.)
+    #[cfg(target_arch = "x86_64")]
+    const REFUSED: &str = "_sysctl acct add_key bpf delete_module fanotify_init finit_module \
+        fsconfig fsmount fsopen fspick get_mempolicy init_module io_uring_enter \
+        io_uring_register io_uring_setup ioperm iopl kcmp kexec_file_load kexec_load keyctl \
+        lookup_dcookie lsm_get_self_attr lsm_list_modules lsm_set_self_attr mbind migrate_pages \
+        mount mount_setattr move_mount move_pages nfsservctl open_by_handle_at open_tree \
+        perf_event_open pidfd_getfd pivot_root process_madvise quotactl quotactl_fd reboot \
+        request_key set_mempolicy set_mempolicy_home_node setdomainname sethostname setns \
+        settimeofday clock_settime swapoff swapon sysfs syslog umount2 unshare uselib \
+        userfaultfd ustat vhangup";
+
+    #[test]
+    fn rules_with_names_say_the_same() {
+        for capabilities in [0xa804_25fb, 0xa804_25fb | lift::SYS_ADMIN] {
+            let own = filter(capabilities);
+            let named = as_filter(capabilities).compile();
+            let table = &profile::machine::TABLES[0];
+            let here = machine::TABLES[0].architecture;
+            for (number, name) in (table.names)() {
+                for first in [0, 38, 39, 41, 0x1000_0000] {
+                    let args = [first, 0, 0];
+                    let result = run(&own, here, number, args);
+                    // Without a rule of its own it does not exist.
+                    let other = match run(&named, here, number, args) {
+                        ENOSYS if matches!(name, "clone" | "socket" | "personality") => EPERM,
+                        other => other,
+                    };
+                    assert_eq!(other, result, "{name} {first:x}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn every_call_has_the_result_that_docker_gives() {
+        let usual = filter(0xa804_25fb);
+        let refused: Vec<&str> = REFUSED.split_whitespace().collect();
+        let mut seen = 0;
+        for call in syscalls::x86_64::Sysno::iter() {
+            let number = call as u32;
+            let result = run(&usual, machine::TABLES[0].architecture, number, [0; 3]);
+            let expected = match call.name() {
+                "clone3" => ENOSYS,
+                _ if number > NEWEST => ENOSYS,
+                name if refused.contains(&name) => {
+                    seen += 1;
+                    EPERM
+                }
+                _ => ALLOW,
+            };
+            assert_eq!(result, expected, "{}", call.name());
+        }
+        assert_eq!(seen, refused.len());
     }
 }

@@ -3,10 +3,13 @@
 //! It is plain data that crosses a socket to the container's first process,
 //! so everything in it can be serialised; paths keep bytes that are no text.
 
-use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use super::capabilities::Capabilities;
+use super::cgroup::Limits;
+use super::profile::Profile;
 
 /// The root filesystem.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +58,31 @@ pub enum Network {
     Host,
     /// A loopback interface only.
     None,
+    /// One of its own that reaches the outside by way of a helper program, and
+    /// does not reach the host's loopback addresses.
+    Private(Helper),
+}
+
+/// Programs that connect a [`Network::Private`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Helper {
+    /// The first that is installed and works.
+    #[default]
+    Any,
+    /// `pasta`.
+    Pasta,
+    /// `slirp4netns`.
+    Slirp4netns,
+}
+
+impl Helper {
+    /// The program's name.
+    pub(super) fn program(self) -> &'static str {
+        match self {
+            Self::Any | Self::Pasta => "pasta",
+            Self::Slirp4netns => "slirp4netns",
+        }
+    }
 }
 
 /// Something to see at a path of the root filesystem, for this run only.
@@ -96,6 +124,8 @@ pub enum MountKind {
         /// Path below the merged directory, resolved as if that were `/`.
         #[serde(with = "optional_path")]
         subpath: Option<PathBuf>,
+        /// Whether that is a directory.
+        directory: bool,
         /// Whether writing is refused.
         read_only: bool,
     },
@@ -150,144 +180,6 @@ impl std::fmt::Debug for MountKind {
     }
 }
 
-/// Names of capabilities by number.
-const CAPABILITIES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
-
-/// What root may do inside, unless told otherwise: Docker's default set.
-const DEFAULT_CAPABILITIES: [&str; 14] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FSETID",
-    "FOWNER",
-    "MKNOD",
-    "NET_RAW",
-    "SETGID",
-    "SETUID",
-    "SETFCAP",
-    "SETPCAP",
-    "NET_BIND_SERVICE",
-    "SYS_CHROOT",
-    "KILL",
-    "AUDIT_WRITE",
-];
-
-/// A set of capabilities.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Capabilities(BTreeSet<u8>);
-
-impl Default for Capabilities {
-    fn default() -> Self {
-        let mut set = Self(BTreeSet::new());
-        set.0
-            .extend(DEFAULT_CAPABILITIES.iter().filter_map(|n| Self::number(n)));
-        set
-    }
-}
-
-impl Capabilities {
-    /// No capability.
-    pub fn none() -> Self {
-        Self(BTreeSet::new())
-    }
-
-    /// Every capability that is known here.
-    pub fn all() -> Self {
-        Self((0..CAPABILITIES.len() as u8).collect())
-    }
-
-    /// Adds one by name, with or without `CAP_`, in any case; or `ALL`.
-    ///
-    /// # Errors
-    /// [`SpecError::Capability`] for an unknown name.
-    pub fn add(&mut self, name: &str) -> Result<(), SpecError> {
-        self.0.extend(Self::named(name)?);
-        Ok(())
-    }
-
-    /// Takes one away; the names are those of [`add`](Self::add).
-    ///
-    /// # Errors
-    /// [`SpecError::Capability`] for an unknown name.
-    pub fn drop(&mut self, name: &str) -> Result<(), SpecError> {
-        for number in Self::named(name)? {
-            self.0.remove(&number);
-        }
-        Ok(())
-    }
-
-    /// Takes all away but these, which are names without `CAP_`.
-    pub(super) fn keep(&mut self, names: &[&str]) {
-        let kept: BTreeSet<u8> = names.iter().filter_map(|n| Self::number(n)).collect();
-        self.0.retain(|number| kept.contains(number));
-    }
-
-    /// Bit *n* stands for capability number *n*.
-    pub fn mask(&self) -> u64 {
-        self.0
-            .iter()
-            .fold(0, |mask, n| mask | 1_u64.wrapping_shl(u32::from(*n)))
-    }
-
-    fn named(name: &str) -> Result<BTreeSet<u8>, SpecError> {
-        if name.eq_ignore_ascii_case("all") {
-            return Ok(Self::all().0);
-        }
-        match Self::number(name) {
-            Some(number) => Ok([number].into()),
-            None => Err(SpecError::Capability(name.into())),
-        }
-    }
-
-    fn number(name: &str) -> Option<u8> {
-        let upper = name.to_ascii_uppercase();
-        let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
-        let index = CAPABILITIES.iter().position(|known| *known == bare)?;
-        u8::try_from(index).ok()
-    }
-}
-
 /// A limit on one resource of the process, as `ulimit` sets it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ulimit {
@@ -320,6 +212,78 @@ pub enum Resource {
     Sigpending,
     Stack,
     As,
+}
+
+/// Which system calls a process may make.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seccomp {
+    /// Those of Docker's default profile.
+    #[default]
+    Default,
+    /// All.
+    Unconfined,
+    /// Those of a profile.
+    Profile(Box<Profile>),
+}
+
+/// Labels of security modules.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Labels {
+    /// A profile of AppArmor.
+    pub apparmor: Option<String>,
+    /// A context of SELinux.
+    pub selinux: Option<String>,
+}
+
+/// A device of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its node on the host; trusted.
+    #[serde(with = "path")]
+    pub source: PathBuf,
+    /// Its node in the root filesystem, below `/dev`.
+    #[serde(with = "path")]
+    pub target: PathBuf,
+}
+
+/// What a user says about all runs: what they may do, and how much they may
+/// use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Confinement {
+    /// What root may do inside.
+    pub capabilities: Capabilities,
+    /// Which system calls there are.
+    pub seccomp: Seccomp,
+    /// Labels of security modules.
+    pub labels: Labels,
+    /// Whether set-user-id programs have no effect.
+    pub no_new_privileges: bool,
+    /// Devices of the host.
+    pub devices: Vec<Device>,
+    /// Limits on all processes together.
+    pub limits: Limits,
+    /// Limits on each process.
+    pub ulimits: Vec<Ulimit>,
+    /// Most bytes that `/dev/shm` holds.
+    pub shm_size: u64,
+}
+
+/// Bytes of `/dev/shm` unless told otherwise, as everywhere.
+const SHM_SIZE: u64 = 64 << 20;
+
+impl Default for Confinement {
+    fn default() -> Self {
+        Self {
+            capabilities: Capabilities::default(),
+            seccomp: Seccomp::default(),
+            labels: Labels::default(),
+            no_new_privileges: false,
+            devices: Vec::new(),
+            limits: Limits::default(),
+            ulimits: Vec::new(),
+            shm_size: SHM_SIZE,
+        }
+    }
 }
 
 /// One run of one process.
@@ -359,6 +323,14 @@ pub struct RunSpec {
     pub read_only: bool,
     /// Limits beside the defaults.
     pub ulimits: Vec<Ulimit>,
+    /// Limits on all its processes together.
+    pub limits: Limits,
+    /// Which system calls there are.
+    pub seccomp: Seccomp,
+    /// Labels of security modules.
+    pub labels: Labels,
+    /// Devices of the host, beside the usual ones.
+    pub devices: Vec<Device>,
 }
 
 /// What makes a [`RunSpec`] impossible.
@@ -403,10 +375,36 @@ impl RunSpec {
             capabilities: Capabilities::default(),
             insecure: false,
             no_new_privileges: false,
-            shm_size: 64 << 20,
+            shm_size: SHM_SIZE,
             read_only: false,
             ulimits: Vec::new(),
+            limits: Limits::default(),
+            seccomp: Seccomp::default(),
+            labels: Labels::default(),
+            devices: Vec::new(),
         }
+    }
+
+    /// Confines the process as `confinement` says.
+    pub fn confine(&mut self, confinement: &Confinement) {
+        let Confinement {
+            capabilities,
+            seccomp,
+            labels,
+            no_new_privileges,
+            devices,
+            limits,
+            ulimits,
+            shm_size,
+        } = confinement.clone();
+        self.capabilities = capabilities;
+        self.seccomp = seccomp;
+        self.labels = labels;
+        self.no_new_privileges = no_new_privileges;
+        self.devices = devices;
+        self.limits = limits;
+        self.ulimits = ulimits;
+        self.shm_size = shm_size;
     }
 
     /// Whether it can be run at all, as far as that is known without trying.
@@ -433,6 +431,9 @@ impl RunSpec {
         }
         for mount in &self.mounts {
             check_target(&mount.target)?;
+        }
+        for device in &self.devices {
+            check_device(&device.target)?;
         }
         Ok(())
     }
@@ -468,6 +469,36 @@ fn check_target(target: &Path) -> Result<(), SpecError> {
         _ => Ok(()),
     }
 }
+
+/// Whether a device may be at `target`: below `/dev`, beside our own.
+fn check_device(target: &Path) -> Result<(), SpecError> {
+    let refuse = |reason| {
+        Err(SpecError::Target {
+            target: target.into(),
+            reason,
+        })
+    };
+    let mut parts = target.components();
+    let begins = parts.next() == Some(Component::RootDir)
+        && parts.next() == Some(Component::Normal("dev".as_ref()));
+    let names: Vec<_> = parts.collect();
+    let plain = names.iter().all(|p| matches!(p, Component::Normal(_)));
+    match names.first() {
+        Some(Component::Normal(first)) if begins && plain => {
+            match OUR_DEV.iter().any(|ours| first == ours) {
+                true => refuse("the container has its own there"),
+                false => Ok(()),
+            }
+        }
+        _ => refuse("devices can only be below /dev"),
+    }
+}
+
+/// Names in `/dev` that are not for others.
+const OUR_DEV: [&str; 16] = [
+    "null", "zero", "full", "random", "urandom", "tty", "console", "pts", "shm", "mqueue", "ptmx",
+    "fd", "stdin", "stdout", "stderr", "pipes",
+];
 
 pub(super) mod path {
     //! A path as text where it is text, otherwise as a list of bytes.

@@ -85,7 +85,7 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
         let changes = changes(op::files::plan(self, copy, parent, sources)?);
         let (blob, layer) = self.seal_listed(number, changes)?;
         let key = key.read(self)?;
-        self.took(step, began);
+        self.took(step, began, None);
         let mut written = cache::put(store, &key, &key, &form(env), &blob, layer.made_at())
             .and_then(|()| cache::note(store, &place));
         if let (Ok(()), Some(quick)) = (&written, &quick) {

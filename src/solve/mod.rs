@@ -25,7 +25,7 @@ use std::time::Instant;
 use crate::container::{Executor, IsolationError};
 use crate::context::Tree;
 use crate::digest::{ChainId, Digest};
-use crate::event::{Cancel, Events, Outcome, Task};
+use crate::event::{Cancel, Events, Outcome, Task, Usage};
 use crate::graph::{BaseRequest, From, Op, Step, StepId};
 use crate::image::Image;
 use crate::layer::pipeline::{self, SealOptions};
@@ -87,22 +87,24 @@ pub struct Options {
     pub seal: SealOptions,
     /// The time for directories that steps imply, seconds since 1970.
     pub now: i64,
-    /// Whether RUN may use the host's network.
-    pub host_network: bool,
+    /// The network of RUN.
+    pub network: crate::container::Network,
+    /// The name of the host in RUN; `None` is ours.
+    pub hostname: Option<String>,
     /// `name`, `address` pairs for `/etc/hosts`.
     pub add_hosts: Vec<(String, String)>,
     /// The content of `/etc/resolv.conf` for RUN.
     pub resolv_conf: String,
-    /// Bytes of `/dev/shm`.
-    pub shm_size: u64,
+    /// What RUN may do and use.
+    pub confinement: crate::container::Confinement,
     /// Secrets by id.
     pub secrets: BTreeMap<String, Secret>,
     /// Agents' sockets by id.
     pub ssh: BTreeMap<String, PathBuf>,
     /// RUN may ask for `--security=insecure`.
     pub allow_insecure: bool,
-    /// Limits of RUN's processes.
-    pub ulimits: Vec<crate::container::Ulimit>,
+    /// RUN may ask for `--network=host` whatever `network` is.
+    pub allow_host_network: bool,
 }
 
 /// Why a step failed.
@@ -192,8 +194,19 @@ pub struct Solved {
     pub layers: Vec<Vec<Arc<Layer>>>,
     /// What each step came to, if it makes a layer.
     pub steps: Vec<Option<StepResult>>,
-    /// Steps that were executed, with their seconds.
-    pub ran: Vec<(String, f64)>,
+    /// Steps that were executed.
+    pub ran: Vec<Ran>,
+}
+
+/// A step that was executed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ran {
+    /// The step's name.
+    pub name: String,
+    /// How long it took.
+    pub seconds: f64,
+    /// What its command used, where it had one.
+    pub usage: Option<Usage>,
 }
 
 /// What a step that makes a layer came to.
@@ -388,7 +401,7 @@ pub(crate) enum Made {
 struct Solver<'s, 'e: 's> {
     env: &'s Env<'e>,
     results: &'s [OnceLock<Done>],
-    ran: &'s Mutex<Vec<(String, f64)>>,
+    ran: &'s Mutex<Vec<Ran>>,
     flights: &'s Flights,
     scratch: &'s OnceLock<TempDir>,
     trees: &'s Trees,
@@ -479,7 +492,7 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
         let layer = match &step.op {
             Op::Run(run) => {
                 let made = op::run::run(self, run, parent, task)?;
-                self.took(step, began);
+                self.took(step, began, task.usage());
                 let now = Some(self.env.options.now);
                 let dir = match made {
                     Made::Dir(dir) => dir,
@@ -513,7 +526,7 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
                     self.env,
                     cache::put(store, &key, &key, &form(self.env), &blob, layer.made_at()),
                 );
-                self.took(step, began);
+                self.took(step, began, task.usage());
                 Arc::new(layer)
             }
             Op::Copy(_) | Op::Scratch | Op::Image(_) => return Err(StepError::Cancelled),
@@ -539,12 +552,16 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
         Ok(layer)
     }
 
-    /// Takes note of how long a step took.
-    fn took(&self, step: &Step, began: Instant) {
+    /// Takes note of how long a step took, and what its command used.
+    fn took(&self, step: &Step, began: Instant, usage: Option<Usage>) {
         self.ran
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push((step.name.clone(), began.elapsed().as_secs_f64()));
+            .push(Ran {
+                name: step.name.clone(),
+                seconds: began.elapsed().as_secs_f64(),
+                usage,
+            });
     }
 
     fn run_key(&self, step: &Step, parent: &Done) -> Result<Digest, StepError> {

@@ -11,7 +11,7 @@
 //! | `started` | `id`, `name` |
 //! | `log` | `id`, `stream`: `stdout` or `stderr`, `text`; where the line is no UTF-8, `text` has replacement characters and `base64` the bytes |
 //! | `progress` | `id`, `item`, `done`, `total`: bytes or null |
-//! | `finished` | `id`, `outcome`: `done`, `cached`, `failed` or `cancelled`, `seconds`, `error`: text or null |
+//! | `finished` | `id`, `outcome`: `done`, `cached`, `failed` or `cancelled`, `seconds`, `error`: text or null, and where a command ran `cpuSeconds` and `peakMemoryBytes` |
 //! | `warning` | `rule`: text or null, `message`, `line`: number or null |
 //! | `note` | `message` |
 //! | `error` | the last object of a command that failed: `message`, `causes`, `hints`: lists of text, `file`, `line`, `column`: where it has a place in a file, else null; no `at` |
@@ -101,6 +101,7 @@ impl Renderer for Json {
                 id,
                 outcome,
                 seconds,
+                usage,
             } => {
                 let (outcome, error) = match outcome {
                     Outcome::Done => ("done", None),
@@ -108,10 +109,15 @@ impl Renderer for Json {
                     Outcome::Failed(message) => ("failed", Some(message)),
                     Outcome::Cancelled => ("cancelled", None),
                 };
-                json!({
+                let mut value = json!({
                     "type": "finished", "id": id, "outcome": outcome,
                     "seconds": seconds, "error": error,
-                })
+                });
+                if let Some(usage) = usage {
+                    value["cpuSeconds"] = json!(usage.cpu_seconds);
+                    value["peakMemoryBytes"] = json!(usage.peak_memory_bytes);
+                }
+                value
             }
             Event::Warning {
                 rule,

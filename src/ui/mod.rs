@@ -26,7 +26,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use shiplap::event::{Event, EventSink, Events};
+use shiplap::event::{Event, EventSink, Events, Usage};
 
 pub(crate) use json::error_object;
 
@@ -194,6 +194,15 @@ fn warning_line(rule: Option<&str>, message: &str, line: Option<u32>) -> String 
         text.push_str(&format!(" [{}]", escape::text(rule)));
     }
     text
+}
+
+/// What a command used, ` (CPU 0.8s, 12MB)`; nothing where there was none.
+fn used(usage: Option<Usage>) -> String {
+    let shown = usage.map(|u| {
+        let time = format::seconds(u.cpu_seconds);
+        format!(" (CPU {time}, {})", format::size(u.peak_memory_bytes))
+    });
+    shown.unwrap_or_default()
 }
 
 /// Progress of an item, `sha256:0123… 1.2MB / 5MB`.

@@ -116,10 +116,13 @@ impl Renderer for Plain {
                 id,
                 outcome,
                 seconds,
+                usage,
             } => {
                 self.tasks.remove(&id);
                 let end = match outcome {
-                    Outcome::Done => format!("DONE {}", format::seconds(seconds)),
+                    Outcome::Done => {
+                        format!("DONE {}{}", format::seconds(seconds), super::used(usage))
+                    }
                     Outcome::Cached => "CACHED".into(),
                     Outcome::Failed(message) => format!("ERROR {}", escape::text(&message)),
                     Outcome::Cancelled => "CANCELED".into(),

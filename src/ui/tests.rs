@@ -53,6 +53,7 @@ fn finished(id: u32, outcome: Outcome, seconds: f64) -> Event {
         id,
         outcome,
         seconds,
+        usage: None,
     }
 }
 
@@ -312,4 +313,35 @@ fn a_storm_of_logs_takes_bounded_memory() {
     }
     task.finish(Outcome::Done);
     drop(ui);
+}
+
+#[test]
+fn what_a_command_used_is_told() {
+    let usage = shiplap::event::Usage {
+        cpu_seconds: 0.75,
+        peak_memory_bytes: 12_300_000,
+    };
+    let events = [
+        started(1, "RUN make"),
+        Event::Finished {
+            id: 1,
+            outcome: Outcome::Done,
+            seconds: 1.0,
+            usage: Some(usage),
+        },
+    ];
+    let shown = |make: &dyn Fn(Buffer) -> Box<dyn Renderer>| {
+        let buffer = Buffer::default();
+        let mut renderer = make(buffer.clone());
+        for event in events.clone() {
+            renderer.event(Duration::ZERO, event);
+        }
+        drop(renderer);
+        buffer.text()
+    };
+    let plain = shown(&|b| Box::new(Plain::new(Box::new(b), false)));
+    assert!(plain.contains("#1 DONE 1.0s (CPU 0.8s, 12.3MB)"), "{plain}");
+    let json = shown(&|b| Box::new(Json::new(Box::new(b))));
+    assert!(json.contains(r#""cpuSeconds":0.75"#), "{json}");
+    assert!(json.contains(r#""peakMemoryBytes":12300000"#), "{json}");
 }

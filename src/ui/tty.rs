@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::io::Write;
 use std::time::Duration;
 
-use shiplap::event::{Event, Outcome};
+use shiplap::event::{Event, Outcome, Usage};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::quiet::{TAIL_LINES, Tail};
@@ -112,14 +112,14 @@ impl Tty {
         }
     }
 
-    fn finished(&mut self, id: u32, outcome: Outcome, seconds: f64) {
+    fn finished(&mut self, id: u32, outcome: Outcome, seconds: f64, usage: Option<Usage>) {
         let Some(position) = self.running.iter().position(|t| t.id == id) else {
             return;
         };
         let task = self.running.remove(position);
         self.finished += 1;
         let (columns, _) = (self.size)();
-        let time = format::seconds(seconds);
+        let time = format!("{}{}", format::seconds(seconds), super::used(usage));
         let (mark, end, style) = match &outcome {
             Outcome::Done => ("=>", time.as_str(), Style::Good),
             Outcome::Cached => ("=> CACHED", "", Style::Good),
@@ -251,7 +251,8 @@ impl Renderer for Tty {
                 id,
                 outcome,
                 seconds,
-            } => self.finished(id, outcome, seconds),
+                usage,
+            } => self.finished(id, outcome, seconds, usage),
             Event::Warning {
                 rule,
                 message,

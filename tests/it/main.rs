@@ -5,6 +5,7 @@ mod build_cache;
 mod build_run;
 mod cache_travel;
 mod chroot;
+mod confine;
 mod copy;
 mod errors;
 mod housekeeping;

@@ -136,10 +136,21 @@ impl Mounts {
             return Ok(());
         }
         let over = store.new_layer()?;
-        let (lower, subpath) = match &mount.from {
+        let (lower, subpath, directory) = match &mount.from {
             Some(From::Step(id)) => {
-                let lower = super::run::lower_dirs(solver, &solver.done(*id)?.layers)?;
-                (lower, Some(PathBuf::from(&bind.source)))
+                let layers = &solver.done(*id)?.layers;
+                let lower = super::run::lower_dirs(solver, layers)?;
+                let source = Path::new(&bind.source);
+                let found = solver.tree(layers)?.lookup(source, true);
+                let found =
+                    found.map_err(StepError::io(format!("can't look at {}", bind.source)))?;
+                let Some(found) = found else {
+                    return Err(StepError::Refused {
+                        message: format!("there is no {:?} to mount", bind.source),
+                        hint: None,
+                    });
+                };
+                (lower, Some(source.to_owned()), found.kind == Kind::Dir)
             }
             Some(from) => {
                 let copy = store.new_layer()?;
@@ -147,7 +158,8 @@ impl Mounts {
                 let name = materialize(&tree, &bind.source, copy.fs(), store.layer_form())?;
                 let lower = vec![copy.fs().to_path_buf()];
                 self.scratch.push(copy);
-                (lower, name)
+                let directory = name.is_none();
+                (lower, name, directory)
             }
             None => return Ok(()),
         };
@@ -158,6 +170,7 @@ impl Mounts {
                 upper: over.fs().to_path_buf(),
                 work: over.work().to_path_buf(),
                 subpath: subpath.filter(|p| !p.as_os_str().is_empty()),
+                directory,
                 read_only: bind.read_only,
             },
         });

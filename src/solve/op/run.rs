@@ -1,18 +1,19 @@
 //! RUN: a command in a container on top of its input's layers.
 
 use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::key::KeyBuilder;
 use super::super::trees::WorkTree;
-use super::super::{Done, Env, Layer, Made, Solver, StepError};
+use super::super::{Done, Env, Layer, Made, Options, Solver, StepError};
 use super::mounts::Mounts;
 use super::workdir::make_dirs;
-use crate::container::{Exit, MOST_LAYERS, Network, RootKind, RootSpec, RunSpec};
+use crate::container::{Confinement, Exit, MOST_LAYERS, Network, RootKind, RootSpec, RunSpec};
 use crate::context::Tree;
 use crate::digest::Digest;
-use crate::event::Task;
+use crate::event::{Task, Usage};
 use crate::graph::{RunNetwork, RunOp};
 use crate::layer::{Change, Entry};
 use crate::snapshot::{Guess, Merged, overlay, users};
@@ -57,10 +58,7 @@ pub(in super::super) fn key(solver: &Solver<'_, '_>, op: &RunOp) -> Result<KeyBu
         .list("env", op.env.iter().map(|(n, v)| format!("{n}={v}")))
         .add("cwd", &op.cwd)
         .add("user", &op.user)
-        .add(
-            "network",
-            format!("{:?}", network(op, options.host_network)),
-        )
+        .add("network", network_name(network(op, options)?))
         .add("platform", op.platform.to_string())
         .add("insecure", if op.insecure { "yes" } else { "no" })
         .list("devices", &op.devices)
@@ -68,19 +66,51 @@ pub(in super::super) fn key(solver: &Solver<'_, '_>, op: &RunOp) -> Result<KeyBu
             "hosts",
             options.add_hosts.iter().map(|(n, a)| format!("{n} {a}")),
         )
-        .add("shm", options.shm_size.to_string());
+        .add("shm", options.confinement.shm_size.to_string());
+    let usual = Confinement::default();
+    let confinement = &options.confinement;
+    if confinement.capabilities != usual.capabilities {
+        key.list("capabilities", confinement.capabilities.names());
+    }
+    let devices = confinement.devices.iter();
+    if confinement.devices != usual.devices {
+        key.list("granted", devices.map(|d| d.target.as_os_str().as_bytes()));
+    }
+    if let Some(hostname) = &options.hostname {
+        key.add("hostname", hostname);
+    }
     key.optional("script name", op.script.as_ref().map(|(name, _)| name))
         .optional("script", op.script.as_ref().map(|(_, body)| body));
     super::mounts::add_to_key(solver, op, &mut key)?;
     Ok(key)
 }
 
-fn network(op: &RunOp, host: bool) -> Network {
+/// The network that the command sees. A Dockerfile may ask for less than the
+/// user gave, not for more.
+fn network(op: &RunOp, options: &Options) -> Result<Network, StepError> {
     match op.network {
-        Some(RunNetwork::None) => Network::None,
-        Some(RunNetwork::Host) => Network::Host,
-        Some(RunNetwork::Default) | None if host => Network::Host,
-        Some(RunNetwork::Default) | None => Network::None,
+        Some(RunNetwork::None) => Ok(Network::None),
+        Some(RunNetwork::Host) => {
+            if options.network == Network::Host || options.allow_host_network {
+                return Ok(Network::Host);
+            }
+            Err(StepError::Refused {
+                message: "RUN --network=host is not allowed".into(),
+                hint: Some(
+                    "allow it with --allow network.host, if you trust this Dockerfile".into(),
+                ),
+            })
+        }
+        Some(RunNetwork::Default) | None => Ok(options.network),
+    }
+}
+
+/// In keys: which program connects a private network makes no difference.
+fn network_name(network: Network) -> &'static str {
+    match network {
+        Network::Host => "Host",
+        Network::None => "None",
+        Network::Private(_) => "Private",
     }
 }
 
@@ -155,14 +185,15 @@ pub(in super::super) fn run(
         gid: user.gid,
         groups,
     };
-    spec.hostname = op.hostname.clone().unwrap_or_else(|| HOSTNAME.into());
-    spec.network = network(op, env.options.host_network);
-    spec.hosts = hosts(&env.options.add_hosts);
+    let hostname = env.options.hostname.as_ref().or(op.hostname.as_ref());
+    let hostname = hostname.map_or(HOSTNAME, String::as_str);
+    spec.hostname = hostname.into();
+    spec.network = network(op, &env.options)?;
+    spec.hosts = hosts(hostname, &env.options.add_hosts);
     spec.resolv_conf.clone_from(&env.options.resolv_conf);
     spec.mounts = mounts.specs();
+    spec.confine(&env.options.confinement);
     spec.insecure = op.insecure;
-    spec.shm_size = env.options.shm_size;
-    spec.ulimits.clone_from(&env.options.ulimits);
 
     let exit = executor.run(
         &spec,
@@ -174,6 +205,10 @@ pub(in super::super) fn run(
         return Err(StepError::Cancelled);
     }
     let exit = exit?;
+    task.used(Usage {
+        cpu_seconds: exit.cpu_seconds,
+        peak_memory_bytes: exit.peak_memory_bytes,
+    });
     match exit.code {
         Some(0) => left(solver, parent, base, &*tree, (user.uid, user.gid)),
         _ => Err(failure(op, &exit)),
@@ -216,6 +251,10 @@ fn failure(op: &RunOp, exit: &Exit) -> StepError {
         (Some(code), _) => format!("the command {command:?} ended with exit code {code}"),
         (None, Some(signal)) => format!("the command {command:?} was killed by signal {signal}"),
         (None, None) => format!("the command {command:?} did not end properly"),
+    };
+    let what = match exit.out_of_memory {
+        true => format!("{what}: it ran out of the memory that it is limited to"),
+        false => what,
     };
     StepError::Command {
         what,
@@ -274,9 +313,9 @@ fn merged(solver: &Solver<'_, '_>, dirs: &[PathBuf]) -> Result<PathBuf, StepErro
     }
 }
 
-fn hosts(extra: &[(String, String)]) -> String {
+fn hosts(hostname: &str, extra: &[(String, String)]) -> String {
     let mut text =
-        format!("127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+        format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for (name, address) in extra {
         let _ = writeln!(text, "{address}\t{name}");
     }
