@@ -1,5 +1,7 @@
 //! From layers and a plan to the documents of an image. Pure.
 
+use std::collections::BTreeMap;
+
 use super::cache::format::{CacheIndex, INLINE_FIELD};
 use crate::graph::Graph;
 use crate::image::media_type::{self, Format};
@@ -57,7 +59,7 @@ impl Times {
 }
 
 /// Makes config and manifest. `made` says when each layer was made, as far as
-/// that is known, in seconds since 1970.
+/// that is known, in seconds since 1970; `annotations` are the manifest's.
 pub(super) fn assemble(
     graph: &Graph,
     layers: &[LayerBlob],
@@ -65,6 +67,7 @@ pub(super) fn assemble(
     times: &Times,
     format: Format,
     inline_cache: Option<CacheIndex>,
+    annotations: BTreeMap<String, String>,
 ) -> Assembled {
     let own = times.of(graph, made);
     let created = match (own.last(), times, &graph.config.created) {
@@ -106,7 +109,11 @@ pub(super) fn assemble(
         .iter()
         .map(|l| in_format(&l.descriptor, format))
         .collect();
-    let manifest_bytes = Manifest::new(format, config_descriptor.clone(), layers).to_bytes();
+    let manifest = Manifest {
+        annotations,
+        ..Manifest::new(format, config_descriptor.clone(), layers)
+    };
+    let manifest_bytes = manifest.to_bytes();
     let mut manifest_descriptor = Descriptor::of(manifest_type, &manifest_bytes);
     manifest_descriptor.platform = Some(config.platform());
     Assembled {

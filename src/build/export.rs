@@ -1,31 +1,28 @@
 //! From what was made to where it goes: the store, registries, archives,
 //! directories. Names move last.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Write};
-use std::path::Path;
+mod documents;
+mod files;
+
+use std::io;
 use std::sync::Arc;
 
-use super::assemble::{Assembled, Times, assemble};
-use super::cache::format::CacheIndex;
-use super::cache::{self, CachePlace, CacheTo};
+use super::assemble::Times;
 use super::request::{Destination, Output, OutputKind, Request};
 use super::{BuildError, Made, Tools};
 use crate::event::{Cancel, Events, Outcome};
 use crate::graph::{Graph, StepId};
-use crate::image::media_type::Format;
-use crate::image::{BlobSource, Descriptor, Index};
+use crate::image::{BlobSource, Descriptor};
 use crate::layer::pipeline::SealOptions;
-use crate::layer::tar_write::TarWriter;
-use crate::platform::Platform;
 use crate::reference::Reference;
-use crate::solve::{self, Layer, LayerBlob};
+use crate::solve::{self, Layer};
 use crate::transport::archive::OciArchive;
 use crate::transport::docker_save::DockerArchive;
 use crate::transport::layout::LayoutDestination;
 use crate::transport::registry::RegistryDestination;
-use crate::transport::{self, CopyOptions, FirstOf, Source};
+use crate::transport::{self, CopyOptions};
+
+use documents::{Form, Written};
 
 /// What was built for one platform.
 #[derive(Debug)]
@@ -54,7 +51,8 @@ pub(super) struct Exporter<'a> {
 /// The whole result under one descriptor.
 pub(super) struct Exported {
     pub(super) descriptor: Descriptor,
-    pub(super) config: Descriptor,
+    /// The config, where there is one image.
+    pub(super) config: Option<Descriptor>,
     pub(super) names: Vec<Reference>,
 }
 
@@ -71,60 +69,48 @@ impl Exporter<'_> {
     }
 
     fn export_all(&self, pieces: &[Piece]) -> Result<Exported, BuildError> {
-        let store = &self.tools.store;
-        let mut images: Vec<Assembled> = Vec::new();
-        for piece in pieces {
-            let blobs = self.blobs(&piece.layers)?;
-            let made: Vec<_> = piece.layers.iter().map(|l| l.made_at()).collect();
-            let inline = self.inline(piece)?;
-            let image = assemble(
-                &piece.graph,
-                &blobs,
-                &made,
-                &self.times,
-                Format::Oci,
-                inline,
-            );
-            store.put_bytes(&image.config.0.media_type, &image.config.1)?;
-            store.put_bytes(&image.manifest.0.media_type, &image.manifest.1)?;
-            images.push(image);
-        }
-        let Some(first) = images.first() else {
-            return Err(BuildError::Input(
-                "there is no platform to build for".into(),
-            ));
-        };
-        let config = first.config.0.clone();
-        let (descriptor, bytes) = if images.len() == 1 {
-            first.manifest.clone()
-        } else {
-            let index = Index::new(images.iter().map(|i| i.manifest.0.clone()).collect());
-            let bytes = index.to_bytes();
-            let descriptor = store.put_bytes(&index.media_type, &bytes)?;
-            (descriptor, bytes)
-        };
-        let plain = Descriptor {
-            platform: None,
-            ..descriptor.clone()
-        };
-        let mut sources: Vec<Arc<dyn BlobSource>> = vec![Arc::new(store.clone())];
-        sources.extend(self.bases.iter().cloned());
-        let blobs = Arc::new(FirstOf(sources));
-        let source = Source::new("the image", plain.clone(), bytes, blobs);
+        let outputs = self.outputs();
+        let first = outputs.iter().find(|o| o.kind.is_image());
+        // The result is called by the digest that its first image has.
+        let mut written = vec![self.write(pieces, self.form(first))?];
         let mut names = self.request.tags.clone();
-        for output in self.outputs() {
-            for name in &output.names {
-                if !names.contains(name) {
-                    names.push(name.clone());
-                }
+        for output in &outputs {
+            if output.kind.is_image() {
+                let form = self.form(Some(output));
+                let at = self.written(&mut written, pieces, form)?;
+                self.image(output, &written[at], pieces)?;
+            } else if output.kind != OutputKind::Nothing {
+                self.files(output, pieces)?;
             }
-            self.output(&output, &source, pieces, &descriptor)?;
+            names.extend(output.names.iter().cloned());
         }
+        let result = written.swap_remove(0);
+        if outputs.iter().any(|o| o.name_canonical) {
+            let canonical = |name: &Reference| name.with_digest(result.descriptor.digest.clone());
+            let canonical: Vec<Reference> = names.iter().map(canonical).collect();
+            names.extend(canonical);
+        }
+        let mut seen = std::collections::HashSet::new();
+        names.retain(|name| seen.insert(name.to_string()));
         Ok(Exported {
-            descriptor: plain,
-            config,
+            descriptor: result.descriptor,
+            config: result.config,
             names,
         })
+    }
+
+    /// Where in `written` the documents of this form are; made if need be.
+    fn written(
+        &self,
+        written: &mut Vec<Written>,
+        pieces: &[Piece],
+        form: Form,
+    ) -> Result<usize, BuildError> {
+        if let Some(known) = written.iter().position(|w| w.form == form) {
+            return Ok(known);
+        }
+        written.push(self.write(pieces, form)?);
+        Ok(written.len() - 1)
     }
 
     /// The outputs that were asked for: the store where nothing else was, and
@@ -138,78 +124,38 @@ impl Exporter<'_> {
             match image {
                 Some(image) => image.push = true,
                 None => outputs.push(Output {
-                    kind: OutputKind::Image,
-                    dest: None,
-                    names: Vec::new(),
-                    tar: true,
                     push: true,
+                    ..Output::new(OutputKind::Image, None)
                 }),
             }
         } else if outputs.is_empty() {
-            outputs.push(Output {
-                kind: OutputKind::Image,
-                dest: None,
-                names: Vec::new(),
-                tar: true,
-                push: false,
-            });
+            outputs.push(Output::new(OutputKind::Image, None));
         }
         outputs
     }
 
-    fn output(
+    fn image(
         &self,
         output: &Output,
-        source: &Source,
+        written: &Written,
         pieces: &[Piece],
-        descriptor: &Descriptor,
     ) -> Result<(), BuildError> {
         let mut names = self.request.tags.clone();
-        names.extend(
-            output
-                .names
-                .iter()
-                .filter(|n| !self.request.tags.contains(n))
-                .cloned(),
-        );
+        let more = output.names.iter();
+        names.extend(more.filter(|n| !self.request.tags.contains(n)).cloned());
         match output.kind {
-            OutputKind::Image if output.push => self.push(source, &names),
-            OutputKind::Image => self.keep(pieces, descriptor, &names),
-            OutputKind::Oci | OutputKind::Docker => self.archive(output, source, &names),
-            OutputKind::Tar | OutputKind::Local => self.files(output, pieces),
+            OutputKind::Image if output.push => self.push(output, written, &names),
+            OutputKind::Image => self.keep(pieces, written, &names),
+            OutputKind::Oci | OutputKind::Docker => self.archive(output, written, &names),
+            OutputKind::Tar | OutputKind::Local | OutputKind::Nothing => Ok(()),
         }
-    }
-
-    /// The cache that goes into the image's config, where one is asked for.
-    fn inline(&self, piece: &Piece) -> Result<Option<CacheIndex>, BuildError> {
-        let asked = |to: &CacheTo| to.place == CachePlace::Inline;
-        if !self.request.cache_to.iter().any(asked) {
-            return Ok(None);
-        }
-        Ok(Some(cache::export::inline(self.made, piece.result)?))
-    }
-
-    fn blobs(&self, layers: &[Arc<Layer>]) -> Result<Vec<LayerBlob>, BuildError> {
-        let wanted = self.seal.compression;
-        layers
-            .iter()
-            .map(|layer| {
-                let blob = layer.blob()?;
-                let have = crate::image::media_type::layer_compression(&blob.descriptor.media_type);
-                if !self.request.force_compression || have == Some(wanted) {
-                    return Ok(blob);
-                }
-                layer.fetch(&self.tools.store, self.events)?;
-                Ok(solve::recompress(&self.tools.store, &blob, &self.seal)?)
-            })
-            .collect()
     }
 
     /// Puts the image into the store, names last.
     fn keep(
         &self,
         pieces: &[Piece],
-        descriptor: &Descriptor,
+        written: &Written,
         names: &[Reference],
     ) -> Result<(), BuildError> {
         let layers: Vec<&Arc<Layer>> = pieces.iter().flat_map(|p| &p.layers).collect();
@@ -233,171 +179,81 @@ impl Exporter<'_> {
                 .map(|o| o.join().unwrap_or(Ok(())))
                 .fold(mine, Result::and)
         })?;
-        let names: Vec<(Reference, Descriptor)> = names
-            .iter()
-            .map(|n| (n.clone(), descriptor.clone()))
-            .collect();
-        self.tools.store.set_refs(&names)?;
+        let store = &self.tools.store;
+        for (descriptor, bytes) in &written.documents {
+            store.put_bytes(&descriptor.media_type, bytes)?;
+        }
+        let root = written.documents.last();
+        let root = root.map_or(&written.descriptor, |(root, _)| root);
+        let names: Vec<(Reference, Descriptor)> =
+            names.iter().map(|n| (n.clone(), root.clone())).collect();
+        store.set_refs(&names)?;
         Ok(())
     }
 
     /// Sends the image to every repository among `names`, once each.
-    fn push(&self, source: &Source, names: &[Reference]) -> Result<(), BuildError> {
-        let mut groups: BTreeMap<(String, String), Vec<&Reference>> = BTreeMap::new();
-        for name in names {
-            let key = (name.registry().to_owned(), name.repository().to_owned());
-            groups.entry(key).or_default().push(name);
-        }
-        for group in groups.values() {
-            let Some((first, others)) = group.split_first() else {
-                continue;
-            };
-            let tags = others.iter().filter_map(|r| r.tag().map(str::to_owned));
-            let destination = RegistryDestination::new(&self.tools.client, first)
-                .with_tags(tags)
-                .remembering(&self.tools.store);
-            transport::copy(
-                source,
-                &destination,
-                &CopyOptions::default(),
-                self.events,
-                self.cancel,
-            )?;
-        }
+    fn push(
+        &self,
+        output: &Output,
+        written: &Written,
+        names: &[Reference],
+    ) -> Result<(), BuildError> {
+        let client = &self.tools.client;
+        let made = RegistryDestination::for_each(client, names).into_iter();
+        let made = made.map(|destination| -> Box<dyn transport::Destination> {
+            let destination = destination.remembering(&self.tools.store);
+            Box::new(if output.push_by_digest {
+                destination.without_tags()
+            } else {
+                destination
+            })
+        });
+        let destinations: Vec<_> = made.collect();
+        let options = CopyOptions::default();
+        transport::copy_to_each(
+            &written.source,
+            &destinations,
+            &options,
+            self.events,
+            self.cancel,
+        )?;
         Ok(())
     }
 
     fn archive(
         &self,
         output: &Output,
-        source: &Source,
+        written: &Written,
         names: &[Reference],
     ) -> Result<(), BuildError> {
         let Some(dest) = &output.dest else {
             return Err(BuildError::Input("the output needs dest=FILE".into()));
         };
-        let options = CopyOptions::default();
         let familiar: Vec<String> = names.iter().map(Reference::familiar).collect();
         let place = match dest {
             Destination::Path(path) => transport::Output::File(path.clone()),
             Destination::Stdout => transport::Output::Stream(Box::new(io::stdout())),
         };
+        let send = |to: &dyn transport::Destination| {
+            let options = CopyOptions::default();
+            transport::copy(&written.source, to, &options, self.events, self.cancel)
+        };
         match (output.kind, dest) {
             (OutputKind::Oci, Destination::Path(path)) if !output.tar => {
-                let name = familiar.first().map(String::as_str);
-                let to = LayoutDestination::new(path, name);
-                transport::copy(source, &to, &options, self.events, self.cancel)?;
+                if familiar.is_empty() {
+                    send(&LayoutDestination::new(path, None))?;
+                }
+                for name in &familiar {
+                    send(&LayoutDestination::new(path, Some(name)))?;
+                }
             }
             (OutputKind::Docker, _) => {
-                let to = DockerArchive::create(place, names)?;
-                transport::copy(source, &to, &options, self.events, self.cancel)?;
+                send(&DockerArchive::create(place, names)?)?;
             }
             (_, _) => {
-                let to = OciArchive::create(place, &familiar)?;
-                transport::copy(source, &to, &options, self.events, self.cancel)?;
+                send(&OciArchive::create(place, &familiar)?)?;
             }
         }
         Ok(())
-    }
-
-    /// The root filesystem itself, as a tar or in a directory.
-    fn files(&self, output: &Output, pieces: &[Piece]) -> Result<(), BuildError> {
-        let Some(dest) = &output.dest else {
-            return Err(BuildError::Input("the output needs dest=".into()));
-        };
-        let several = pieces.len() > 1;
-        match (output.kind, dest) {
-            (OutputKind::Local, Destination::Path(dir)) => {
-                for piece in pieces {
-                    let dir = if several {
-                        dir.join(folder(&piece.graph.platform))
-                    } else {
-                        dir.clone()
-                    };
-                    std::fs::create_dir_all(&dir).map_err(write_error(&dir))?;
-                    let changes = solve::files_of(&piece.layers, &self.tools.store, self.events)?;
-                    solve::apply(changes, &dir, self.tools.store.layer_form())?;
-                }
-                Ok(())
-            }
-            (_, Destination::Path(path)) => {
-                let dir = path
-                    .parent()
-                    .filter(|p| !p.as_os_str().is_empty())
-                    .unwrap_or(Path::new("."));
-                let mut file = tempfile::NamedTempFile::new_in(dir).map_err(write_error(path))?;
-                self.tar(pieces, several, file.as_file_mut(), path)?;
-                file.persist(path).map_err(|e| write_error(path)(e.error))?;
-                use std::os::unix::fs::PermissionsExt;
-                let mode = std::fs::Permissions::from_mode(0o644);
-                std::fs::set_permissions(path, mode).map_err(write_error(path))
-            }
-            (_, Destination::Stdout) => {
-                let mut out = io::stdout().lock();
-                self.tar_into(pieces, several, &mut out, Path::new("-"))
-            }
-        }
-    }
-
-    fn tar(
-        &self,
-        pieces: &[Piece],
-        several: bool,
-        file: &mut File,
-        path: &Path,
-    ) -> Result<(), BuildError> {
-        let mut out = io::BufWriter::with_capacity(1 << 20, file);
-        self.tar_into(pieces, several, &mut out, path)?;
-        out.flush().map_err(write_error(path))
-    }
-
-    fn tar_into(
-        &self,
-        pieces: &[Piece],
-        several: bool,
-        out: &mut dyn Write,
-        path: &Path,
-    ) -> Result<(), BuildError> {
-        let mut tar = TarWriter::new(out, self.seal.clamp_mtime);
-        for piece in pieces {
-            for mut change in solve::files_of(&piece.layers, &self.tools.store, self.events)? {
-                if several {
-                    change = below(&folder(&piece.graph.platform), change);
-                }
-                tar.change(change)
-                    .map_err(|e| write_error(path)(io::Error::other(e)))?;
-            }
-        }
-        tar.finish()
-            .map_err(write_error(path))?
-            .flush()
-            .map_err(write_error(path))
-    }
-}
-
-fn below(folder: &str, change: crate::layer::Change) -> crate::layer::Change {
-    use crate::layer::{Change, Kind};
-    match change {
-        Change::Put(mut entry, content) => {
-            entry.path = Path::new(folder).join(&entry.path);
-            if let Kind::Hardlink { target } = &mut entry.kind {
-                *target = Path::new(folder).join(&*target);
-            }
-            Change::Put(entry, content)
-        }
-        Change::Whiteout(path) => Change::Whiteout(Path::new(folder).join(path)),
-        Change::Opaque(path) => Change::Opaque(Path::new(folder).join(path)),
-    }
-}
-
-/// `linux_amd64`.
-fn folder(platform: &Platform) -> String {
-    platform.to_string().replace('/', "_")
-}
-
-fn write_error(path: &Path) -> impl Fn(io::Error) -> BuildError + '_ {
-    move |source| BuildError::Write {
-        path: path.to_path_buf(),
-        source,
     }
 }

@@ -28,6 +28,7 @@ pub use bases::BaseError;
 use cache::Opened;
 pub use error::{BuildError, SourceText};
 pub use input::Stdin;
+use request::Annotated;
 pub use request::{Allow, Built, Destination, Output, OutputKind, PullPolicy, Request};
 
 use crate::container::{self, Executor, Place};
@@ -35,7 +36,7 @@ use crate::dockerfile;
 use crate::event::{Cancel, Event, Events};
 use crate::graph::{self, Bases, Graph, NamedContext, PlanOptions, Planned, Resolved, Step};
 use crate::image::Image;
-use crate::image::media_type::Format;
+use crate::image::media_type::{Compression, Format};
 use crate::layer::pipeline::SealOptions;
 use crate::platform::Platform;
 use crate::registry::Client;
@@ -187,7 +188,7 @@ pub fn build(
     .export(&request.cache_to)?;
     Ok(Built {
         descriptor: exported.descriptor,
-        config: exported.config.digest,
+        config: exported.config.map(|c| c.digest),
         names: exported.names,
         ran: made.ran,
     })
@@ -262,12 +263,45 @@ struct Prepared {
 /// Why the outputs can't take what is asked for, which is better known before
 /// an hour's work than after it.
 fn unfit(request: &Request) -> Option<String> {
-    let several = platforms(request).len() > 1;
     let docker = |o: &Output| o.kind == OutputKind::Docker;
-    (several && request.outputs.iter().any(docker)).then(|| {
-        "a docker archive has room for one platform; use type=oci for several, or build for one"
-            .to_owned()
-    })
+    if request.is_index() && request.outputs.iter().any(docker) {
+        return Some(
+            "a docker archive has room for one platform; use type=oci for several, or build for one"
+                .into(),
+        );
+    }
+    let built = platforms(request);
+    let default = Output::new(OutputKind::Image, None);
+    for output in request.outputs.iter().chain([&default]) {
+        let format = output.format.unwrap_or(request.format);
+        let compression = output.compression.unwrap_or(request.compression);
+        let annotations = || request.annotations.iter().chain(&output.annotations);
+        if format == Format::Docker && output.kind.is_image() {
+            if compression == Compression::Zstd {
+                return Some("docker's manifests have no place for layers in zstd".into());
+            }
+            if annotations().next().is_some() {
+                return Some("docker's manifests have no place for annotations".into());
+            }
+        }
+        for annotation in annotations() {
+            let of_index = matches!(annotation.to, Annotated::Index | Annotated::IndexDescriptor);
+            if of_index && !request.is_index() {
+                return Some(format!(
+                    "the annotation {:?} is for an index, and one platform makes none",
+                    annotation.key
+                ));
+            }
+            let wanted = annotation.platform.as_ref();
+            if let Some(wanted) = wanted.filter(|p| !built.contains(p)) {
+                return Some(format!(
+                    "the annotation {:?} is for {wanted}, which is not built",
+                    annotation.key
+                ));
+            }
+        }
+    }
+    None
 }
 
 /// Reads the input and plans all platforms.

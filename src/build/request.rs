@@ -6,7 +6,7 @@ use super::cache::{CacheFrom, CacheTo};
 use crate::container::{Confinement, Isolation, Network, RootKind};
 use crate::digest::Digest;
 use crate::image::Descriptor;
-use crate::image::media_type::Compression;
+use crate::image::media_type::{Compression, Format};
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::solve::Ran;
@@ -63,6 +63,10 @@ pub struct Request {
     pub compression_level: Option<i32>,
     /// Base layers are compressed anew too.
     pub force_compression: bool,
+    /// The family of manifests that is written.
+    pub format: Format,
+    /// Annotations of the result.
+    pub annotations: Vec<Annotation>,
     /// No mtime later than `SOURCE_DATE_EPOCH` stays in new layers.
     pub rewrite_timestamp: bool,
     /// How RUN steps are isolated.
@@ -125,6 +129,46 @@ impl std::fmt::Debug for SecretSource {
     }
 }
 
+impl Request {
+    /// Whether the result is an index, as it is for several platforms, or when
+    /// the argument BUILDKIT_MULTI_PLATFORM asks for one.
+    pub fn is_index(&self) -> bool {
+        const NAME: &str = "BUILDKIT_MULTI_PLATFORM";
+        let mut kept: Vec<&Platform> = self.platforms.iter().collect();
+        kept.sort();
+        kept.dedup();
+        let asked = self.build_args.iter().rev().find(|(name, _)| name == NAME);
+        let yes = asked.is_some_and(|(_, v)| matches!(v.as_str(), "1" | "t" | "true" | "TRUE"));
+        kept.len() > 1 || yes
+    }
+}
+
+/// One annotation and where it goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Annotation {
+    /// The document that gets it.
+    pub to: Annotated,
+    /// Only for this platform's image.
+    pub platform: Option<Platform>,
+    /// Its name.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// What can have annotations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Annotated {
+    /// An image's manifest.
+    Manifest,
+    /// The descriptor by which an index (or a layout) names a manifest.
+    ManifestDescriptor,
+    /// The index.
+    Index,
+    /// The descriptor by which a layout names the index.
+    IndexDescriptor,
+}
+
 /// One place the result goes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
@@ -138,6 +182,47 @@ pub struct Output {
     pub tar: bool,
     /// Pushes these names (and the request's tags) to their registries.
     pub push: bool,
+    /// Pushes to these repositories, but gives no tags there.
+    pub push_by_digest: bool,
+    /// The names with the digest are names of the result too.
+    pub name_canonical: bool,
+    /// The family of manifests, where it is not the request's.
+    pub format: Option<Format>,
+    /// The layers' compression, where it is not the request's.
+    pub compression: Option<Compression>,
+    /// Its level.
+    pub compression_level: Option<i32>,
+    /// Whether base layers are compressed anew too, where it is not as the
+    /// request says.
+    pub force_compression: Option<bool>,
+    /// Annotations beside the request's.
+    pub annotations: Vec<Annotation>,
+    /// Files: a folder for each platform; `None` is when there are several.
+    pub platform_split: Option<bool>,
+    /// [`OutputKind::Local`]: what else is in the directory goes.
+    pub delete: bool,
+}
+
+impl Output {
+    /// With everything else as it is by default.
+    pub fn new(kind: OutputKind, dest: Option<Destination>) -> Self {
+        Self {
+            kind,
+            dest,
+            names: Vec::new(),
+            tar: true,
+            push: false,
+            push_by_digest: false,
+            name_canonical: false,
+            format: None,
+            compression: None,
+            compression_level: None,
+            force_compression: None,
+            annotations: Vec::new(),
+            platform_split: None,
+            delete: false,
+        }
+    }
 }
 
 /// The forms of output.
@@ -153,6 +238,18 @@ pub enum OutputKind {
     Tar,
     /// The root filesystem as a directory.
     Local,
+    /// Nothing: only the cache knows of the build.
+    Nothing,
+}
+
+impl OutputKind {
+    /// Whether it has manifests, and not files alone.
+    pub fn is_image(self) -> bool {
+        match self {
+            Self::Image | Self::Oci | Self::Docker => true,
+            Self::Tar | Self::Local | Self::Nothing => false,
+        }
+    }
 }
 
 /// A file, a directory or standard output.
@@ -169,8 +266,8 @@ pub enum Destination {
 pub struct Built {
     /// The manifest or index.
     pub descriptor: Descriptor,
-    /// Digest of the config (of the first platform).
-    pub config: Digest,
+    /// Digest of the config, where there is one image.
+    pub config: Option<Digest>,
     /// All names it was given.
     pub names: Vec<Reference>,
     /// The steps that ran; cached ones are left out.

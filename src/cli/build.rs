@@ -1,27 +1,21 @@
 //! `shiplap build`: what was typed, and the [`Request`] it means.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use serde_json::{Value, json};
-use shiplap::build::request::{
-    Allow, Destination, Output, OutputKind, PullPolicy, Request, Secret,
-};
-use shiplap::build::{self, Built};
+use shiplap::build;
+use shiplap::build::request::{Allow, Destination, Output, PullPolicy, Request, Secret};
 use shiplap::container::Isolation;
 use shiplap::graph::SOURCE_DATE_EPOCH;
-use shiplap::image::media_type::Compression;
 use shiplap::reference::Reference;
-use shiplap::solve::Ran;
 
-use super::access::{RegistryArgs, Scope};
+use super::access::{RegistryArgs, Scope, Side};
 use super::cache_spec::CacheArgs;
 use super::call::{self, Call, What};
 use super::error::{Usage, located};
-use super::output_spec::{self, OutputSpec};
+use super::results::{self, ResultArgs};
 use super::source::{SourceArgs, environment};
 use super::steps::StepArgs;
 use super::{Format, ProgressArgs, Session, check, values};
@@ -37,6 +31,9 @@ Examples:
 
   Build and push under two names
     shiplap build -t reg.example/app:1 -t reg.example/app:latest --push .
+
+  For two platforms, under one name
+    shiplap build --platform linux/amd64,linux/arm64 -t reg.example/app:1 --push .
 
   Write an archive that docker load reads, and an OCI layout beside it
     shiplap build -o type=docker,dest=app.tar -o type=oci,tar=false,dest=app-oci .
@@ -58,7 +55,7 @@ pub(super) struct BuildArgs {
     #[command(flatten)]
     pub(super) source: SourceArgs,
     /// Name of the image; may be given several times
-    #[arg(short, long, alias = "destination", value_name = "NAME[:TAG]", value_parser = tag)]
+    #[arg(short, long, value_name = "NAME[:TAG]", value_parser = results::name)]
     tag: Vec<Reference>,
     /// Label of the image
     #[arg(long, value_name = "KEY[=VALUE]", value_parser = values::key_or_value)]
@@ -91,45 +88,8 @@ pub(super) struct BuildArgs {
     #[arg(long, value_name = "ID[=SOCKET]", help_heading = "Steps")]
     ssh: Vec<String>,
 
-    /// Where the result goes: type=image|registry|oci|docker|tar|local with
-    /// dest=FILE, dest=DIR or dest=-, or only DIR; may be given several times
-    #[arg(short, long, value_name = "SPEC", value_parser = output_spec::parse, help_heading = "Results")]
-    output: Vec<OutputSpec>,
-    /// Push the image under all its names when it is built
-    #[arg(long, help_heading = "Results")]
-    push: bool,
-    /// Keep the image in the store beside other outputs
-    #[arg(long, help_heading = "Results")]
-    load: bool,
-    /// Write the image's id (the digest of its config) to a file
-    #[arg(long, value_name = "FILE", help_heading = "Results")]
-    pub(super) iidfile: Option<PathBuf>,
-    /// Write digests and names as JSON to a file
-    #[arg(long, value_name = "FILE", help_heading = "Results")]
-    pub(super) metadata_file: Option<PathBuf>,
-    /// Compression of new layers: gzip, zstd or uncompressed [default: gzip]
-    #[arg(
-        long,
-        alias = "compression-format",
-        value_name = "NAME",
-        help_heading = "Results"
-    )]
-    #[arg(value_parser = output_spec::compression)]
-    compression: Option<Compression>,
-    /// Level of the compression
-    #[arg(
-        long,
-        value_name = "N",
-        allow_negative_numbers = true,
-        help_heading = "Results"
-    )]
-    compression_level: Option<i32>,
-    /// Compress layers of the base anew too
-    #[arg(long, help_heading = "Results")]
-    force_compression: bool,
-    /// Leave no mtime later than SOURCE_DATE_EPOCH in new layers
-    #[arg(long, help_heading = "Results")]
-    rewrite_timestamp: bool,
+    #[command(flatten)]
+    results: ResultArgs,
     /// Seconds since 1970 for all times that are recorded [default: the
     /// variable SOURCE_DATE_EPOCH, else now]
     #[arg(
@@ -206,9 +166,14 @@ impl BuildArgs {
             .chain(self.cache.registries())
             .collect();
         let cancel = session.interrupts.cancel();
-        let client = self
-            .registry
-            .client(Scope::Build(&registries), cancel.clone())?;
+        let mut registry = self.registry.clone();
+        if self.results.is_insecure() {
+            registry = registry.side(&Side {
+                tls_verify: Some(false),
+                ..Side::default()
+            });
+        }
+        let client = registry.client(Scope::Build(&registries), cancel.clone())?;
         let mut tools = session.tools(client)?;
         tools.resolv_conf = self.steps.resolv_conf(&tools.resolv_conf);
         let ui = session.ui(&self.progress)?;
@@ -218,12 +183,7 @@ impl BuildArgs {
         // removed by the next build.
         let _ = tools.store.empty_trash();
         let built = built?;
-        if let Some(file) = &self.iidfile {
-            values::write_file(file, built.config.as_str())?;
-        }
-        if let Some(file) = &self.metadata_file {
-            values::write_file(file, &format!("{:#}\n", metadata(&built)))?;
-        }
+        self.results.report(&built)?;
         let to_stdout = |o: &Output| o.dest == Some(Destination::Stdout);
         if request.outputs.iter().any(to_stdout) {
             // An archive went there; the digest would spoil it.
@@ -280,7 +240,7 @@ impl BuildArgs {
                     .map_err(|e| Usage::error(format!("--ssh {text}: {e}")))
             })
             .collect::<anyhow::Result<_>>()?;
-        let request = Request {
+        let mut request = Request {
             tags: self.tag.clone(),
             labels: self.label.clone(),
             no_cache: self.no_cache,
@@ -296,16 +256,6 @@ impl BuildArgs {
                 host_network: self.allow.contains(&Entitlement::HostNetwork),
             },
             jobs: self.jobs,
-            outputs: self.outputs()?,
-            push: self.push,
-            compression: self
-                .agreed(self.compression, "compression", |o| o.compression)?
-                .unwrap_or(Compression::Gzip),
-            compression_level: self.agreed(self.compression_level, "compression-level", |o| {
-                o.compression_level
-            })?,
-            force_compression: self.switch(self.force_compression, |o| o.force_compression),
-            rewrite_timestamp: self.switch(self.rewrite_timestamp, |o| o.rewrite_timestamp),
             isolation: self.steps.isolation(),
             root_kind: self.steps.root_kind(),
             runtime: self.steps.runtime(variable)?,
@@ -313,9 +263,7 @@ impl BuildArgs {
             ssh,
             ..base
         };
-        if let Some(tag) = nameless_push(&request) {
-            return Err(Usage::error(tag));
-        }
+        self.results.fill(&mut request)?;
         Ok(request)
     }
 
@@ -329,73 +277,6 @@ impl BuildArgs {
             })
             .collect()
     }
-
-    fn outputs(&self) -> anyhow::Result<Vec<Output>> {
-        let mut outputs: Vec<Output> = self.output.iter().map(|o| o.output.clone()).collect();
-        let to_stdout = |o: &&Output| o.dest == Some(Destination::Stdout);
-        if outputs.iter().filter(to_stdout).count() > 1 {
-            return Err(Usage::error("only one output can go to standard output"));
-        }
-        if outputs.iter().any(|o| to_stdout(&o)) && std::io::stdout().is_terminal() {
-            return Err(Usage::error(
-                "the output is an archive and standard output is a terminal; give dest=FILE",
-            ));
-        }
-        let stored = outputs.iter().any(|o| o.kind == OutputKind::Image);
-        if self.load && !outputs.is_empty() && !stored {
-            outputs.push(Output {
-                kind: OutputKind::Image,
-                dest: None,
-                names: Vec::new(),
-                tar: true,
-                push: false,
-            });
-        }
-        Ok(outputs)
-    }
-
-    /// The one value that the flag and all outputs ask for.
-    fn agreed<T: Copy + PartialEq>(
-        &self,
-        flag: Option<T>,
-        name: &str,
-        of: impl Fn(&OutputSpec) -> Option<T>,
-    ) -> anyhow::Result<Option<T>> {
-        let mut asked = flag.into_iter().chain(self.output.iter().filter_map(of));
-        let first = asked.next();
-        match first {
-            Some(value) if asked.any(|other| other != value) => Err(Usage::error(format!(
-                "the outputs ask for different values of {name}; build twice"
-            ))),
-            _ => Ok(first),
-        }
-    }
-
-    fn switch(&self, flag: bool, of: impl Fn(&OutputSpec) -> Option<bool>) -> bool {
-        flag || self.output.iter().any(|o| of(o) == Some(true))
-    }
-}
-
-/// The keys that `docker buildx build` writes too.
-fn metadata(built: &Built) -> Value {
-    let names: Vec<String> = built.names.iter().map(ToString::to_string).collect();
-    json!({
-        "containerimage.digest": built.descriptor.digest,
-        "containerimage.config.digest": built.config,
-        "containerimage.descriptor": built.descriptor,
-        "image.name": names.join(","),
-        "shiplap.steps": built.ran.iter().map(step).collect::<Vec<_>>(),
-    })
-}
-
-/// What a step took.
-fn step(ran: &Ran) -> Value {
-    json!({
-        "name": ran.name,
-        "seconds": ran.seconds,
-        "cpuSeconds": ran.usage.map(|u| u.cpu_seconds),
-        "peakMemoryBytes": ran.usage.map(|u| u.peak_memory_bytes),
-    })
 }
 
 /// Whether BuildKit's argument asks for a cache in the image.
@@ -405,22 +286,6 @@ fn inline_cache(build_args: &[(String, String)]) -> bool {
     argument
         .next()
         .is_some_and(|(_, value)| value == "1" || value == "true")
-}
-
-/// What is wrong when something is to be pushed that has no name.
-fn nameless_push(request: &Request) -> Option<&'static str> {
-    let named = |o: &Output| !o.names.is_empty() || !request.tags.is_empty();
-    let pushes = request.push && request.tags.is_empty() && !request.outputs.iter().any(named);
-    (pushes || request.outputs.iter().any(|o| o.push && !named(o)))
-        .then_some("a name to push to is missing; give --tag NAME")
-}
-
-fn tag(text: &str) -> Result<Reference, String> {
-    let reference = Reference::parse(text).map_err(|e| e.to_string())?;
-    if reference.digest().is_some() {
-        return Err("a name for a new image can't have a digest".into());
-    }
-    Ok(reference)
 }
 
 fn pull_policy(text: &str) -> Result<PullPolicy, String> {
@@ -444,8 +309,9 @@ fn no_attestation(text: &str) -> Result<(), String> {
 mod tests {
     use super::*;
     use clap::Parser;
-    use shiplap::build::request::SecretSource;
+    use shiplap::build::request::{OutputKind, SecretSource};
     use shiplap::container::Network;
+    use shiplap::image::media_type::Compression;
 
     #[derive(Debug, Parser)]
     struct Line {
@@ -556,12 +422,8 @@ mod tests {
             &["--push"],
             &["-o", "type=registry"],
             &["-o", "type=oci,dest=-", "-o", "type=tar,dest=-"],
-            &[
-                "-o",
-                "type=oci,dest=a,compression=zstd",
-                "--compression",
-                "gzip",
-            ],
+            &["--annotation", "k"],
+            &["--push", "--no-push"],
             &["--build-arg", "=x"],
             &["--platform", "a/b/c/d"],
             &["--network", "bridge"],
@@ -575,5 +437,25 @@ mod tests {
             assert!(request(args).is_err(), "{args:?}");
         }
         assert!(request(&["-o", "type=image,name=a,push=true"]).is_ok());
+    }
+
+    #[test]
+    fn flags_of_kaniko() {
+        let r = request(&["--destination", "r.example/a:1", "-d", "r.example/b"]).unwrap();
+        assert!(r.push && r.tags.len() == 2 && r.outputs.is_empty());
+        let r = request(&[
+            "--destination=a",
+            "--no-push",
+            "--tar-path=t.tar",
+            "--oci-layout-path=o",
+            "--digest-file=d",
+        ])
+        .unwrap();
+        assert!(!r.push);
+        let kinds: Vec<_> = r.outputs.iter().map(|o| (o.kind, o.tar)).collect();
+        assert_eq!(
+            kinds,
+            [(OutputKind::Docker, true), (OutputKind::Oci, false)]
+        );
     }
 }

@@ -4,6 +4,7 @@
 //! The only place where the environment is read.
 
 mod access;
+mod annotations;
 mod archives;
 mod attach;
 mod blob;
@@ -22,6 +23,7 @@ mod error;
 mod graph;
 mod images;
 mod import;
+mod index;
 mod inspect;
 mod login;
 mod logout;
@@ -31,6 +33,7 @@ mod prune;
 mod pull;
 mod push;
 mod referrers;
+mod results;
 mod shell;
 pub(crate) mod signals;
 mod source;
@@ -112,6 +115,7 @@ enum Command {
     Pull(pull::PullArgs),
     Push(push::PushArgs),
     Copy(Box<copy::CopyArgs>),
+    Index(Box<index::IndexArgs>),
     Login(login::LoginArgs),
     Logout(logout::LogoutArgs),
     Tags(tags::TagsArgs),
@@ -150,6 +154,7 @@ impl Command {
             Self::Pull(args) => args.run(session),
             Self::Push(args) => args.run(session),
             Self::Copy(args) => args.run(session),
+            Self::Index(args) => args.run(session),
             Self::Login(args) => args.run(session),
             Self::Logout(args) => args.run(),
             Self::Tags(args) => args.run(session),

@@ -1,26 +1,25 @@
 //! `-o/--output`: comma-separated `key=value` pairs, quoted as in CSV.
 
 use shiplap::build::request::{Destination, Output, OutputKind};
-use shiplap::image::media_type::Compression;
+use shiplap::image::media_type::{Compression, Format};
 use shiplap::reference::Reference;
+
+use super::annotations;
 
 /// One `--output`, as written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OutputSpec {
     /// Where the result goes.
     pub(crate) output: Output,
-    /// `compression=`.
-    pub(crate) compression: Option<Compression>,
-    /// `compression-level=`.
-    pub(crate) compression_level: Option<i32>,
-    /// `force-compression=`.
-    pub(crate) force_compression: Option<bool>,
     /// `rewrite-timestamp=`.
     pub(crate) rewrite_timestamp: Option<bool>,
+    /// `registry.insecure=`.
+    pub(crate) insecure: bool,
 }
 
-const KEYS: &str = "type, dest, name, push, tar, compression, compression-level, \
-                    force-compression, rewrite-timestamp";
+const KEYS: &str = "type, dest, name, push, push-by-digest, name-canonical, tar, oci-mediatypes, \
+                    compression, compression-level, force-compression, rewrite-timestamp, \
+                    registry.insecure, platform-split, mode and annotation.KEY";
 
 /// Reads one `--output`. A text without `=` is the directory of
 /// `type=local`; `-` is a root filesystem as tar on standard output.
@@ -46,7 +45,9 @@ pub(crate) fn parse(text: &str) -> Result<OutputSpec, String> {
         let Some((key, value)) = field.split_once('=') else {
             return Err(format!("{field:?} is not key=value"));
         };
-        let key = key.trim().to_ascii_lowercase();
+        // Annotations' keys keep their case.
+        let field_name = key.trim();
+        let key = field_name.to_ascii_lowercase();
         match key.as_str() {
             "type" => kind = Some(value),
             "dest" => {
@@ -63,21 +64,44 @@ pub(crate) fn parse(text: &str) -> Result<OutputSpec, String> {
                 }
             }
             "push" => spec.output.push = boolean(&key, value)?,
+            "push-by-digest" => spec.output.push_by_digest = boolean(&key, value)?,
+            "name-canonical" => spec.output.name_canonical = boolean(&key, value)?,
             "tar" => tar = Some(boolean(&key, value)?),
-            "compression" => spec.compression = Some(compression(value)?),
+            "oci-mediatypes" => {
+                spec.output.format = Some(if boolean(&key, value)? {
+                    Format::Oci
+                } else {
+                    Format::Docker
+                });
+            }
+            "compression" => spec.output.compression = Some(compression(value)?),
             "compression-level" => {
                 let level = value.parse().map_err(|_| {
                     format!("compression-level must be a whole number, not {value:?}")
                 })?;
-                spec.compression_level = Some(level);
+                spec.output.compression_level = Some(level);
             }
-            "force-compression" => spec.force_compression = Some(boolean(&key, value)?),
+            "force-compression" => spec.output.force_compression = Some(boolean(&key, value)?),
             "rewrite-timestamp" => spec.rewrite_timestamp = Some(boolean(&key, value)?),
-            _ => return Err(format!("unknown key {key:?}; known are {KEYS}")),
+            "registry.insecure" => spec.insecure = boolean(&key, value)?,
+            "platform-split" => spec.output.platform_split = Some(boolean(&key, value)?),
+            "mode" => match value {
+                "copy" => spec.output.delete = false,
+                "delete" => spec.output.delete = true,
+                _ => return Err(format!("mode must be copy or delete, not {value:?}")),
+            },
+            // About places that other builders keep images in.
+            "store" | "unpack" => drop(boolean(&key, value)?),
+            _ => match annotations::attribute(field_name, value) {
+                Some(annotation) => spec.output.annotations.push(annotation?),
+                None => return Err(format!("unknown key {key:?}; known are {KEYS}")),
+            },
         }
     }
     let Some(kind) = kind else {
-        return Err("type is missing: type=image, oci, docker, tar or local".into());
+        return Err(
+            "type is missing: type=image, registry, oci, docker, tar, local or cacheonly".into(),
+        );
     };
     spec.output.kind = match kind {
         "image" => OutputKind::Image,
@@ -89,9 +113,10 @@ pub(crate) fn parse(text: &str) -> Result<OutputSpec, String> {
         "docker" => OutputKind::Docker,
         "tar" => OutputKind::Tar,
         "local" => OutputKind::Local,
+        "cacheonly" => OutputKind::Nothing,
         _ => {
             return Err(format!(
-                "unknown type {kind:?}; known are image, registry, oci, docker, tar and local"
+                "unknown type {kind:?}; known are image, registry, oci, docker, tar, local and cacheonly"
             ));
         }
     };
@@ -110,12 +135,29 @@ fn check(output: &mut Output, tar: Option<bool>) -> Result<(), String> {
             }
             false
         }
+        OutputKind::Nothing => {
+            if output.dest.is_some() {
+                return Err("type=cacheonly writes nothing and takes no dest".into());
+            }
+            false
+        }
         OutputKind::Oci => !output.tar,
         OutputKind::Docker | OutputKind::Tar => false,
         OutputKind::Local => true,
     };
     if tar.is_some() && output.kind != OutputKind::Oci {
         return Err("tar=… belongs to type=oci".into());
+    }
+    if output.delete && output.kind != OutputKind::Local {
+        return Err("mode=… belongs to type=local".into());
+    }
+    if output.platform_split.is_some()
+        && !matches!(output.kind, OutputKind::Local | OutputKind::Tar)
+    {
+        return Err("platform-split=… belongs to type=local and type=tar".into());
+    }
+    if output.push_by_digest && !output.push {
+        return Err("push-by-digest=true goes with push=true".into());
     }
     match (&output.dest, directory, output.kind) {
         (Some(Destination::Stdout), true, _) => {
@@ -138,17 +180,9 @@ fn check(output: &mut Output, tar: Option<bool>) -> Result<(), String> {
 
 fn spec(kind: OutputKind, dest: Option<Destination>) -> OutputSpec {
     OutputSpec {
-        output: Output {
-            kind,
-            dest,
-            names: Vec::new(),
-            tar: true,
-            push: false,
-        },
-        compression: None,
-        compression_level: None,
-        force_compression: None,
+        output: Output::new(kind, dest),
         rewrite_timestamp: None,
+        insecure: false,
     }
 }
 
@@ -283,11 +317,21 @@ mod tests {
         let names: Vec<_> = spec.output.names.iter().map(Reference::familiar).collect();
         assert_eq!(names, ["a:latest", "b:1"]);
         assert!(spec.output.push);
-        assert_eq!(spec.compression, Some(Compression::Zstd));
-        assert_eq!(spec.compression_level, Some(-3));
-        assert_eq!(spec.force_compression, Some(true));
+        assert_eq!(spec.output.compression, Some(Compression::Zstd));
+        assert_eq!(spec.output.compression_level, Some(-3));
+        assert_eq!(spec.output.force_compression, Some(true));
         assert_eq!(spec.rewrite_timestamp, Some(true));
         assert!(parse("type=registry,name=a").unwrap().output.push);
+        let text = "type=registry,name=r.example/a,push-by-digest=true,name-canonical=true,\
+                    oci-mediatypes=false,registry.insecure=true,store=false,annotation.Ab.c=v";
+        let spec = parse(text).unwrap();
+        assert!(spec.output.push_by_digest && spec.output.name_canonical && spec.insecure);
+        assert_eq!(spec.output.format, Some(Format::Docker));
+        assert_eq!(spec.output.annotations[0].key, "Ab.c");
+        let spec = parse("type=local,dest=d,mode=delete,platform-split=false").unwrap();
+        assert!(spec.output.delete && spec.output.platform_split == Some(false));
+        let nothing = parse("type=cacheonly").unwrap().output;
+        assert_eq!(nothing.kind, OutputKind::Nothing);
     }
 
     #[test]
@@ -311,6 +355,14 @@ mod tests {
             "type=tar,\"dest=x",
             "type=tar,\"dest=x\"y",
             "type=tar,dest=\"x\"",
+            "type=cacheonly,dest=x",
+            "type=oci,mode=delete,dest=x",
+            "type=local,mode=move,dest=x",
+            "type=image,platform-split=true",
+            "type=image,push-by-digest=true,name=a",
+            "type=image,oci-mediatypes=2",
+            "type=image,annotation-nothing.k=v",
+            "type=oci,tar=true,dest=x,annotation=v",
         ] {
             assert!(parse(text).is_err(), "{text}");
         }

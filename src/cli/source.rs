@@ -83,6 +83,8 @@ impl SourceArgs {
             compression: Compression::Gzip,
             compression_level: None,
             force_compression: false,
+            format: shiplap::image::media_type::Format::Oci,
+            annotations: Vec::new(),
             rewrite_timestamp: false,
             isolation: Isolation::Auto,
             root_kind: None,

@@ -253,6 +253,11 @@ impl Layer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether it came with a base image.
+    pub fn is_of_base(&self) -> bool {
+        self.remote.is_some() && !self.imported
+    }
+
     /// Says what became of sealing.
     pub(super) fn seal(&self, result: Result<LayerBlob, LayerError>) {
         self.lock().blob = match result {

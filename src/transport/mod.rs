@@ -31,6 +31,7 @@ pub mod dir;
 pub mod docker_archive;
 pub mod docker_save;
 pub mod endpoint;
+pub mod index;
 pub mod layout;
 pub mod local;
 mod location;

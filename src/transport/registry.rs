@@ -84,11 +84,9 @@ impl RegistryDestination {
     }
 
     /// Pushes without any tag, by the digest alone.
-    pub fn by_digest(client: &Client, reference: &Reference) -> Self {
-        Self {
-            tags: Vec::new(),
-            ..Self::new(client, reference)
-        }
+    pub fn without_tags(mut self) -> Self {
+        self.tags.clear();
+        self
     }
 
     /// Gives further tags in the same repository.

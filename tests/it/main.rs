@@ -11,6 +11,7 @@ mod errors;
 mod housekeeping;
 mod messages;
 mod outputs;
+mod platforms;
 mod pods;
 mod push_pull;
 mod real_program;

@@ -139,3 +139,230 @@ fn archives_come_back_as_they_were() {
             .contains("\"a\": \"b\"")
     );
 }
+
+fn json(path: std::path::PathBuf) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap()
+}
+
+/// The document that the only entry of a layout's index names, and the entry.
+fn root_of(layout: &std::path::Path) -> (serde_json::Value, serde_json::Value) {
+    let index = json(layout.join("index.json"));
+    let entry = index["manifests"][0].clone();
+    let hex = entry["digest"].as_str().unwrap().replace("sha256:", "");
+    (json(layout.join("blobs/sha256").join(hex)), entry)
+}
+
+#[test]
+fn each_output_has_the_form_it_asks_for() {
+    let Some(s) = Sandbox::with_base("each_output_has_the_form_it_asks_for") else {
+        return;
+    };
+    let context = s.context("ctx", &[("Dockerfile", "FROM base\nCOPY Dockerfile /\n")]);
+    let to = |name: &str, more: &str| {
+        let dest = s.path(name).display().to_string();
+        format!("type=oci,tar=false,dest={dest}{more}")
+    };
+    let plain = to("plain", "");
+    let zstd = to("zstd", ",compression=zstd");
+    let all = to("all", ",compression=zstd,force-compression=true");
+    let docker = to("docker", ",oci-mediatypes=false");
+    let noted = to(
+        "noted",
+        ",annotation.Own.key=1,annotation-manifest-descriptor.k=2",
+    );
+    let digest = s.build(
+        &context,
+        &[
+            "-o", &plain, "-o", &zstd, "-o", &all, "-o", &docker, "-o", &noted,
+        ],
+    );
+    let kinds = |name: &str| -> Vec<String> {
+        let (manifest, _) = root_of(&s.path(name));
+        let layers = manifest["layers"].as_array().unwrap().iter();
+        let kind = |v: &serde_json::Value| {
+            let kind = v["mediaType"].as_str().unwrap();
+            kind.rsplit('.').next().unwrap().to_owned()
+        };
+        layers.map(kind).collect()
+    };
+    assert_eq!(kinds("plain"), ["tar+gzip", "tar+gzip"]);
+    assert_eq!(kinds("zstd"), ["tar+gzip", "tar+zstd"]);
+    assert_eq!(kinds("all"), ["tar+zstd", "tar+zstd"]);
+    assert_eq!(kinds("docker"), ["gzip", "gzip"]);
+    let (_, entry) = root_of(&s.path("plain"));
+    assert_eq!(entry["digest"], digest.stdout.trim());
+    let (manifest, entry) = root_of(&s.path("noted"));
+    assert_eq!(manifest["annotations"]["Own.key"], "1");
+    assert_eq!(entry["annotations"]["k"], "2");
+    let (manifest, _) = root_of(&s.path("docker"));
+    assert!(manifest["mediaType"].as_str().unwrap().contains("docker"));
+    // What can't be is said before anything is built.
+    for (args, why) in [
+        (
+            vec![
+                "-o",
+                "type=oci,dest=x.tar,oci-mediatypes=false,compression=zstd",
+            ],
+            "zstd",
+        ),
+        (
+            vec![
+                "--annotation",
+                "k=v",
+                "-o",
+                "type=oci,dest=x.tar,oci-mediatypes=false",
+            ],
+            "annotations",
+        ),
+        (vec!["--annotation", "index:k=v"], "index"),
+        (
+            vec!["--annotation", "manifest[linux/s390x]:k=v"],
+            "linux/s390x",
+        ),
+        (
+            vec![
+                "--platform",
+                "linux/amd64,linux/arm64",
+                "-o",
+                "type=docker,dest=x.tar",
+            ],
+            "one platform",
+        ),
+    ] {
+        let mut all = vec!["build"];
+        all.extend(&args);
+        all.push(&context);
+        let ran = s.run(&all);
+        assert_eq!(ran.code, Some(1), "{args:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(why), "{args:?}: {}", ran.stderr);
+    }
+    assert!(!s.path("x.tar").exists());
+}
+
+#[test]
+fn nothing_is_kept_where_only_the_cache_is_wanted() {
+    let Some(s) = Sandbox::with_base("nothing_is_kept_where_only_the_cache_is_wanted") else {
+        return;
+    };
+    let context = s.context("ctx", &[("Dockerfile", "FROM base\nRUN echo once\n")]);
+    s.build(&context, &["-t", "app", "-o", "type=cacheonly"]);
+    assert!(!s.ok(&["images"]).contains("app"));
+    let again = s.build(&context, &["-t", "app"]);
+    assert!(again.stderr.contains("CACHED"), "{}", again.stderr);
+    assert!(s.ok(&["images"]).contains("app"));
+}
+
+#[test]
+fn a_directory_is_written_to_and_nowhere_else() {
+    let Some(s) = Sandbox::with_base("a_directory_is_written_to_and_nowhere_else") else {
+        return;
+    };
+    let context = s.context(
+        "ctx",
+        &[(
+            "Dockerfile",
+            "FROM base AS files\nRUN mkdir -p /out/etc /out/sub && echo new > /out/etc/f && echo new > /out/sub/g\n\
+             FROM scratch\nCOPY --from=files /out /\n",
+        )],
+    );
+    let dest = s.path("dest");
+    let outside = s.path("outside");
+    let make = || {
+        std::fs::create_dir_all(&dest).unwrap();
+        std::fs::create_dir_all(outside.join("sub")).unwrap();
+        std::fs::write(outside.join("f"), "old").unwrap();
+        std::fs::write(outside.join("sub/g"), "old").unwrap();
+        // What an earlier export, or somebody else, left there.
+        std::os::unix::fs::symlink(&outside, dest.join("etc")).unwrap();
+        std::fs::create_dir_all(dest.join("sub")).unwrap();
+        std::os::unix::fs::symlink(outside.join("sub/g"), dest.join("sub/g")).unwrap();
+        std::fs::write(dest.join("stale"), "x").unwrap();
+    };
+    let read = |path: &std::path::Path| std::fs::read_to_string(path).unwrap();
+    let untouched = || {
+        assert_eq!(read(&outside.join("f")), "old");
+        assert_eq!(read(&outside.join("sub/g")), "old");
+    };
+    make();
+    let plain = format!("type=local,dest={}", dest.display());
+    s.build(&context, &["-o", &plain]);
+    untouched();
+    assert_eq!(read(&dest.join("etc/f")), "new\n");
+    assert_eq!(read(&dest.join("sub/g")), "new\n");
+    assert!(dest.join("stale").exists(), "what else is there stays");
+    std::os::unix::fs::symlink(&outside, dest.join("link")).unwrap();
+    s.build(&context, &["-o", &format!("{plain},mode=delete")]);
+    untouched();
+    assert!(!dest.join("stale").exists());
+    assert!(std::fs::symlink_metadata(dest.join("link")).is_err());
+    assert_eq!(read(&dest.join("etc/f")), "new\n");
+    // A directory that holds the context, the store or this one is not emptied.
+    for dest in [s.dir.path().to_owned(), "/".into(), ".".into()] {
+        let spec = format!("type=local,dest={},mode=delete", dest.display());
+        let ran = s.run(&["build", "-o", &spec, &context]);
+        assert_eq!(ran.code, Some(1));
+        assert!(ran.stderr.contains("would empty"), "{}", ran.stderr);
+    }
+    untouched();
+    assert!(s.store().exists());
+    // A folder for the platform, on request.
+    let split = s.path("split");
+    let spec = format!("type=local,dest={},platform-split=true", split.display());
+    s.build(&context, &["-o", &spec]);
+    let host = format!("linux_{}", shiplap::platform::Platform::host().architecture);
+    assert_eq!(read(&split.join(host).join("etc/f")), "new\n");
+}
+
+#[test]
+fn files_about_the_result_are_written_safely() {
+    let Some(s) = Sandbox::with_base("files_about_the_result_are_written_safely") else {
+        return;
+    };
+    let context = s.context("ctx", &[("Dockerfile", "FROM base\nLABEL a=b\n")]);
+    std::fs::write(s.path("precious"), "old").unwrap();
+    std::os::unix::fs::symlink(s.path("precious"), s.path("iid")).unwrap();
+    let built = s.build(
+        &context,
+        &[
+            "--destination",
+            "r.example/app:1",
+            "--destination",
+            "r.example/app:2",
+            "--no-push",
+            "--tar-path",
+            "app.tar",
+            "--oci-layout-path",
+            "layout",
+            "--iidfile",
+            "iid",
+            "--digest-file",
+            "digest",
+            "--image-name-with-digest-file",
+            "names",
+            "--image-name-tag-with-digest-file",
+            "tags",
+        ],
+    );
+    let read = |name: &str| std::fs::read_to_string(s.path(name)).unwrap();
+    assert_eq!(read("precious"), "old");
+    assert!(read("iid").starts_with("sha256:"));
+    let digest = built.stdout.trim();
+    assert_eq!(read("digest"), digest);
+    assert_eq!(read("names"), format!("r.example/app@{digest}\n").repeat(2));
+    assert_eq!(
+        read("tags"),
+        format!("r.example/app:1@{digest}\nr.example/app:2@{digest}\n")
+    );
+    let loaded = s.run_in(&s.path("other"), &["load", "-i", "app.tar"]);
+    assert_eq!(loaded.stdout, "r.example/app:1\nr.example/app:2\n");
+    let (_, entry) = root_of(&s.path("layout"));
+    assert_eq!(entry["digest"], digest);
+    // A pipe is written to, not replaced.
+    let shown = s.build(&context, &["--iidfile", "/dev/stdout", "-q"]);
+    assert!(shown.stdout.lines().count() >= 1);
+    assert!(
+        std::fs::symlink_metadata("/dev/stdout")
+            .unwrap()
+            .is_symlink()
+    );
+}
