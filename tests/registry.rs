@@ -17,7 +17,7 @@ use shiplap::image::{BlobSource, Descriptor, ImageConfig, Index, Manifest, media
 use shiplap::platform::Platform;
 use shiplap::reference::Reference;
 use shiplap::registry::credentials::Explicit;
-use shiplap::registry::{Client, ClientOptions, Credential, Failure, Timeouts};
+use shiplap::registry::{Client, ClientOptions, Credential, Failure, Registries, Timeouts};
 use shiplap::transport::registry::{RegistryDestination, open};
 use shiplap::transport::{CopyOptions, Selection, Source, TransportError, copy};
 
@@ -943,4 +943,478 @@ fn cancelling_ends_waits() {
         .unwrap_err();
     assert!(matches!(*error.failure, Failure::Cancelled));
     assert!(began.elapsed() < Duration::from_secs(3));
+}
+
+/// All requests of a push and of a pull, in their number.
+fn clean_run(push_too: bool) -> usize {
+    let registry = Registry::start();
+    let to = reference(&registry, "app:1");
+    let client = Client::new(options());
+    let source = image(&[noise(1, 20_000), noise(2, 1000)]);
+    push(&client, &source, &to).unwrap();
+    if !push_too {
+        registry.clear_log();
+        pull(&client, &to).unwrap();
+    }
+    registry.log().len()
+}
+
+#[test]
+fn each_request_in_turn_may_fail_once() {
+    let bad = |status| Fault::Answer(status, Vec::new(), Vec::new());
+    let mut faults: Vec<Fault> = [408, 429, 500, 502, 503, 504].map(bad).to_vec();
+    faults.push(Fault::Answer(
+        429,
+        vec![("retry-after".into(), "0".into())],
+        Vec::new(),
+    ));
+    faults.push(Fault::Close);
+    faults.push(Fault::WorkThenClose);
+    let source = image(&[noise(1, 20_000), noise(2, 1000)]);
+    for push_too in [true, false] {
+        let count = clean_run(push_too);
+        for fault in &faults {
+            for at in 0..count {
+                let registry = Registry::start();
+                let to = reference(&registry, "app:1");
+                let client = Client::new(options());
+                if push_too {
+                    registry.fault("*", "/v2/", at, 1, fault.clone());
+                    push(&client, &source, &to)
+                        .unwrap_or_else(|e| panic!("push, {fault:?} at {at}: {e}"));
+                } else {
+                    push(&client, &source, &to).unwrap();
+                    registry.clear_log();
+                    registry.fault("*", "/v2/", at, 1, fault.clone());
+                    let blobs = pull(&client, &to)
+                        .unwrap_or_else(|e| panic!("pull, {fault:?} at {at}: {e}"));
+                    assert_eq!(blobs[1], noise(1, 20_000));
+                }
+                // Again, looking, asking for the session, and a new one.
+                let log = registry.log();
+                assert!(log.len() <= count + 4, "{fault:?} at {at}: {log:#?}");
+                assert!(registry.is_consistent(), "{fault:?} at {at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_registry_that_stays_broken_never_has_half_an_image() {
+    let bad = |status| Fault::Answer(status, Vec::new(), Vec::new());
+    let source = image(&[noise(1, 20_000), noise(2, 1000)]);
+    for fault in [
+        bad(500),
+        bad(403),
+        bad(404),
+        bad(401),
+        Fault::Close,
+        Fault::Forget,
+    ] {
+        for at in 0..clean_run(true) {
+            let registry = Registry::start();
+            let to = reference(&registry, "app:1");
+            let client = Client::new(options());
+            registry.fault("*", "/v2/", at, usize::MAX, fault.clone());
+            let result = push(&client, &source, &to);
+            assert!(registry.is_consistent(), "{fault:?} at {at}");
+            let requests = registry.log().len();
+            assert!(requests <= 80, "{fault:?} at {at}: {requests}");
+            match fault {
+                // It claims to have done all.
+                Fault::Forget => {}
+                _ => {
+                    let error = result.expect_err(&format!("{fault:?} at {at}")).to_string();
+                    assert!(error.contains(&registry.host()), "{error}");
+                    let state = registry.state();
+                    assert!(!state.manifests.values().any(|m| m.contains_key("1")));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn tokens_may_end_before_each_request() {
+    let source = image(&[noise(1, 20_000), noise(2, 1000)]);
+    for uses in 1..6 {
+        let registry = Registry::start();
+        registry.state().auth = Auth::Bearer(registry.url("/token"));
+        registry.state().token_uses = uses;
+        let client = Client::new(options());
+        let to = reference(&registry, "app:1");
+        let single = CopyOptions {
+            jobs: 1,
+            ..CopyOptions::default()
+        };
+        let destination = RegistryDestination::new(&client, &to);
+        copy(
+            &source,
+            &destination,
+            &single,
+            &Events::none(),
+            &Cancel::new(),
+        )
+        .unwrap();
+        assert_eq!(pull(&client, &to).unwrap()[1], noise(1, 20_000));
+        assert!(registry.is_consistent());
+        let log = registry.log().len();
+        assert!(log <= 60, "{uses}: {log}");
+    }
+}
+
+#[test]
+fn uploads_go_on_where_they_broke() {
+    let size = 400_000;
+    let big = noise(1, size);
+    for (fault, more, lie) in [
+        (Fault::Keep(1000), 0, None),
+        (Fault::Keep(size - 1), 0, None),
+        (Fault::Keep(size), 0, None),
+        (Fault::Accept(300_000), 0, None),
+        // Not worth going on for.
+        (Fault::Keep(0), size, None),
+        // The registry forgot it, or tells nonsense.
+        (Fault::Keep(1000), size, Some(Fault::LoseSessions)),
+        (
+            Fault::Keep(1000),
+            size,
+            Some(Fault::Header("range", Some("0-99999999".into()))),
+        ),
+        (Fault::Keep(1000), size, Some(Fault::Header("range", None))),
+        (
+            Fault::Keep(1000),
+            size,
+            Some(Fault::Header("range", Some("0-4999".into()))),
+        ),
+    ] {
+        let registry = Registry::start();
+        let client = Client::new(options());
+        let mut memory = Memory::default();
+        let blob = memory.put("", &big);
+        registry.fault("PUT", "/uploads/", 0, 1, fault.clone());
+        if let Some(lie) = &lie {
+            registry.fault("GET", "/uploads/", 0, 1, lie.clone());
+        }
+        let repository = client.repository(&reference(&registry, "app"));
+        repository
+            .upload(&blob, &memory, None, &|_| ())
+            .unwrap_or_else(|e| panic!("{fault:?} {lie:?}: {e}"));
+        let stored = registry.state().blobs["app"][blob.digest.as_str()].clone();
+        assert!(stored == big, "{fault:?} {lie:?}");
+        let log = registry.log();
+        let sent: usize = log.iter().map(|l| l.body).sum();
+        assert!(sent <= 2 * size, "{fault:?} {lie:?}: {sent}");
+        if more == 0 {
+            assert_eq!(sent, size, "{fault:?}: all bytes went once");
+        }
+        assert!(log.len() <= 10, "{fault:?} {lie:?}: {log:#?}");
+    }
+}
+
+#[test]
+fn token_servers_that_only_know_post_and_refresh_tokens_that_change() {
+    let source = image(&[noise(1, 1000)]);
+    let with = |registry: &Registry, credential| ClientOptions {
+        credentials: Arc::new(Explicit {
+            registry: registry.host(),
+            credential,
+        }),
+        ..options()
+    };
+    let registry = Registry::start();
+    {
+        let mut state = registry.state();
+        state.auth = Auth::Bearer(registry.url("/token"));
+        state.token_login = Some(("user".into(), "secret".into()));
+        state.post_only = true;
+    }
+    let client = Client::new(login(&registry, "user", "secret"));
+    let to = reference(&registry, "app:1");
+    push(&client, &source, &to).unwrap();
+    assert!(registry.log().iter().all(|l| !l.target.contains("secret")));
+
+    let registry = Registry::start();
+    {
+        let mut state = registry.state();
+        state.auth = Auth::Bearer(registry.url("/token"));
+        state.token_login = Some(("user".into(), "unused".into()));
+        state.refresh = Some("refresh-0".into());
+        state.token_uses = 2;
+    }
+    let token = Credential::IdentityToken("refresh-0".into());
+    let client = Client::new(with(&registry, token));
+    let to = reference(&registry, "app:1");
+    push(&client, &source, &to).unwrap();
+    assert!(registry.count("POST", "/token") > 1);
+
+    // A login asks for a token without any scope.
+    let asked = Client::new(login(&registry, "user", "unused"));
+    registry.clear_log();
+    assert!(asked.check_login(&registry.host()).unwrap());
+    let log = registry.log();
+    assert!(log.iter().all(|l| !l.target.contains("scope")), "{log:?}");
+    let wrong = Client::new(login(&registry, "user", "wrong"));
+    let error = wrong.check_login(&registry.host()).unwrap_err();
+    assert_eq!(error.status(), Some(401), "{error}");
+    registry.state().auth = Auth::None;
+    let open = Client::new(login(&registry, "user", "wrong"));
+    assert!(!open.check_login(&registry.host()).unwrap());
+}
+
+/// With these lines of `registries.conf`.
+fn configured(conf: &str, base: ClientOptions) -> Client {
+    let mut registries = Registries::default();
+    registries.add("test.conf", conf).unwrap();
+    Client::new(ClientOptions { registries, ..base })
+}
+
+#[test]
+fn mirrors_are_asked_first_and_the_registry_last() {
+    let layers = [noise(1, 50_000), noise(2, 10)];
+    let source = image(&layers);
+    let plain = Client::new(options());
+    let (mirror, home) = (Registry::start(), Registry::start());
+    push(&plain, &source, &reference(&mirror, "copy/app:1")).unwrap();
+    push(&plain, &source, &reference(&home, "app:1")).unwrap();
+    let conf = |pull: &str| {
+        format!(
+            "[[registry]]\nlocation = \"{}\"\n[[registry.mirror]]\nlocation = \"{}/copy\"\npull-from-mirror = \"{pull}\"",
+            home.host(),
+            mirror.host()
+        )
+    };
+    let clear = || {
+        for registry in [&mirror, &home] {
+            registry.clear_log();
+            registry.state().rules.clear();
+        }
+    };
+    let by_tag = reference(&home, "app:1");
+    let by_digest = by_tag.with_digest(source.descriptor.digest.clone());
+    let blob = |client: &Client| pull(client, &by_tag).unwrap()[1..].to_vec();
+
+    // All from the mirror; the home's password stays at home.
+    clear();
+    home.state().auth = Auth::Basic("user".into(), "secret".into());
+    assert_eq!(
+        blob(&configured(&conf("all"), login(&home, "user", "secret"))),
+        layers
+    );
+    assert!(home.log().is_empty() && !mirror.saw_secret());
+    home.state().auth = Auth::None;
+
+    // By digest only: the tag is asked for at home, and so is the rest.
+    clear();
+    let client = configured(&conf("digest-only"), options());
+    assert_eq!(blob(&client), layers);
+    assert!(mirror.log().is_empty());
+    client.resolve(&by_digest).unwrap();
+    assert_eq!(
+        (mirror.log().len(), home.count("GET", "manifests/sha256")),
+        (1, 0)
+    );
+
+    // The mirror lacks things, lies, breaks off, is not there.
+    let everything = usize::MAX;
+    for (part, fault) in [
+        ("/manifests/", Fault::Answer(404, Vec::new(), Vec::new())),
+        ("/manifests/", Fault::Corrupt),
+        ("/manifests/", Fault::Answer(503, Vec::new(), Vec::new())),
+        ("/blobs/", Fault::Answer(404, Vec::new(), Vec::new())),
+        ("/blobs/", Fault::Answer(401, Vec::new(), Vec::new())),
+        ("/blobs/", Fault::Cut(5)),
+        ("/blobs/", Fault::Close),
+    ] {
+        clear();
+        mirror.fault("GET", part, 0, everything, fault.clone());
+        assert_eq!(
+            blob(&configured(&conf("all"), options())),
+            layers,
+            "{fault:?}"
+        );
+        assert!(
+            mirror.log().len() <= 16 && home.log().len() <= 4,
+            "{fault:?}"
+        );
+    }
+    clear();
+    let nobody = conf("all").replace(&format!("{}/copy", mirror.host()), "127.0.0.1:1/copy");
+    assert_eq!(blob(&configured(&nobody, options())), layers);
+
+    // Both fail: one message has both.
+    home.fault(
+        "GET",
+        "/manifests/",
+        0,
+        1,
+        Fault::Answer(404, Vec::new(), Vec::new()),
+    );
+    let client = configured(&nobody, options());
+    let error = client.resolve(&by_tag).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        error.is_not_found() && text.contains("127.0.0.1:1/copy"),
+        "{text}"
+    );
+
+    // Pushes go home.
+    clear();
+    let client = configured(&conf("all"), options());
+    push(&client, &image(&[noise(3, 10)]), &reference(&home, "new:1")).unwrap();
+    assert!(mirror.log().is_empty() && home.count("PUT", "/manifests/1") == 1);
+}
+
+#[test]
+fn registries_are_remapped_and_blocked() {
+    let home = Registry::start();
+    let source = image(&[noise(1, 10)]);
+    let conf = format!(
+        "[[registry]]\nprefix = \"r.example/team\"\nlocation = \"{}/t\"\n\
+         [[registry]]\nprefix = \"bad.example\"\nlocation = \"bad.example\"\nblocked = true",
+        home.host()
+    );
+    let client = configured(&conf, options());
+    let name = Reference::parse("r.example/team/app:1").unwrap();
+    push(&client, &source, &name).unwrap();
+    assert_eq!(home.count("PUT", "/v2/t/app/manifests/1"), 1);
+    assert!(pull(&client, &name).is_ok());
+    let blocked = Reference::parse("bad.example/x:1").unwrap();
+    let pushed = push(&client, &source, &blocked).unwrap_err().to_string();
+    let pulled = client.resolve(&blocked).unwrap_err().to_string();
+    for text in [pushed, pulled] {
+        assert!(text.contains("blocked by registries.conf"), "{text}");
+    }
+}
+
+#[test]
+fn artifacts_are_listed_with_and_without_the_api() {
+    for api in [true, false] {
+        let registry = Registry::start();
+        registry.state().referrers = api;
+        let client = Client::new(options());
+        let to = reference(&registry, "app:1");
+        let subject = push(&client, &image(&[noise(1, 10)]), &to).unwrap();
+        let repository = client.repository(&to);
+        assert!(
+            repository
+                .referrers(&subject.digest, None)
+                .unwrap()
+                .is_empty()
+        );
+        let mut memory = Memory::default();
+        memory.put(media_type::EMPTY, media_type::EMPTY_JSON);
+        let mut attached = Vec::new();
+        for (kind, text) in [("a/one", "1"), ("a/two", "2"), ("a/two", "3")] {
+            let file = memory.put("text/plain", text.as_bytes());
+            let notes = [("k".to_owned(), text.to_owned())].into();
+            let manifest = Manifest::artifact(kind, file, subject.clone(), notes);
+            // Somebody else's writing loses ours, once.
+            registry.fault("PUT", "/manifests/sha256-", 0, 1, Fault::Forget);
+            attached.push(repository.attach(&manifest, &memory).unwrap().digest);
+        }
+        assert!(registry.is_consistent());
+        let list = |kind: Option<&str>| {
+            let mut found: Vec<(Digest, String)> = repository
+                .referrers(&subject.digest, kind)
+                .unwrap()
+                .into_iter()
+                .map(|d| (d.digest, d.annotations["k"].clone()))
+                .collect();
+            found.sort_by_key(|(_, k)| k.clone());
+            found
+        };
+        let of = |at: usize| (attached[at].clone(), (at + 1).to_string());
+        assert_eq!(list(None), [of(0), of(1), of(2)], "{api}");
+        assert_eq!(list(Some("a/two")), [of(1), of(2)], "{api}");
+        let lists = registry.count("PUT", "/manifests/sha256-");
+        assert_eq!(lists, if api { 0 } else { 6 });
+        // Once more is no change.
+        let again = registry.log().len();
+        assert_eq!(list(None).len(), 3);
+        assert!(registry.log().len() <= again + 2);
+    }
+}
+
+#[test]
+fn urls_in_manifests_are_not_followed() {
+    let (registry, other) = (Registry::start(), Registry::start());
+    let client = Client::new(options());
+    let to = reference(&registry, "app:1");
+    let layer = Descriptor {
+        other: [(
+            "urls".to_owned(),
+            serde_json::json!([other.url("/layer"), "file:///etc/passwd"]),
+        )]
+        .into(),
+        ..Descriptor::of(media_type::OCI_LAYER, b"layer")
+    };
+    let config = registry.put_blob("app", b"{}");
+    let config = Descriptor::new(media_type::OCI_CONFIG, config, 2);
+    let manifest = Manifest::new(media_type::Format::Oci, config, vec![layer]).to_bytes();
+    registry.put_manifest("app", "1", media_type::OCI_MANIFEST, &manifest);
+    let error = pull(&client, &to).unwrap_err().to_string();
+    assert!(error.contains("404"), "{error}");
+    assert!(other.log().is_empty());
+}
+
+#[test]
+fn requests_go_through_the_proxy_that_is_set() {
+    use std::net::{TcpListener, TcpStream};
+    let registry = Registry::start();
+    let address = registry.address;
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = proxy.local_addr().unwrap();
+    let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        for client in proxy.incoming() {
+            let mut client = client.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if client.read(&mut byte).unwrap_or(0) == 0 {
+                    break;
+                }
+                head.push(byte[0]);
+            }
+            seen.lock().unwrap().push(String::from_utf8(head).unwrap());
+            let mut server = TcpStream::connect(address).unwrap();
+            io::Write::write_all(&mut client, b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            let mut there = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || io::copy(&mut there.0, &mut there.1));
+            std::thread::spawn(move || io::copy(&mut server, &mut client));
+        }
+    });
+    let through = |exceptions: &[&str]| {
+        Client::new(ClientOptions {
+            insecure: ["registry.test:80".to_owned()].into(),
+            retries: 0,
+            proxies: shiplap::registry::Proxies {
+                http: Some(format!("http://me:secret@{at}")),
+                https: Some(format!("http://me:secret@{at}")),
+                exceptions: exceptions.iter().map(|e| (*e).to_owned()).collect(),
+            },
+            ..options()
+        })
+    };
+    let to = Reference::parse("registry.test:80/app:1").unwrap();
+    push(&through(&[]), &image(&[noise(1, 10)]), &to).unwrap();
+    let heads = asked.lock().unwrap().clone();
+    assert!(
+        heads
+            .iter()
+            .any(|h| h.starts_with("CONNECT registry.test:80 ")),
+        "{heads:?}"
+    );
+    assert!(
+        heads[0]
+            .to_ascii_lowercase()
+            .contains("proxy-authorization: basic ")
+    );
+    assert!(!registry.saw_secret());
+    // Not through it, and so to a host that is nowhere.
+    let error = through(&[".test"]).resolve(&to).unwrap_err().to_string();
+    assert!(!error.contains("secret"), "{error}");
+    assert_eq!(asked.lock().unwrap().len(), heads.len());
 }

@@ -16,6 +16,9 @@ use crate::image::{BlobSource, Descriptor, media_type};
 
 /// How often one blob is resumed at most, progress or not.
 const MAX_RESUMES: u32 = 100;
+/// Bytes after which attempts are counted anew. A server that hands out a few
+/// bytes for each request makes no progress.
+const PROGRESS: u64 = 1 << 20;
 
 impl Repository {
     /// The size of a blob, in bytes, as the registry states it.
@@ -61,6 +64,7 @@ impl Repository {
             others: places,
             descriptor: descriptor.clone(),
             offset: 0,
+            counted_at: 0,
             body: None,
             backoff: self.backoff(),
             resumes: 0,
@@ -120,6 +124,8 @@ struct BlobReader {
     descriptor: Descriptor,
     /// Bytes handed out so far.
     offset: u64,
+    /// Offset at which attempts were last counted anew.
+    counted_at: u64,
     body: Option<Box<dyn Read + Send>>,
     backoff: Backoff,
     resumes: u32,
@@ -262,7 +268,10 @@ impl Read for BlobReader {
                 Ok(0) => "the answer ended early".to_owned(),
                 Ok(n) => {
                     self.offset += n as u64;
-                    self.backoff.reset();
+                    if self.offset - self.counted_at >= PROGRESS {
+                        self.counted_at = self.offset;
+                        self.backoff.reset();
+                    }
                     return Ok(n);
                 }
                 // All is there; how the connection ends does not matter.

@@ -63,6 +63,12 @@ pub enum Fault {
     Redirect(u16, String),
     /// Forgets all upload sessions and says so.
     LoseSessions,
+    /// Keeps so many bytes of an upload's body and resets the connection.
+    Keep(usize),
+    /// Keeps so many bytes of an upload's body and answers 202.
+    Accept(usize),
+    /// Says that it stored a manifest, and does not have it.
+    Forget,
     /// Waits before it answers.
     Slow(Duration),
 }
@@ -96,6 +102,14 @@ pub struct State {
     /// repository, then tag or digest.
     pub manifests: HashMap<String, HashMap<String, (String, Vec<u8>)>>,
     pub uploads: HashSet<String>,
+    /// What interrupted uploads have sent so far.
+    pub partial: HashMap<String, Vec<u8>>,
+    /// Whether there is a referrers API.
+    pub referrers: bool,
+    /// Whether the token server knows no GET.
+    pub post_only: bool,
+    /// The refresh token that is good, where each use makes a new one.
+    pub refresh: Option<String>,
     pub log: Vec<Logged>,
     pub rules: Vec<Rule>,
     pub auth: Auth,
@@ -360,6 +374,30 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> io::Result<()> {
             }
             writer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         }
+        if let Some(Fault::Keep(n) | Fault::Accept(n)) = &fault {
+            let mut part = vec![0; length.min(*n)];
+            reader.read_exact(&mut part)?;
+            logged.body = part.len();
+            let mut state = state.lock().unwrap();
+            state.log.push(logged);
+            let session = session_of(&target).to_owned();
+            let kept = state.partial.entry(session).or_default();
+            kept.extend(part);
+            let range = range_of(kept);
+            drop(state);
+            if matches!(fault, Some(Fault::Accept(_))) {
+                io::copy(
+                    &mut (&mut reader).take((length - length.min(*n)) as u64),
+                    &mut io::sink(),
+                )?;
+                let answer = Answer::new(202)
+                    .with("location", target)
+                    .with("range", range);
+                send(&mut writer, &method, answer, None)?;
+                continue;
+            }
+            return Ok(());
+        }
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
         logged.body = length;
@@ -399,6 +437,16 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> io::Result<()> {
     }
 }
 
+/// The session that an upload's target is about.
+fn session_of(target: &str) -> &str {
+    let path = target.split('?').next().unwrap_or_default();
+    path.rsplit('/').next().unwrap_or_default()
+}
+
+fn range_of(kept: &[u8]) -> String {
+    format!("0-{}", kept.len().saturating_sub(1))
+}
+
 /// The answer to a request, faults that replace it included.
 fn react(
     state: &mut State,
@@ -418,6 +466,12 @@ fn react(
             Answer::error(404, "BLOB_UPLOAD_UNKNOWN")
         }
         (_, Err(answer)) => answer,
+        (Some(Fault::Forget), Ok(())) => {
+            let before = state.manifests.clone();
+            let answer = answer(state, request);
+            state.manifests = before;
+            answer
+        }
         (fault, Ok(())) => {
             if matches!(fault, Some(Fault::IgnoreRange)) {
                 request.range = None;
@@ -584,6 +638,11 @@ fn answer(state: &mut State, request: Request<'_>) -> Answer {
         };
         return blob(&request, digest, bytes);
     }
+    if let Some((name, subject)) = rest.split_once("/referrers/")
+        && state.referrers
+    {
+        return referrers(state, name, subject);
+    }
     if let Some(name) = rest.strip_suffix("/tags/list") {
         let manifests = state.manifests.get(name);
         let mut tags: Vec<&String> = manifests
@@ -612,15 +671,44 @@ fn answer(state: &mut State, request: Request<'_>) -> Answer {
     Answer::error(404, "NO_SUCH_PATH")
 }
 
+fn referrers(state: &State, name: &str, subject: &str) -> Answer {
+    let found = state.manifests.get(name).into_iter().flatten();
+    let found = found.filter(|(key, _)| key.contains(':'));
+    let found = found.filter_map(|(digest, (kind, bytes))| {
+        let value: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+        (value["subject"]["digest"] == subject).then(|| {
+            serde_json::json!({
+                "mediaType": kind, "digest": digest, "size": bytes.len(),
+                "artifactType": value["artifactType"], "annotations": value["annotations"],
+            })
+        })
+    });
+    let kind = "application/vnd.oci.image.index.v1+json";
+    let index = serde_json::json!({
+        "schemaVersion": 2, "mediaType": kind, "manifests": found.collect::<Vec<_>>(),
+    });
+    Answer::new(200)
+        .with("content-type", kind)
+        .body(index.to_string())
+}
+
 fn token(state: &mut State, request: &Request<'_>) -> Answer {
+    if state.post_only && request.method == "GET" {
+        return Answer::error(405, "UNSUPPORTED");
+    }
     if let Some((user, password)) = &state.token_login {
         let basic = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
         let form: HashMap<String, String> = url::form_urlencoded::parse(&request.body)
             .into_owned()
             .collect();
         let by_basic = request.headers.get("authorization") == Some(&format!("Basic {basic}"));
-        let by_refresh = request.method == "POST" && form.get("refresh_token") == Some(password);
-        if !by_basic && !by_refresh {
+        let by_refresh = request.method == "POST"
+            && form.get("refresh_token") == Some(state.refresh.as_ref().unwrap_or(password));
+        let by_password = request.method == "POST"
+            && form.get("grant_type").is_some_and(|g| g == "password")
+            && form.get("username") == Some(user)
+            && form.get("password") == Some(password);
+        if !by_basic && !by_refresh && !by_password {
             return Answer::new(401).body(r#"{"details":"incorrect username or password"}"#);
         }
     }
@@ -635,7 +723,12 @@ fn token(state: &mut State, request: &Request<'_>) -> Answer {
             state.tokens.insert(token.clone(), uses);
         }
     }
-    Answer::new(200).body(serde_json::json!({"token": token, "expires_in": 300}).to_string())
+    let mut answer = serde_json::json!({"token": token, "expires_in": 300});
+    if let Some(refresh) = &mut state.refresh {
+        *refresh = format!("refresh-{}", state.issued);
+        answer["refresh_token"] = refresh.as_str().into();
+    }
+    Answer::new(200).body(answer.to_string())
 }
 
 fn manifest(state: &mut State, request: &Request<'_>, name: &str, reference: &str) -> Answer {
@@ -651,7 +744,13 @@ fn manifest(state: &mut State, request: &Request<'_>, name: &str, reference: &st
             let entry = (kind, request.body.clone());
             manifests.insert(digest.to_string(), entry.clone());
             manifests.insert(reference.into(), entry);
-            Answer::new(201).with("docker-content-digest", digest.to_string())
+            let answer = Answer::new(201).with("docker-content-digest", digest.to_string());
+            let value: serde_json::Value =
+                serde_json::from_slice(&request.body).unwrap_or_default();
+            match value["subject"]["digest"].as_str() {
+                Some(subject) if state.referrers => answer.with("oci-subject", subject),
+                _ => answer,
+            }
         }
         "DELETE" => match manifests.remove(reference) {
             Some(_) => Answer::new(202),
@@ -716,10 +815,30 @@ fn upload(
                 format!("/v2/{name}/blobs/uploads/{id}?_state=x%3D"),
             )
         }
+        "GET" => match state.partial.get(session) {
+            _ if !state.uploads.contains(session) => Answer::error(404, "BLOB_UPLOAD_UNKNOWN"),
+            kept => Answer::new(204)
+                .with(
+                    "location",
+                    format!("/v2/{name}/blobs/uploads/{session}?_state=y"),
+                )
+                .with("range", range_of(kept.map_or(&[], Vec::as_slice))),
+        },
         "PUT" => {
-            if !state.uploads.remove(session) {
+            if !state.uploads.contains(session) {
                 return Answer::error(404, "BLOB_UPLOAD_UNKNOWN");
             }
+            let mut request = request;
+            let kept = state.partial.get(session).cloned().unwrap_or_default();
+            let from = request.headers.get("content-range");
+            let from = from.and_then(|r| r.split('-').next()?.parse().ok());
+            let complete = request.body.is_empty() && !kept.is_empty();
+            if from.unwrap_or(0) != kept.len() && !complete {
+                return Answer::error(416, "RANGE_INVALID");
+            }
+            state.uploads.remove(session);
+            state.partial.remove(session);
+            request.body.splice(0..0, kept);
             let digest = Digest::of(&request.body).to_string();
             if query.get("digest") != Some(&digest) {
                 return Answer::error(400, "DIGEST_INVALID");
