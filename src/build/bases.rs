@@ -148,9 +148,25 @@ impl Finder<'_> {
             return mismatch.unwrap_or(none);
         }
         match transport::registry::open(self.client, reference) {
-            Ok(source) => select(source, request),
+            Ok(source) => {
+                let base = select(source, request)?;
+                self.note_places(&base);
+                Ok(base)
+            }
             // The store has it, only for another platform: that says more.
             Err(e) => mismatch.unwrap_or(Err(e.into())),
+        }
+    }
+
+    /// Remembers where the base's layers are, for pushes to the same registry.
+    fn note_places(&self, base: &Base) {
+        for from in &base.repositories {
+            for layer in &base.image.manifest.layers {
+                // A hint; nothing is lost without it.
+                let _ = self
+                    .store
+                    .note_place(&layer.digest, from.registry(), from.name());
+            }
         }
     }
 

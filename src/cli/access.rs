@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -18,11 +19,13 @@ use shiplap::registry::{
 };
 use shiplap::solve::Remote;
 use shiplap::store::{Store, StoreError};
+use shiplap::transport::Location;
 use shiplap::transport::local::{LocalDestination, Names};
 
 use super::Session;
 use super::environment::{self, variable};
 use super::error::Usage;
+use super::{transfer, values};
 
 impl Session {
     /// Opens the store.
@@ -98,6 +101,23 @@ pub(super) struct ConnectionArgs {
     /// domain than the registry
     #[arg(long, value_name = "HOST", help_heading = "Registries")]
     trust_token_server: Vec<String>,
+    /// How often a request that fails may be sent again
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 5,
+        help_heading = "Registries"
+    )]
+    #[arg(alias = "retry-times", alias = "push-retry")]
+    retry: u32,
+    /// Pause before it is sent again; doubles each time [default: 500ms]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    #[arg(
+        default_value = "500ms",
+        hide_default_value = true,
+        help_heading = "Registries"
+    )]
+    retry_delay: Duration,
 }
 
 /// Flags of commands that talk to registries.
@@ -185,6 +205,8 @@ impl ConnectionArgs {
             },
             trusted_realms: self.trust_token_server.iter().cloned().collect(),
             proxies: environment::proxies(&variable),
+            retries: self.retry,
+            backoff: self.retry_delay,
             cancel,
             ..ClientOptions::default()
         })
@@ -275,6 +297,25 @@ impl RegistryArgs {
                 .unwrap_or(0),
         };
         Ok((client, meant.swap_remove(at)))
+    }
+
+    /// A place to read from, where a bare name is one in a registry, and a
+    /// client for it.
+    ///
+    /// # Errors
+    /// [`Usage`] when it is no place.
+    pub(super) fn remote(&self, text: &str, cancel: Cancel) -> anyhow::Result<(Client, Location)> {
+        match transfer::location(text)? {
+            Location::Name(name) => {
+                let (client, reference) = self.named(&name, cancel)?;
+                Ok((client, Location::Registry(reference)))
+            }
+            place => {
+                let registry = transfer::registry_of(&place);
+                let client = self.client(Scope::Registries(registry.as_slice()), cancel)?;
+                Ok((client, place))
+            }
+        }
     }
 
     fn registries(&self) -> anyhow::Result<Registries> {

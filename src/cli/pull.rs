@@ -6,7 +6,7 @@ use shiplap::reference::Reference;
 use shiplap::transport::endpoint::Endpoints;
 use shiplap::transport::{Destination, Location, Selection};
 
-use super::access::{RegistryArgs, Scope};
+use super::access::RegistryArgs;
 use super::transfer::{self, TransferArgs};
 use super::{ProgressArgs, Session, images};
 use crate::ui::output;
@@ -53,14 +53,10 @@ pub(super) struct PullArgs {
 
 impl PullArgs {
     pub(super) fn run(self, session: &Session) -> anyhow::Result<()> {
-        let from = transfer::remote_location(&self.name)?;
         let tag = self.tag.as_deref().map(images::new_name).transpose()?;
         let store = session.store()?;
         let cancel = session.interrupts.cancel();
-        let registries = transfer::registry_of(&from);
-        let client = self
-            .registry
-            .client(Scope::Registries(registries.as_slice()), cancel)?;
+        let (client, from) = self.registry.remote(&self.name, cancel)?;
         let otherwise = Selection::One(Platform::host());
         let selection = transfer::selection(&self.platform, self.all_platforms, otherwise);
         let options = self.transfer.options(selection, None)?;

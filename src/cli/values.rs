@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use shiplap::build::request::{Secret, SecretSource};
@@ -40,6 +41,23 @@ pub(crate) fn source_date_epoch(value: Option<OsString>) -> anyhow::Result<Optio
             "SOURCE_DATE_EPOCH must be seconds since 1970, not {text:?}"
         ))),
     }
+}
+
+/// A time: `500ms`, `2s`, `1.5m`, or seconds without a unit.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no time; write 500ms, 2s or 1m");
+    let text = text.trim();
+    let end = text.find(|c: char| c.is_ascii_alphabetic());
+    let (number, unit) = text.split_at(end.unwrap_or(text.len()));
+    let factor = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(wrong()),
+    };
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    Duration::try_from_secs_f64(number * factor).map_err(|_| wrong())
 }
 
 /// A number of bytes, with `k`, `m`, `g` or `t` for powers of 1024, with or
@@ -222,6 +240,24 @@ pub(crate) fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times() {
+        for (text, expected) in [
+            ("500ms", Some(500)),
+            ("2s", Some(2000)),
+            ("1.5m", Some(90_000)),
+            ("3", Some(3000)),
+            ("0", Some(0)),
+            ("-1s", None),
+            ("1e99h", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            let got = duration(text).ok().map(|d| d.as_millis());
+            assert_eq!(got, expected, "{text}");
+        }
+    }
 
     #[test]
     fn sizes() {

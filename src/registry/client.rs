@@ -307,6 +307,8 @@ impl Client {
                         });
                     }
                     Ok(_) => return Ok(url.clone()),
+                    // What we have ourselves makes no sense.
+                    Err(problem @ Broken::Request(_)) => return Err(problem.into_failure()),
                     // It does speak TLS: its certificate is the caller's affair.
                     Err(Broken::Tls(_)) if url.scheme() == "https" => return Ok(url.clone()),
                     Err(problem) => {

@@ -10,7 +10,7 @@ use super::layout::{self, LayoutDestination};
 use super::local::{self, LocalDestination};
 use super::registry::{self, RegistryDestination};
 use super::{Location, Output, Source, TransportError, docker_archive};
-use crate::reference::Reference;
+use crate::reference::{Reference, ReferenceError};
 use crate::registry::Client;
 use crate::store::{Store, StoreError};
 
@@ -51,7 +51,15 @@ impl Endpoints<'_> {
                 result => return result,
             }
         }
-        registry::open(self.client, &parse(name)?)
+        // More than one only where registries are searched.
+        let mut missing = None;
+        for reference in self.client.candidates(name).map_err(no_name)? {
+            match registry::open(self.client, &reference) {
+                Ok(source) => return Ok(source),
+                Err(e) => missing = Some(e),
+            }
+        }
+        Err(missing.unwrap_or_else(|| TransportError::Place(format!("{name:?} is no name"))))
     }
 
     /// Prepares `location` for writing. A bare name is a name in the store.
@@ -137,7 +145,11 @@ impl Endpoints<'_> {
 }
 
 fn parse(name: &str) -> Result<Reference, TransportError> {
-    Reference::parse(name).map_err(|e| TransportError::Place(e.to_string()))
+    Reference::parse(name).map_err(no_name)
+}
+
+fn no_name(error: ReferenceError) -> TransportError {
+    TransportError::Place(error.to_string())
 }
 
 /// An archive is read in the order of its manifest, not in its own.

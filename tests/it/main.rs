@@ -16,6 +16,7 @@ mod pods;
 mod push_pull;
 mod real_program;
 mod rungs;
+mod registries;
 mod sandbox;
 mod store;
 mod straight;

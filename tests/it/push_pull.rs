@@ -5,24 +5,47 @@ use std::process::{Command, Stdio};
 
 use crate::sandbox::{Sandbox, Server, eventually, has, skip};
 
+/// What is special about a registry.
+#[derive(Default)]
+pub(crate) struct Setup<'a> {
+    /// Passwords, as htpasswd writes them.
+    pub(crate) htpasswd: Option<&'a str>,
+    /// Lines for the section `http`, from the second level on.
+    pub(crate) http: String,
+    /// Whole sections.
+    pub(crate) more: String,
+}
+
 /// A registry of the test's own; with `htpasswd` it wants the password.
 pub(crate) fn registry(s: &Sandbox, htpasswd: Option<&str>) -> (Server, String) {
+    let setup = Setup {
+        htpasswd,
+        ..Setup::default()
+    };
+    start(s, "registry", &setup)
+}
+
+/// Starts Debian's registry; its log is `NAME.log`.
+pub(crate) fn start(s: &Sandbox, name: &str, setup: &Setup<'_>) -> (Server, String) {
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap()
         .port();
     let address = format!("127.0.0.1:{port}");
-    let auth = htpasswd.map_or(String::new(), |file| {
+    let auth = setup.htpasswd.map_or(String::new(), |file| {
         format!("auth: {{htpasswd: {{realm: r, path: {file}}}}}\n")
     });
-    let config = s.path("registry.yml");
+    let config = s.path(&format!("{name}.yml"));
     let text = format!(
-        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: {address}}}\n{auth}",
-        s.path("registry").display()
+        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: {}}}}}\nhttp:\n  addr: {address}\n{}{auth}{}",
+        s.path(name).display(),
+        !setup.more.contains("# no deletion"),
+        setup.http,
+        setup.more,
     );
     std::fs::write(&config, text).unwrap();
-    let log = std::fs::File::create(s.path("registry.log")).unwrap();
+    let log = std::fs::File::create(s.path(&format!("{name}.log"))).unwrap();
     let child = Command::new("docker-registry")
         .arg("serve")
         .arg(&config)
