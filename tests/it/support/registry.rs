@@ -303,6 +303,7 @@ impl Answer {
     }
 }
 
+#[allow(clippy::too_many_lines, reason = "one table of routes")]
 fn serve(stream: &TcpStream, state: &Mutex<State>) -> io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let mut reader = BufReader::new(stream.try_clone()?);
