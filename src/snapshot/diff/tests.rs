@@ -5,7 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::Command;
 
+use proptest::prelude::*;
+use serde_json::json;
+
 use super::*;
+use crate::digest::Digest;
+use crate::layer::tar_write::TarWriter;
 use crate::snapshot::Merged;
 use crate::snapshot::copy::Table;
 use crate::snapshot::overlay::changes;
@@ -56,12 +61,27 @@ fn model(root: &Path) -> Model {
                     secs: meta.mtime(),
                     nanos: u32::try_from(meta.mtime_nsec()).unwrap(),
                 },
-                xattrs: BTreeMap::new(),
+                xattrs: user_xattrs(&entry.path()),
             };
             found.insert(path, (kind, meta, content));
         }
     }
     found
+}
+
+/// Attributes that users may set.
+fn user_xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut names = vec![0; 4096];
+    let len = rustix::fs::llistxattr(path, &mut names[..]).unwrap_or(0);
+    let names = names[..len].split(|b| *b == 0);
+    let value = |name: &[u8]| {
+        let mut value = vec![0; 4096];
+        let len = rustix::fs::lgetxattr(path, OsStr::from_bytes(name), &mut value[..]).unwrap();
+        value.truncate(len);
+        value
+    };
+    let own = names.filter(|name| name.starts_with(b"user."));
+    own.map(|name| (name.to_vec(), value(name))).collect()
 }
 
 fn bytes(content: Content) -> Vec<u8> {
@@ -116,7 +136,6 @@ fn apply(tree: &mut Model, changes: &[Seen]) {
                 let parent = entry.path.parent().unwrap();
                 assert!(parent.as_os_str().is_empty() || tree[parent].0 == Kind::Dir);
                 let mut value = (entry.kind.clone(), entry.meta.clone(), content.clone());
-                value.1.xattrs.clear();
                 if let Kind::Hardlink { target } = &entry.kind {
                     value.0 = tree[target].0.clone();
                     value.2 = tree[target].2.clone();
@@ -157,38 +176,45 @@ fn check_order(changes: &[Seen]) {
     }
 }
 
-/// A random number for each call.
-struct Dice(u64);
+/// A change that a program makes: which, where, where else, how.
+type Work = (usize, String, String, u32);
 
-impl Dice {
-    fn roll(&mut self, sides: u64) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % sides).unwrap()
-    }
-
-    fn path(&mut self) -> String {
-        const NAMES: [&str; 7] = ["a", "b", "c", "dd", "e f", "ü", "a.b"];
-        let depth = 1 + self.roll(3);
-        let parts: Vec<_> = (0..depth).map(|_| NAMES[self.roll(7)]).collect();
-        parts.join("/")
-    }
+/// Paths that meet each other often, with names that are easily got wrong.
+fn path() -> impl Strategy<Value = String> {
+    const NAMES: [&str; 10] = [
+        "a",
+        "b",
+        "c",
+        "dd",
+        "e f",
+        "ü",
+        "a.b",
+        "-n",
+        "line\nbreak",
+        "back\\slash",
+    ];
+    let name = prop::sample::select(&NAMES[..]);
+    let usual = prop::collection::vec(name.clone(), 1..4);
+    let deep = prop::collection::vec(name, 8..14);
+    prop_oneof![9 => usual, 1 => deep].prop_map(|names| format!("./{}", names.join("/")))
 }
 
-#[derive(Clone, Copy, PartialEq)]
+fn works(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Work>> {
+    prop::collection::vec((0..19_usize, path(), path(), any::<u32>()), count)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Family {
     Links,
     Renames,
     Base,
 }
 
-/// Shell commands that change the current directory at random.
-fn script(dice: &mut Dice, count: usize, family: Family) -> String {
+/// Shell commands that do `works` in the current directory.
+fn script(works: &[Work], family: Family) -> String {
     let mut text = String::from("umask 022\n");
-    for serial in 0..count {
-        let (p, q) = (dice.path(), dice.path());
-        let line = match dice.roll(16) {
+    for (serial, (what, p, q, n)) in works.iter().enumerate() {
+        let line = match what {
             0..=2 => format!(
                 "mkdir -p \"$(dirname '{p}')\"; {{ [ ! -e '{p}' ] || [ -f '{p}' ]; }} && echo {serial} > '{p}'"
             ),
@@ -198,15 +224,24 @@ fn script(dice: &mut Dice, count: usize, family: Family) -> String {
             6 => format!("rm -rf '{p}'; mkdir '{p}'"),
             7 => format!(
                 "chmod {} '{p}'",
-                ["755", "700", "4711", "1777"][dice.roll(4)]
+                ["755", "700", "4711", "1777"][*n as usize % 4]
             ),
-            8 => format!("chown -h {}:7 '{p}'", dice.roll(3)),
+            8 => format!("chown -h {}:7 '{p}'", n % 3),
             9 => format!("ln -sfn '{q}' '{p}'"),
             10 => format!("rm -rf '{p}'; mkfifo '{p}'"),
-            11 => format!("rm -rf '{p}'; mknod '{p}' b 240 {}", dice.roll(3)),
+            11 => format!("rm -rf '{p}'; mknod '{p}' b 240 {}", n % 3),
             12 => format!("[ -f '{p}' ] && echo more >> '{p}'"),
-            13 => format!("[ -f '{p}' ] && truncate -s {} '{p}'", dice.roll(9000)),
+            13 => format!("[ -f '{p}' ] && truncate -s {} '{p}'", n % 9000),
             14 => format!("[ -f '{p}' ] && cp -a '{p}' '{p}~' && mv '{p}~' '{p}'"),
+            15 => format!(
+                "[ -L '{p}' ] || python3 -c 'import os, sys; os.setxattr(sys.argv[1], \"user.k{}\", b\"{serial}\")' '{p}'",
+                n % 2
+            ),
+            16 => format!(
+                "[ -f '{p}' ] && echo end | dd of='{p}' bs=1 seek={}",
+                n % 200_000
+            ),
+            17 => format!("[ -d '{p}' ] && rm -rf '{p}'/*"),
             _ => match family {
                 Family::Links => format!("[ -f '{p}' ] && ln -f '{p}' '{q}'"),
                 Family::Renames => format!("mv -T '{p}' '{q}'"),
@@ -267,64 +302,138 @@ fn can_mount(dir: &Path) -> bool {
     works
 }
 
-#[test]
-fn both_walkers_find_what_a_plain_comparison_finds() {
-    let probe = tempfile::tempdir().unwrap();
-    if !can_mount(probe.path()) {
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 10,
+        max_shrink_iters: 60,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn both_sides_find_what_a_plain_comparison_finds(
+        one in works(40..70),
+        two in works(20..40),
+        work in works(20..50),
+        family in prop::sample::select(&[Family::Links, Family::Renames][..]),
+    ) {
+        let tmp = tempfile::tempdir().unwrap();
+        if can_mount(tmp.path()) {
+            compare_all(tmp.path(), &one, &two, &script(&work, family));
+        }
+    }
+}
+
+/// Makes a tree of two layers, does `work` on it on an overlay and in a plain
+/// directory, and compares what is found with the trees themselves, and with
+/// what another program makes of the layer.
+fn compare_all(dir: &Path, one: &[Work], two: &[Work], work: &str) {
+    let old = "find . -exec touch -h -d @1000000000 {} +";
+    std::fs::create_dir(dir.join("one")).unwrap();
+    sh(&script(one, Family::Base), &dir.join("one"));
+    sh(old, &dir.join("one"));
+    let second = format!("{}\n{old}", script(two, Family::Base));
+    assert!(in_overlay(dir, &["one"], "two", &second));
+    let copy = "cp -a . ../plain && cp -a . ../before";
+    assert!(in_overlay(dir, &["two", "one"], "none", copy));
+    let lower = || Arc::new(Merged::new(vec![dir.join("one"), dir.join("two")]).unwrap());
+    let plain = dir.join("plain");
+    let before = model(&plain);
+    let table = Table::read(&plain).unwrap();
+    let mut nothing = table.changes(&plain, lower(), None).unwrap();
+    assert_eq!(read(&mut nothing), []);
+    let table = nothing.finish().unwrap();
+
+    assert!(in_overlay(dir, &["two", "one"], "three", work));
+    sh(work, &plain);
+
+    let a = read(changes(&dir.join("three"), lower()).unwrap());
+    let b = read(table.changes(&plain, lower(), None).unwrap());
+    check_order(&a);
+    let mut applied = before;
+    apply(&mut applied, &a);
+    let now = model(&plain);
+    for (path, value) in &now {
+        assert_eq!(applied.get(path), Some(value), "{path:?}");
+    }
+    assert_eq!(applied.len(), now.len());
+    for (x, y) in a.iter().zip(&b) {
+        assert_eq!(x, y);
+    }
+    assert_eq!(a.len(), b.len());
+    umoci_agrees(dir, lower(), now);
+}
+
+/// Lets umoci unpack the layers that `before` and the difference to it make.
+fn umoci_agrees(dir: &Path, lower: Arc<Merged>, mut now: Model) {
+    if Command::new("umoci").arg("--version").output().is_err() {
+        eprintln!("not compared with umoci, which is not installed");
         return;
     }
-    for seed in 1..=8_u64 {
-        let tmp = tempfile::tempdir().unwrap();
-        let dir = tmp.path();
-        let dice = &mut Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let family = if seed % 2 == 0 {
-            Family::Links
-        } else {
-            Family::Renames
-        };
-        let old = "find . -exec touch -h -d @1000000000 {} +";
-
-        std::fs::create_dir(dir.join("one")).unwrap();
-        let base = script(dice, 60, Family::Base);
-        sh(&base, &dir.join("one"));
-        sh(old, &dir.join("one"));
-        let second = script(dice, 30, Family::Base);
-        assert!(in_overlay(
-            dir,
-            &["one"],
-            "two",
-            &format!("{second}\n{old}")
-        ));
-        let copy = "cp -a . ../plain && cp -a . ../before";
-        assert!(in_overlay(dir, &["two", "one"], "none", copy));
-        let lower = || Arc::new(Merged::new(vec![dir.join("one"), dir.join("two")]).unwrap());
-        let plain = dir.join("plain");
-        let before = model(&plain);
-        let table = Table::read(&plain).unwrap();
-        let mut nothing = table.changes(&plain, lower(), None).unwrap();
-        assert_eq!(read(&mut nothing), [], "seed {seed}");
-        let table = nothing.finish().unwrap();
-
-        let work = script(dice, 40, family);
-        assert!(in_overlay(dir, &["two", "one"], "three", &work));
-        sh(&work, &plain);
-
-        let a = read(changes(&dir.join("three"), lower()).unwrap());
-        let b = read(table.changes(&plain, lower(), None).unwrap());
-        assert!(a.len() > 5, "seed {seed}: the script did something");
-        check_order(&a);
-        let mut applied = before;
-        apply(&mut applied, &a);
-        let now = model(&plain);
-        for (path, value) in &now {
-            assert_eq!(applied.get(path), Some(value), "seed {seed} {path:?}");
+    let layout = dir.join("layout");
+    let blobs = layout.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let put = |bytes: &[u8]| {
+        let digest = Digest::of(bytes);
+        std::fs::write(blobs.join(digest.encoded()), bytes).unwrap();
+        (digest, bytes.len())
+    };
+    let (mut layers, mut diff_ids) = (Vec::new(), Vec::new());
+    let empty: Arc<dyn Tree> = Arc::new(crate::context::Empty);
+    for (tree, below) in [("before", empty), ("three", lower as Arc<dyn Tree>)] {
+        let mut tar = TarWriter::new(Vec::new(), None);
+        for change in changes(&dir.join(tree), below).unwrap() {
+            tar.change(change.unwrap()).unwrap();
         }
-        assert_eq!(applied.len(), now.len(), "seed {seed}");
-        for (x, y) in a.iter().zip(&b) {
-            assert_eq!(x, y, "seed {seed}");
-        }
-        assert_eq!(a.len(), b.len(), "seed {seed}");
+        let (digest, size) = put(&tar.finish().unwrap());
+        let kind = "application/vnd.oci.image.layer.v1.tar";
+        layers.push(json!({"mediaType": kind, "digest": digest.as_str(), "size": size}));
+        diff_ids.push(digest.as_str().to_owned());
     }
+    let config = json!({
+        "architecture": "amd64", "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    });
+    let (config, size) = put(config.to_string().as_bytes());
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json",
+            "digest": config.as_str(), "size": size,
+        },
+        "layers": layers,
+    });
+    let (manifest, size) = put(manifest.to_string().as_bytes());
+    let index = json!({"schemaVersion": 2, "manifests": [{
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "digest": manifest.as_str(), "size": size,
+        "annotations": {"org.opencontainers.image.ref.name": "x"},
+    }]});
+    std::fs::write(layout.join("index.json"), index.to_string()).unwrap();
+    let version = r#"{"imageLayoutVersion": "1.0.0"}"#;
+    std::fs::write(layout.join("oci-layout"), version).unwrap();
+    let unpacked = Command::new("umoci")
+        .args(["unpack", "--image", "layout:x", "bundle"])
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&unpacked.stderr);
+    assert!(unpacked.status.success(), "{errors}");
+    let mut theirs = model(&dir.join("bundle/rootfs"));
+    for (kind, meta, _) in now.values_mut().chain(theirs.values_mut()) {
+        meta.mtime.nanos = 0;
+        // It sets the times of directories before it fills them.
+        if *kind == Kind::Dir {
+            meta.mtime.secs = 0;
+        }
+        // And it keeps its own account of owners there.
+        meta.xattrs.remove(&b"user.rootlesscontainers"[..]);
+    }
+    for (path, value) in &now {
+        assert_eq!(theirs.get(path), Some(value), "{path:?}");
+    }
+    assert_eq!(theirs.len(), now.len());
 }
 
 /// An upper directory made by hand, over a lower one.
