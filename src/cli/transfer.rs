@@ -46,7 +46,7 @@ pub(super) struct TransferArgs {
         long,
         alias = "image-parallel-copies",
         value_name = "N",
-        default_value_t = 4
+        default_value_t = 8
     )]
     jobs: usize,
     /// Print what would be sent, and send nothing

@@ -38,7 +38,7 @@ impl Default for CopyOptions {
             format: None,
             recompress: None,
             preserve_digests: false,
-            jobs: 4,
+            jobs: 8,
         }
     }
 }
