@@ -34,7 +34,10 @@ pub use request::{Allow, Built, Destination, Output, OutputKind, PullPolicy, Req
 use crate::container::{self, Executor, Place};
 use crate::dockerfile;
 use crate::event::{Cancel, Event, Events};
-use crate::graph::{self, Bases, Graph, NamedContext, PlanOptions, Planned, Resolved, Step};
+use crate::graph::print::KnownKey;
+use crate::graph::{
+    self, BaseRequest, Bases, Graph, NamedContext, PlanOptions, Planned, Resolved, Step,
+};
 use crate::image::Image;
 use crate::image::media_type::{Compression, Format};
 use crate::layer::pipeline::SealOptions;
@@ -94,17 +97,8 @@ pub fn build(
     } = prepared?;
     let (seconds, nanos) = now();
     let epoch = graphs.iter().find_map(|g| g.source_date_epoch);
-    let seal = SealOptions {
-        format: Format::Oci,
-        compression: request.compression,
-        level: request.compression_level,
-        clamp_mtime: epoch.filter(|_| request.rewrite_timestamp),
-        ..SealOptions::default()
-    };
-    let images: BTreeMap<_, Image> = found
-        .iter()
-        .map(|(r, b)| (r.clone(), b.image.clone()))
-        .collect();
+    let seal = seal_options(request, epoch);
+    let images = images(&found);
     let executor: OnceLock<Arc<dyn Executor>> = OnceLock::new();
     let get_executor = || -> Result<Arc<dyn Executor>, StepError> {
         if let Some(executor) = executor.get() {
@@ -194,6 +188,21 @@ pub fn build(
     })
 }
 
+fn seal_options(request: &Request, epoch: Option<i64>) -> SealOptions {
+    SealOptions {
+        format: Format::Oci,
+        compression: request.compression,
+        level: request.compression_level,
+        clamp_mtime: epoch.filter(|_| request.rewrite_timestamp),
+        ..SealOptions::default()
+    }
+}
+
+fn images(found: &bases::Found) -> BTreeMap<BaseRequest, Image> {
+    let images = found.iter();
+    images.map(|(r, b)| (r.clone(), b.image.clone())).collect()
+}
+
 /// The steps of a build and what they came to.
 struct Made<'a> {
     steps: &'a [Step],
@@ -241,13 +250,37 @@ fn make_executor(
     Ok(made)
 }
 
+/// A graph, and the keys of its steps as far as they are known.
+pub type Plan = (Graph, Vec<Option<KnownKey>>);
+
 /// What a build of `request` would do, for each platform, without doing it.
 /// Base images are looked up, their layers are not fetched.
 ///
 /// # Errors
 /// As [`build`] up to there.
-pub fn plans(request: &Request, tools: &Tools, cancel: &Cancel) -> Result<Vec<Graph>, BuildError> {
-    Ok(prepare(request, tools, &Events::none(), cancel)?.graphs)
+pub fn plans(request: &Request, tools: &Tools, cancel: &Cancel) -> Result<Vec<Plan>, BuildError> {
+    let events = Events::none();
+    let prepared = prepare(request, tools, &events, cancel)?;
+    let epoch = prepared.graphs.iter().find_map(|g| g.source_date_epoch);
+    let seal = seal_options(request, epoch);
+    let images = images(&prepared.found);
+    let env = Env {
+        store: &tools.store,
+        context: Some(prepared.input.context.clone()),
+        named: prepared.input.named.clone(),
+        bases: &images,
+        imports: Vec::new(),
+        executor: &|| Err(StepError::Cancelled),
+        remote: &tools.remote,
+        options: solve_options(request, tools, seal, epoch.unwrap_or(0)),
+        events,
+        cancel: cancel.clone(),
+    };
+    let with_keys = |graph: Graph| {
+        let keys = solve::keys(&graph.steps, &env);
+        (graph, keys)
+    };
+    Ok(prepared.graphs.iter().cloned().map(with_keys).collect())
 }
 
 /// What is known when all is planned.

@@ -155,7 +155,7 @@ impl PlanArgs {
             let planned = graph::plan(&parsed, &options, &bases)
                 .map_err(|e| Located::plan(e, &self.file, &text))?;
             match planned {
-                Planned::Graph(graph) => return output::json(&graph::print::json(&graph)),
+                Planned::Graph(graph) => return output::json(&graph::print::json(&graph, &[])),
                 Planned::Need(needed) => {
                     for (request, _) in needed {
                         let base = match &fixed {

@@ -1,6 +1,7 @@
 //! `shiplap graph`: what a build would do.
 
 use clap::{Args, ValueEnum};
+use shiplap::graph::print::Keys;
 use shiplap::graph::{Graph, print};
 
 use super::Session;
@@ -18,6 +19,9 @@ Examples:
     shiplap graph --format dot . | dot -Tsvg > build.svg";
 
 /// Show the steps that a build would run, without running anything
+///
+/// With the key of each step where it is known beforehand, and whether the
+/// step's result is there.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct GraphArgs {
@@ -49,20 +53,22 @@ impl GraphArgs {
         let cancel = session.interrupts.cancel();
         let client = self.registry.client(Scope::Build(&[]), cancel.clone())?;
         let tools = session.tools(client)?;
-        let graphs = shiplap::build::plans(&request, &tools, &session.interrupts.cancel())
-            .map_err(located)?;
-        let joined = |text: fn(&Graph) -> String| {
-            let texts: Vec<String> = graphs.iter().map(text).collect();
+        let plans = shiplap::build::plans(&request, &tools, &cancel).map_err(located)?;
+        let joined = |text: fn(&Graph, Keys<'_>) -> String| {
+            let texts: Vec<String> = plans.iter().map(|(g, keys)| text(g, keys)).collect();
             output::result(&texts.join("\n"))
         };
         match self.format {
             GraphFormat::Text => joined(print::text),
             GraphFormat::Dot => joined(print::dot),
             GraphFormat::Mermaid => joined(print::mermaid),
-            GraphFormat::Json => match graphs.as_slice() {
-                [one] => output::json(&print::json(one)),
-                several => output::json(&several.iter().map(print::json).collect::<Vec<_>>()),
-            },
+            GraphFormat::Json => {
+                let mut all: Vec<_> = plans.iter().map(|(g, k)| print::json(g, k)).collect();
+                match all.len() {
+                    1 => output::json(&all.remove(0)),
+                    _ => output::json(&all),
+                }
+            }
         }
     }
 }

@@ -5,10 +5,34 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::{Graph, Op, Step, StepId};
+use crate::digest::Digest;
 use crate::graph::From;
 
-/// One line for each step: its number, name and inputs.
-pub fn text(graph: &Graph) -> String {
+/// The key of a step's result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownKey {
+    /// The key.
+    pub key: Digest,
+    /// There is a result for it: the step need not be run.
+    pub cached: bool,
+}
+
+/// Keys by step, as far as they are known; a step without one may be left out
+/// at the end.
+pub type Keys<'a> = &'a [Option<KnownKey>];
+
+fn key_of(keys: Keys<'_>, step: &Step) -> Option<KnownKey> {
+    keys.get(step.id.0).cloned().flatten()
+}
+
+/// Under a step's name in pictures.
+fn short_key(keys: Keys<'_>, step: &Step) -> String {
+    let known = key_of(keys, step);
+    known.map_or(String::new(), |k| k.key.short().to_owned())
+}
+
+/// One line for each step: its number, name, inputs and key.
+pub fn text(graph: &Graph, keys: Keys<'_>) -> String {
     let mut out = String::new();
     for step in &graph.steps {
         let _ = write!(out, "{:>3}  {}", step.id.0, step.name);
@@ -19,6 +43,12 @@ pub fn text(graph: &Graph) -> String {
         if step.id == graph.result {
             out.push_str("  (result)");
         }
+        if let Some(known) = key_of(keys, step) {
+            let _ = write!(out, "  key {}", known.key.short());
+            if known.cached && step.parent().is_some() {
+                out.push_str(" (cached)");
+            }
+        }
         out.push('\n');
     }
     out
@@ -27,8 +57,8 @@ pub fn text(graph: &Graph) -> String {
 /// The whole plan: `platform`, `steps`, `result`, `config`, `history`.
 ///
 /// Each step has `id`, `stage`, `name`, `op`, `inputs` and what its kind of
-/// operation needs.
-pub fn json(graph: &Graph) -> Value {
+/// operation needs; `key` and `cached` where the key is known.
+pub fn json(graph: &Graph, keys: Keys<'_>) -> Value {
     let history: Vec<Value> = graph
         .history
         .iter()
@@ -46,7 +76,7 @@ pub fn json(graph: &Graph) -> Value {
         .collect();
     json!({
         "platform": graph.platform.to_string(),
-        "steps": graph.steps.iter().map(step_json).collect::<Vec<_>>(),
+        "steps": graph.steps.iter().map(|s| step_json(s, keys)).collect::<Vec<_>>(),
         "result": graph.result.0,
         "config": graph.config.config,
         "author": graph.config.author,
@@ -54,7 +84,7 @@ pub fn json(graph: &Graph) -> Value {
     })
 }
 
-fn step_json(step: &Step) -> Value {
+fn step_json(step: &Step, keys: Keys<'_>) -> Value {
     let mut value = match &step.op {
         Op::Scratch => json!({"op": "scratch"}),
         Op::Image(image) => json!({
@@ -86,6 +116,10 @@ fn step_json(step: &Step) -> Value {
     value["stage"] = json!(step.stage);
     value["name"] = json!(step.name);
     value["inputs"] = json!(step.inputs().iter().map(|i| i.0).collect::<Vec<_>>());
+    if let Some(known) = key_of(keys, step) {
+        value["key"] = json!(known.key);
+        value["cached"] = json!(known.cached);
+    }
     value
 }
 
@@ -98,10 +132,14 @@ fn from_json(from: &From) -> Value {
 }
 
 /// The graph in Graphviz' language.
-pub fn dot(graph: &Graph) -> String {
+pub fn dot(graph: &Graph, keys: Keys<'_>) -> String {
     let mut out = String::from("digraph build {\n  rankdir=LR;\n  node [shape=box];\n");
     for step in &graph.steps {
-        let label = step.name.replace('\\', "\\\\").replace('"', "\\\"");
+        let mut label = step.name.replace('\\', "\\\\").replace('"', "\\\"");
+        let key = short_key(keys, step);
+        if !key.is_empty() {
+            let _ = write!(label, "\\n{key}");
+        }
         let style = if step.id == graph.result {
             " style=bold"
         } else {
@@ -117,10 +155,14 @@ pub fn dot(graph: &Graph) -> String {
 }
 
 /// The graph in Mermaid's language.
-pub fn mermaid(graph: &Graph) -> String {
+pub fn mermaid(graph: &Graph, keys: Keys<'_>) -> String {
     let mut out = String::from("flowchart LR\n");
     for step in &graph.steps {
-        let label = step.name.replace('"', "#quot;");
+        let mut label = step.name.replace('"', "#quot;");
+        let key = short_key(keys, step);
+        if !key.is_empty() {
+            let _ = write!(label, "<br/>{key}");
+        }
         let _ = writeln!(out, "  s{}[\"{label}\"]", step.id.0);
     }
     for (from, to) in edges(graph) {

@@ -14,6 +14,7 @@ pub mod key;
 mod known;
 pub mod layers;
 pub mod op;
+mod preview;
 mod scheduler;
 mod trees;
 
@@ -41,6 +42,7 @@ pub use layers::{Layer, LayerBlob, LayerError};
 pub use op::cached::{CacheMount, cache_mounts, pack_mount};
 pub use op::run::Secret;
 pub use op::sources::Remote;
+pub use preview::keys;
 use trees::{TreeChanges, Trees};
 
 /// All that executing steps needs.

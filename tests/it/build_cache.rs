@@ -157,3 +157,62 @@ fn an_unchanged_build_is_the_same_image() {
     assert_ne!(times().last(), then.last());
     assert_ne!(build(&["--no-cache"]), first);
 }
+
+#[test]
+fn keys_are_known_before_anything_runs() {
+    let Some(s) = Sandbox::with_base("keys_are_known_before_anything_runs") else {
+        return;
+    };
+    let context = s.context(
+        "ctx",
+        &[
+            (
+                "Dockerfile",
+                "FROM base AS a\nRUN echo made > /made\nFROM base\nWORKDIR /w\n\
+                 COPY given /given\nCOPY --from=a /made /made\nRUN true\n",
+            ),
+            ("given", "x"),
+        ],
+    );
+    let steps = || {
+        let text = s.ok(&["graph", "--format", "json", &context]);
+        let graph: serde_json::Value = serde_json::from_str(&text).unwrap();
+        graph["steps"].as_array().unwrap().clone()
+    };
+    let is = |step: &serde_json::Value, what: &str| step["name"].as_str().unwrap().contains(what);
+    let before = steps();
+    for step in &before {
+        // What is copied from a step that did not run is not known yet.
+        let unknown = is(step, "--from") || is(step, "RUN true");
+        assert_eq!(step.get("key").is_none(), unknown, "{step}");
+        let base = step["inputs"].as_array().unwrap().is_empty();
+        assert!(unknown || step["cached"] == base, "{step}");
+    }
+    assert!(
+        !s.store()
+            .join("layers/by-diff-id")
+            .read_dir()
+            .unwrap()
+            .any(|_| true)
+    );
+    s.build(&context, &[]);
+    let after = steps();
+    assert_eq!(before.len(), after.len());
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!(after["cached"], true, "{after}");
+        if let Some(key) = before.get("key") {
+            assert_eq!(*key, after["key"]);
+        }
+        if !after["inputs"].as_array().unwrap().is_empty() {
+            let key = after["key"].as_str().unwrap().replace(':', "-");
+            assert!(s.store().join("cache").join(key).is_file(), "{after}");
+        }
+    }
+    let text = s.ok(&["graph", &context]);
+    assert_eq!(text.matches("(cached)").count(), 5, "{text}");
+    for form in ["dot", "mermaid"] {
+        let key = after[1]["key"].as_str().unwrap();
+        let picture = s.ok(&["graph", "--format", form, &context]);
+        assert!(picture.contains(&key[7..19]), "{picture}");
+    }
+}
