@@ -169,9 +169,17 @@ fn nothing_is_left_however_a_build_ends() {
                 &format!("FROM base\nRUN setsid sleep {marker} & sleep {marker}\n"),
             )],
         );
-        let mut child = s
-            .command(&s.store())
+        // A shell may have had this process ignore interrupts, and then the
+        // program would as well.
+        let build = s.command(&s.store());
+        let mut child = std::process::Command::new("env")
+            .arg("--default-signal=INT,TERM")
+            .arg(build.get_program())
+            .args(build.get_args())
             .args(["build", "-t", "never", &context])
+            .envs(build.get_envs().filter_map(|(n, v)| Some((n, v?))))
+            .current_dir(s.dir.path())
+            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
