@@ -68,6 +68,9 @@ pub(super) fn check(session: &Session, source: &SourceArgs, format: Format) -> a
     }
 }
 
+/// Warnings that are shown to people.
+const MOST_SHOWN: usize = 1000;
+
 fn as_json(report: &Report, text: &str) -> serde_json::Value {
     let lines = LineIndex::new(text);
     let warnings: Vec<_> = report
@@ -94,12 +97,19 @@ fn as_json(report: &Report, text: &str) -> serde_json::Value {
 fn as_text(report: &Report, text: &SourceText) -> String {
     let mut out = String::new();
     let file = &text.file;
-    for warning in &report.warnings {
+    let lines = LineIndex::new(&text.text);
+    for warning in report.warnings.iter().take(MOST_SHOWN) {
         let rule = warning.rule.info();
+        let (start, end) = (warning.span.start, warning.span.end);
+        let (line, column) = lines.line_column(start);
+        // Looking for the line from the file's start would take longer with
+        // each warning.
+        let from = (start + 1).saturating_sub(column as usize);
         let excerpt = Excerpt {
             file,
-            source: &text.text,
-            span: warning.span.start..warning.span.end,
+            source: text.text.get(from..).unwrap_or_default(),
+            lines_before: line.saturating_sub(1) as usize,
+            span: start - from..end.saturating_sub(from),
             severity: Severity::Warning,
             message: &format!("{} [{}]", warning.detail, rule.name),
             label: "",
@@ -109,6 +119,12 @@ fn as_text(report: &Report, text: &SourceText) -> String {
         out.push('\n');
     }
     let count = report.warnings.len();
+    if count > MOST_SHOWN {
+        out.push_str(&format!(
+            "{} more are not shown; --format json has all\n",
+            count - MOST_SHOWN
+        ));
+    }
     match (count, &report.error) {
         (0, None) => out.push_str("no warnings\n"),
         (0, Some(_)) => {}

@@ -117,6 +117,7 @@ impl Located {
         Excerpt {
             file: &self.file,
             source: &self.text,
+            lines_before: 0,
             span: self.span.clone(),
             severity: Severity::Error,
             message: &self.message,

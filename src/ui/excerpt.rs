@@ -23,8 +23,10 @@ pub(crate) enum Severity {
 pub(crate) struct Excerpt<'a> {
     /// The file's name as the user knows it.
     pub(crate) file: &'a str,
-    /// The file's text.
+    /// The file's text, from the start of some line on.
     pub(crate) source: &'a str,
+    /// How many lines of the file come before `source`.
+    pub(crate) lines_before: usize,
     /// Bytes of `source` that the message is about; what lies outside of it is
     /// taken for its end.
     pub(crate) span: Range<usize>,
@@ -43,7 +45,7 @@ impl Excerpt<'_> {
     pub(crate) fn line_column(&self) -> (u32, u32) {
         let start = floor(self.source, self.span.start);
         let before = self.source.get(..start).unwrap_or_default();
-        let line = before.matches('\n').count() + 1;
+        let line = self.lines_before + before.matches('\n').count() + 1;
         let line_start = before.rfind('\n').map_or(0, |i| i + 1);
         let column = before
             .get(line_start..)
@@ -107,7 +109,7 @@ impl Excerpt<'_> {
         let to = text(end..self.source.len())
             .find('\n')
             .map_or(self.source.len(), |i| end + i);
-        let line = text(0..from).matches('\n').count() + 1;
+        let line = self.lines_before + text(0..from).matches('\n').count() + 1;
         let window = text(from..to);
         let window = window.strip_suffix('\r').unwrap_or(window);
         let end = (end - from).min(window.len());
@@ -132,6 +134,7 @@ mod tests {
         let excerpt = Excerpt {
             file: "Dockerfile",
             source,
+            lines_before: 0,
             span,
             severity: Severity::Error,
             message: "unknown instruction: RUNN",
@@ -185,5 +188,32 @@ mod tests {
         let long = "RUN x\n".repeat(100_000);
         let (text, _) = render(&long, 0..long.len(), "");
         assert!(text.lines().count() < 30);
+    }
+
+    #[test]
+    fn a_part_of_the_file_says_as_much_as_the_whole() {
+        let whole = Excerpt {
+            file: "D",
+            source: "FROM a\nRUN é x\nCMD y\n",
+            lines_before: 0,
+            span: 14..15,
+            severity: Severity::Warning,
+            message: "m",
+            label: "",
+            notes: &[],
+        };
+        let part = Excerpt {
+            file: "D",
+            source: &whole.source[7..],
+            lines_before: 1,
+            span: 7..8,
+            severity: Severity::Warning,
+            message: "m",
+            label: "",
+            notes: &[],
+        };
+        assert_eq!(part.line_column(), (2, 7));
+        assert_eq!(part.line_column(), whole.line_column());
+        assert_eq!(part.render(80, false), whole.render(80, false));
     }
 }
