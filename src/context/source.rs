@@ -14,12 +14,10 @@ use std::path::{Path, PathBuf};
 
 use super::git::{self, GitError, GitOptions, GitUrl};
 use super::http::{self, Fetched, HttpError};
-use super::ignore::{Ignore, IgnoreError};
-use super::tar::{self, MAX_TEXT, Stream, StreamError};
+use super::tar::{self, Stream, StreamError};
 use super::{Tree, select};
 use crate::digest::Digest;
 use crate::event::Cancel;
-use crate::layer::Kind;
 
 /// What names a build context.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -255,82 +253,6 @@ fn make_dir(path: &Path) -> Result<(), OpenError> {
     })
 }
 
-/// Why a Dockerfile or an ignore file can't be read.
-#[derive(Debug, thiserror::Error)]
-pub enum TextError {
-    /// It can't be read.
-    #[error("reading {path:?}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It is a directory, a device, a pipe.
-    #[error("{0:?} is not a regular file")]
-    NotAFile(PathBuf),
-    /// It is too long.
-    #[error("{0:?} is longer than {MAX_TEXT} bytes")]
-    TooLong(PathBuf),
-    /// The ignore file is malformed.
-    #[error("{path:?}: {source}")]
-    Ignore {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: IgnoreError,
-    },
-}
-
-/// The text file at `path` in a context; `None` where there is none. Links are
-/// followed inside the context, and nothing but a regular file is opened.
-pub fn read_text(tree: &dyn Tree, path: &Path) -> Result<Option<Vec<u8>>, TextError> {
-    let fail = |source| TextError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    match tree.lookup(path, true).map_err(fail)? {
-        None => return Ok(None),
-        Some(node) if !matches!(node.kind, Kind::File { .. }) => {
-            return Err(TextError::NotAFile(path.to_owned()));
-        }
-        Some(_) => {}
-    }
-    let file = tree.open(path).map_err(fail)?;
-    let mut text = Vec::new();
-    file.take(MAX_TEXT + 1)
-        .read_to_end(&mut text)
-        .map_err(fail)?;
-    if text.len() as u64 > MAX_TEXT {
-        return Err(TextError::TooLong(path.to_owned()));
-    }
-    Ok(Some(text))
-}
-
-/// The ignore file that counts for a Dockerfile: the one named after it and
-/// beside it, else `.dockerignore`. `dockerfile` is its path in the context,
-/// `None` where it lies elsewhere.
-pub fn find_ignore(
-    tree: &dyn Tree,
-    dockerfile: Option<&Path>,
-) -> Result<Option<(PathBuf, Ignore)>, TextError> {
-    let own = dockerfile.map(|path| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".dockerignore");
-        PathBuf::from(name)
-    });
-    for path in own.into_iter().chain([PathBuf::from(".dockerignore")]) {
-        if let Some(text) = read_text(tree, &path)? {
-            let ignore = Ignore::parse(&text).map_err(|source| TextError::Ignore {
-                path: path.clone(),
-                source,
-            })?;
-            return Ok(Some((path, ignore)));
-        }
-    }
-    Ok(None)
-}
-
 /// A name in the context's root that looks like `path`, for a message about a
 /// Dockerfile that is not there.
 pub fn similar(tree: &dyn Tree, path: &Path) -> Option<String> {
@@ -420,27 +342,10 @@ mod tests {
     }
 
     #[test]
-    fn texts() {
+    fn a_similar_name_is_found() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("Dockerfile.web"), "FROM scratch").unwrap();
-        std::os::unix::fs::symlink("Dockerfile.web", dir.path().join("Dockerfile")).unwrap();
-        std::os::unix::fs::symlink("/dev/zero", dir.path().join("zero")).unwrap();
-        std::fs::create_dir(dir.path().join("d")).unwrap();
+        std::fs::write(dir.path().join("Dockerfile"), "FROM scratch").unwrap();
         let tree = LocalTree::open(dir.path(), None).unwrap();
-        let text = read_text(&tree, Path::new("Dockerfile")).unwrap();
-        assert_eq!(text.as_deref(), Some(&b"FROM scratch"[..]));
-        assert_eq!(read_text(&tree, Path::new("zero")).unwrap(), None);
-        assert!(matches!(
-            read_text(&tree, Path::new("d")),
-            Err(TextError::NotAFile(_))
-        ));
-        assert!(find_ignore(&tree, None).unwrap().is_none());
-        std::fs::write(dir.path().join(".dockerignore"), "a").unwrap();
-        let (path, _) = find_ignore(&tree, Some(Path::new("d/D"))).unwrap().unwrap();
-        assert_eq!(path, Path::new(".dockerignore"));
-        std::fs::write(dir.path().join("d/D.dockerignore"), "!").unwrap();
-        let error = find_ignore(&tree, Some(Path::new("d/D"))).unwrap_err();
-        assert!(error.to_string().contains("line 1"));
         assert_eq!(
             similar(&tree, Path::new("dockerfile")).as_deref(),
             Some("Dockerfile")
