@@ -76,10 +76,10 @@ fn check(graph: &Graph, text: &str) {
     for item in &graph.history {
         assert!(item.inherited || item.entry.empty_layer != item.step.is_some());
     }
-    let _ = print::text(graph);
-    let _ = print::dot(graph);
-    let _ = print::mermaid(graph);
-    assert!(print::json(graph).is_object());
+    let _ = print::text(graph, &[]);
+    let _ = print::dot(graph, &[]);
+    let _ = print::mermaid(graph, &[]);
+    assert!(print::json(graph, &[]).is_object());
 }
 
 fuzz_target!(|input: &str| {
