@@ -161,7 +161,7 @@ pub fn build(
     let (exported, made) = match attempt(&env, &imports) {
         // Somebody else's word was wrong; what is here is enough.
         Err(e) if is_import(&e) && !cancel.is_cancelled() => {
-            let why = cache::text(&e);
+            let why = solve::chain(&e);
             events.warn(format!("{why}; going on without the imported caches"));
             imports = Opened::default();
             env.imports.clear();

@@ -61,7 +61,7 @@ pub enum LayerError {
 }
 
 /// All messages of an error and its causes, on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(c) = cause {

@@ -38,7 +38,7 @@ use copying::Uses;
 use key::KeyBuilder;
 pub use known::{Imported, Imports, recompress};
 use known::{form, noted};
-pub use layers::{Layer, LayerBlob, LayerError};
+pub use layers::{Layer, LayerBlob, LayerError, chain};
 pub use op::cached::{CacheMount, cache_mounts, pack_mount};
 pub use op::run::Secret;
 pub use op::sources::Remote;
@@ -467,7 +467,7 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
             Ok((_, true)) => task.finish(Outcome::Cached),
             Ok((_, false)) => task.finish(Outcome::Done),
             Err(StepError::Cancelled) => task.finish(Outcome::Cancelled),
-            Err(e) => task.finish(Outcome::Failed(layers::chain(e))),
+            Err(e) => task.finish(Outcome::Failed(chain(e))),
         }
         result.map(|(done, _)| done)
     }
@@ -640,7 +640,7 @@ fn changes(list: impl Iterator<Item = Change> + Send + 'static) -> Changes {
 
 /// Turns what a step left in its upper directory into a blob.
 fn seal_dir(env: &Env<'_>, upper: PathBuf, lower: &[Arc<Layer>]) -> Result<LayerBlob, LayerError> {
-    let fail = |e: &dyn std::error::Error| LayerError::Seal(layers::chain(e));
+    let fail = |e: &dyn std::error::Error| LayerError::Seal(chain(e));
     let dirs = layers::dirs(lower, env.store, &env.events)?;
     let lower = Merged::new(dirs).map_err(|e| fail(&e))?;
     let changes = crate::snapshot::overlay::changes(&upper, Arc::new(lower));
@@ -657,7 +657,7 @@ fn seal_in(
     options: &SealOptions,
 ) -> Result<LayerBlob, LayerError> {
     let sealed =
-        pipeline::seal(changes, store, options).map_err(|e| LayerError::Seal(layers::chain(&e)))?;
+        pipeline::seal(changes, store, options).map_err(|e| LayerError::Seal(chain(&e)))?;
     Ok(LayerBlob {
         descriptor: sealed.descriptor,
         diff_id: sealed.diff_id,

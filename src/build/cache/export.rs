@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Opened;
 use super::format::{ARTIFACT_TYPE, CacheIndex, INDEX_TYPE, MountRecord, StepRecord};
-use super::import::{CREATED, text};
+use super::import::CREATED;
 use super::mounts::{self, Packed};
 use super::{CacheMode, CachePlace, CacheTo};
 use crate::build::{BuildError, Made, Tools};
@@ -136,7 +136,7 @@ impl CacheExporter<'_> {
             match result {
                 Err(e) if to.ignore_error && !self.cancel.is_cancelled() => {
                     self.events
-                        .warn(format!("the cache was not written: {}", text(&e)));
+                        .warn(format!("the cache was not written: {}", solve::chain(&e)));
                 }
                 result => result?,
             }

@@ -13,7 +13,7 @@ use crate::image::{BlobSource, Descriptor, Document, Image, Manifest, read_blob}
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::{Client, Repository};
-use crate::solve::{Imported, Imports, LayerBlob};
+use crate::solve::{Imported, Imports, LayerBlob, chain};
 use crate::transport::{self, Source, TransportError};
 
 /// All imports of a build.
@@ -106,7 +106,7 @@ fn missing(error: &TransportError) -> String {
     if is_missing(error) {
         "it is not there (yet)".into()
     } else {
-        text(error)
+        chain(error)
     }
 }
 
@@ -117,20 +117,6 @@ fn is_missing(error: &TransportError) -> bool {
         TransportError::NoImage { .. } => true,
         _ => false,
     }
-}
-
-/// An error with its causes, on one line.
-pub(in super::super) fn text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(c) = cause {
-        let message = c.to_string();
-        if !text.contains(&message) {
-            text = format!("{text}: {message}");
-        }
-        cause = c.source();
-    }
-    text
 }
 
 /// The artifacts behind a name: one, or the images for `platforms` that carry
@@ -149,7 +135,7 @@ fn artifacts(source: Source, platforms: &[Platform], into: &mut Opened) -> Resul
             for descriptor in chosen {
                 let blobs = Arc::clone(&source.blobs);
                 let one =
-                    Source::load(&source.name, descriptor.clone(), blobs).map_err(|e| text(&e))?;
+                    Source::load(&source.name, descriptor.clone(), blobs).map_err(|e| chain(&e))?;
                 let Ok(Document::Manifest(manifest)) = Document::parse(&one.bytes) else {
                     return Err("its index names something that is no image".into());
                 };
@@ -163,11 +149,11 @@ fn artifacts(source: Source, platforms: &[Platform], into: &mut Opened) -> Resul
 fn artifact(source: Source, manifest: Manifest) -> Result<Artifact, String> {
     let index = if manifest.config.media_type == INDEX_TYPE {
         let bytes =
-            read_blob(&*source.blobs, &manifest.config, MAX_INDEX_BYTES).map_err(|e| text(&e))?;
+            read_blob(&*source.blobs, &manifest.config, MAX_INDEX_BYTES).map_err(|e| chain(&e))?;
         CacheIndex::parse(&bytes, manifest.layers.len())?
     } else {
         let blobs = Arc::clone(&source.blobs);
-        let image = Image::load(source.descriptor, source.bytes, blobs).map_err(|e| text(&e))?;
+        let image = Image::load(source.descriptor, source.bytes, blobs).map_err(|e| chain(&e))?;
         CacheIndex::inline(&image.config)?
             .ok_or("it is an image without a cache in it (see type=inline)")?
     };
@@ -257,7 +243,7 @@ impl StepRepository {
             Err(e) => {
                 if !self.broken.swap(true, Ordering::Relaxed) {
                     let name = self.reference.familiar_name();
-                    let reason = text(&e);
+                    let reason = chain(&e);
                     self.events
                         .warn(format!("the cache {name} is not used: {reason}"));
                 }

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use crate::reference::Reference;
 
-pub(super) use import::{Opened, text};
+pub(super) use import::Opened;
 
 /// Where results of earlier builds are looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
