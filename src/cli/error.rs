@@ -275,8 +275,11 @@ fn layers<'a>(error: &'a (dyn StdError + 'static)) -> Vec<&'a (dyn StdError + 's
 }
 
 fn passed_on<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
-    if let Some(TransportError::Registry(inner)) = error.downcast_ref() {
-        return Some(inner);
+    match error.downcast_ref() {
+        Some(TransportError::Registry(inner)) => return Some(inner),
+        Some(TransportError::Store(inner)) => return Some(inner),
+        Some(TransportError::Image(inner)) => return Some(inner),
+        _ => {}
     }
     match error.downcast_ref() {
         Some(BuildError::Store(inner)) => return Some(inner),

@@ -2,17 +2,17 @@
 
 use clap::Args;
 use serde_json::{Value, json};
-use shiplap::image::{Image, MAX_MANIFEST_BYTES, media_type, read_blob};
-use shiplap::platform::Platform;
+use shiplap::image::{Image, media_type};
 
+use super::image::ImageArgs;
 use super::{Format, Session, images};
 use crate::ui::{format, output, table};
 
 /// Describe an image as JSON
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// Name, digest or id of the image
-    name: String,
+    #[command(flatten)]
+    image: ImageArgs,
     /// Print the image's config
     #[arg(long, group = "what")]
     config: bool,
@@ -23,9 +23,6 @@ pub(super) struct InspectArgs {
     /// digest is the image's
     #[arg(long, group = "what")]
     raw: bool,
-    /// Platform to choose from an image of several
-    #[arg(long, value_name = "OS/ARCH", value_parser = Platform::parse)]
-    platform: Option<Platform>,
     /// Form of the result
     #[arg(long, value_parser = ["json"], default_value = "json")]
     format: String,
@@ -34,12 +31,12 @@ pub(super) struct InspectArgs {
 impl InspectArgs {
     pub(super) fn run(self, session: &Session) -> anyhow::Result<()> {
         let store = session.store()?;
-        let descriptor = store.find(&self.name)?;
-        if self.raw && self.platform.is_none() {
-            let bytes = read_blob(&store, &descriptor, MAX_MANIFEST_BYTES)?;
-            return output::result_bytes(&bytes);
+        let opened = self.image.open(session, &store)?;
+        if self.raw && self.image.access.platform.is_none() {
+            return output::result_bytes(&opened.source.bytes);
         }
-        let image = store.load_image(&descriptor, self.platform.as_ref())?;
+        let image = opened.image()?;
+        let descriptor = &opened.source.descriptor;
         if self.raw {
             return output::result_bytes(&image.manifest_bytes);
         }
@@ -99,14 +96,11 @@ fn summary(image: &Image) -> Value {
 /// Show how an image came to be, the newest step first
 #[derive(Debug, Args)]
 pub(super) struct HistoryArgs {
-    /// Name, digest or id of the image
-    name: String,
+    #[command(flatten)]
+    image: ImageArgs,
     /// Print everything in full
     #[arg(long)]
     no_trunc: bool,
-    /// Platform to choose from an image of several
-    #[arg(long, value_name = "OS/ARCH", value_parser = Platform::parse)]
-    platform: Option<Platform>,
     /// Form of the result
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
@@ -118,8 +112,7 @@ const WIDEST: usize = 60;
 impl HistoryArgs {
     pub(super) fn run(self, session: &Session) -> anyhow::Result<()> {
         let store = session.store()?;
-        let descriptor = store.find(&self.name)?;
-        let image = store.load_image(&descriptor, self.platform.as_ref())?;
+        let image = self.image.open(session, &store)?.image()?;
         // Entries that made a layer and layers stand in the same order; images
         // that lie about it have entries without layer.
         let mut layers = image.manifest.layers.iter();

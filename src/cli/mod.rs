@@ -21,6 +21,7 @@ mod doctor;
 mod environment;
 mod error;
 mod graph;
+mod image;
 mod images;
 mod import;
 mod index;

@@ -2,15 +2,13 @@
 
 use clap::Args;
 use serde_json::{Value, json};
-use shiplap::reference::Reference;
 use shiplap::store::{Damage, Store};
-use shiplap::transport::endpoint::Endpoints;
-use shiplap::transport::{Location, Source, local};
+use shiplap::transport::{Location, local};
 use shiplap::verify::{Verified, Verifier};
 
-use super::access::{RegistryArgs, Scope};
+use super::access::RegistryArgs;
 use super::error::Negative;
-use super::{Format, Session, transfer};
+use super::{Format, Session, image};
 use crate::ui::{escape, format, output};
 
 const EXAMPLES: &str = "\
@@ -72,11 +70,11 @@ impl VerifyArgs {
         let mut verifier = Verifier::new(session.interrupts.cancel());
         let mut rows = Vec::new();
         for name in &self.images {
-            let source = self.open(session, &store, name)?;
-            let partial = matches!(transfer::location(name)?, Location::Name(_));
+            let opened = image::open(session, &store, &self.registry, name)?;
+            let partial = matches!(opened.location, Location::Name(_));
             rows.push(Row {
                 name: name.clone(),
-                found: verifier.image(&source, partial),
+                found: verifier.image(&opened.source, partial),
                 error: None,
             });
         }
@@ -94,22 +92,6 @@ impl VerifyArgs {
         }
         let good = damages.is_empty() && rows.iter().all(Row::is_good);
         if good { Ok(()) } else { Err(Negative.into()) }
-    }
-
-    fn open(&self, session: &Session, store: &Store, name: &str) -> anyhow::Result<Source> {
-        let location = transfer::location(name)?;
-        let bare = match &location {
-            Location::Name(name) => Reference::parse(name).ok(),
-            _ => None,
-        };
-        let registry = transfer::registry_of(&location).or(bare.as_ref().map(Reference::registry));
-        let scope = Scope::Registries(registry.as_slice());
-        let client = self.registry.client(scope, session.interrupts.cancel())?;
-        let ends = Endpoints {
-            client: &client,
-            store: Some(store),
-        };
-        Ok(ends.open(&location)?)
     }
 }
 

@@ -51,7 +51,8 @@ pub use plan::{Plan, Rewrite, Selection};
 pub use tar_out::Output;
 
 use crate::digest::Digest;
-use crate::image::{BlobSource, Descriptor, Image, media_type};
+use crate::image::{BlobSource, Descriptor, Document, Image, ImageError, media_type};
+use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::{RegistryError, Repository};
 
@@ -130,6 +131,30 @@ impl Source {
             }
         })?;
         Ok(Self::new(name, descriptor, bytes, blobs))
+    }
+
+    /// The image itself; of several under an index the one for `platform`.
+    ///
+    /// # Errors
+    /// When there is none for it, or its documents can't be read.
+    pub fn load_image(&self, platform: &Platform) -> Result<Image, TransportError> {
+        let mut descriptor = self.descriptor.clone();
+        let mut bytes = self.bytes.clone();
+        for _ in 0..=plan::MAX_DEPTH {
+            let document = Document::parse(&bytes).map_err(|e| TransportError::Malformed {
+                place: format!("{} ({})", self.name, descriptor.digest),
+                reason: e.to_string(),
+            })?;
+            let Document::Index(index) = document else {
+                return Ok(Image::load(descriptor, bytes, Arc::clone(&self.blobs))?);
+            };
+            descriptor = plan::choose(&self.name, &index, platform)?;
+            bytes = Self::load(&self.name, descriptor.clone(), Arc::clone(&self.blobs))?.bytes;
+        }
+        Err(TransportError::Malformed {
+            place: self.name.clone(),
+            reason: "indexes are nested too deeply".into(),
+        })
     }
 
     /// Adds repositories that have blobs of it.
@@ -233,6 +258,9 @@ pub enum TransportError {
     /// The local store failed.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
+    /// The documents of an image don't belong together.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// A place can only be read, or only be written.
     #[error("{0}")]
     Place(String),

@@ -11,7 +11,7 @@ use crate::platform::Platform;
 use crate::reference::Reference;
 
 /// How deep indexes may be nested.
-const MAX_DEPTH: usize = 4;
+pub(super) const MAX_DEPTH: usize = 4;
 /// How many manifests one index may have.
 const MAX_CHILDREN: usize = 10_000;
 /// How many documents one image may have in all.
@@ -150,20 +150,20 @@ impl Walk<'_> {
         };
         if let Selection::One(platform) = selection {
             let mut index = index;
-            let mut descriptor = self.choose(&index, platform)?;
+            let mut descriptor = choose(&self.source.name, &index, platform)?;
             for _ in 0..MAX_DEPTH {
                 let bytes = self.read(&descriptor)?;
                 match self.parse(&descriptor, &bytes)? {
                     Document::Manifest(_) => return Ok((descriptor, bytes)),
                     Document::Index(inner) => index = inner,
                 }
-                descriptor = self.choose(&index, platform)?;
+                descriptor = choose(&self.source.name, &index, platform)?;
             }
             return Err(self.malformed(&root.0, "indexes are nested too deeply".into()));
         }
         let mut kept: Vec<Descriptor> = Vec::new();
         for platform in wanted {
-            let found = self.choose(&index, platform)?;
+            let found = choose(&self.source.name, &index, platform)?;
             if !kept.contains(&found) {
                 kept.push(found);
             }
@@ -174,21 +174,6 @@ impl Walk<'_> {
         };
         let bytes = index.to_bytes();
         Ok((Descriptor::of(&root.0.media_type, &bytes), bytes))
-    }
-
-    fn choose(&self, index: &Index, platform: &Platform) -> Result<Descriptor, TransportError> {
-        index
-            .select(platform)
-            .cloned()
-            .ok_or_else(|| TransportError::Platform {
-                name: self.source.name.clone(),
-                wanted: platform.to_string(),
-                available: index
-                    .manifests
-                    .iter()
-                    .filter_map(|d| Some(d.platform.as_ref()?.to_string()))
-                    .collect(),
-            })
     }
 
     /// Adds a document and all below it; says what names it at the
@@ -382,4 +367,21 @@ pub(super) fn open(
         .blobs
         .open(descriptor)
         .map_err(TransportError::blob(descriptor))
+}
+/// What `index` has for `platform`; `name` is for the message.
+pub(super) fn choose(
+    name: &str,
+    index: &Index,
+    platform: &Platform,
+) -> Result<Descriptor, TransportError> {
+    let chosen = index.select(platform).cloned();
+    chosen.ok_or_else(|| TransportError::Platform {
+        name: name.to_owned(),
+        wanted: platform.to_string(),
+        available: index
+            .manifests
+            .iter()
+            .filter_map(|d| Some(d.platform.as_ref()?.to_string()))
+            .collect(),
+    })
 }
