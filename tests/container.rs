@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use shiplap::container::{
-    Executor, Exit, Isolation, Mount, MountKind, Network, Place, RootSpec, RunError, RunSpec,
+    Executor, Exit, Io, Isolation, Mount, MountKind, Network, Place, RootSpec, RunError, RunSpec,
     executor,
 };
 use shiplap::event::{Cancel, Stream};
@@ -81,11 +81,11 @@ impl Bed {
         let out = Mutex::new(String::new());
         let exit = self.executor.run(
             spec,
-            &|_, line| {
+            Io::Lines(&|_, line| {
                 let mut out = out.lock().unwrap();
                 out.push_str(&String::from_utf8_lossy(line));
                 out.push('\n');
-            },
+            }),
             &Cancel::new(),
         )?;
         Ok((exit, out.into_inner().unwrap()))
@@ -403,7 +403,10 @@ fn cancelling_kills_everything() {
     let cancel = Cancel::new();
     let script = "trap '' TERM INT; busybox setsid busybox sleep 87654 & busybox sleep 87654";
     let began = std::thread::scope(|s| {
-        let run = s.spawn(|| bed.executor.run(&bed.spec(script), &|_, _| {}, &cancel));
+        let run = s.spawn(|| {
+            bed.executor
+                .run(&bed.spec(script), Io::Lines(&|_, _| {}), &cancel)
+        });
         while !alive("87654") && !run.is_finished() {
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -431,7 +434,10 @@ fn output_without_a_line_end_comes_in_parts() {
             *most = (most.0 + line.len(), line.len().max(most.1));
         }
     };
-    let exit = bed.executor.run(&spec, &counted, &Cancel::new()).unwrap();
+    let exit = bed
+        .executor
+        .run(&spec, Io::Lines(&counted), &Cancel::new())
+        .unwrap();
     assert_eq!(exit.code, Some(0));
     assert_eq!(*most.lock().unwrap(), (100 << 20, 64 << 10));
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use shiplap::container::{
-    Isolation, Mapped, Network, Place, RootSpec, RunSpec, can_mount, child_main,
+    Io, Isolation, Mapped, Network, Place, RootSpec, RunSpec, can_mount, child_main,
     enter_user_namespace, executor,
 };
 use shiplap::event::Cancel;
@@ -118,11 +118,11 @@ fn inner(dir: &Path) {
         let out = std::sync::Mutex::new(String::new());
         let exit = executor.run(
             &spec,
-            &|_, line| {
+            Io::Lines(&|_, line| {
                 let mut out = out.lock().unwrap();
                 out.push_str(&String::from_utf8_lossy(line));
                 out.push('\n');
-            },
+            }),
             &Cancel::new(),
         );
         let out = out.into_inner().unwrap();

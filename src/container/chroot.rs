@@ -30,7 +30,9 @@ use super::enter;
 use super::placed::Placed;
 use super::proot;
 use super::protocol::{self, Failure, Method, Report, Tried};
+use super::signals;
 use super::spec::{Labels, Network, RootSpec, RunSpec};
+use super::streams;
 use crate::sys::capability;
 use crate::sys::landlock::Ruleset;
 use crate::sys::process::{self, Child, Ended};
@@ -129,8 +131,8 @@ fn run(
     let relays = std::mem::take(&mut placed.relays);
     if !relays.is_empty() && process::fork().tried("forking")?.is_none() {
         let _ = process::die_with_parent();
-        for output in [1, 2] {
-            let _ = process::duplicate_to(null, output);
+        for stream in [0, 1, 2] {
+            let _ = process::duplicate_to(null, stream);
         }
         super::relay::serve(relays);
     }
@@ -148,10 +150,10 @@ fn run(
         }
     };
     // Only the run may hold the pipes: their end is its end.
-    for output in [1, 2] {
-        process::duplicate_to(null, output).tried("letting go of the output")?;
+    for stream in [0, 1, 2] {
+        process::duplicate_to(null, stream).tried("letting go of the streams")?;
     }
-    wait(first, control)
+    wait(first, method, control)
 }
 
 /// Becomes the process that the command is executed in.
@@ -164,11 +166,13 @@ fn begin(
 ) -> Result<enter::Command, Failure> {
     enter::separate(lifeline, group)?;
     rustix::thread::set_no_new_privs(true).tried("setting no_new_privs")?;
+    // The tree has none to make one of.
+    streams::take_terminal(spec.console, control)?;
     let command = match method {
         Method::Proot { program } => {
             confine(placed, |rules| proot::allow(rules, program, spec))?;
             process::close_from(3, Some(control.as_raw_fd()));
-            enter::standard_streams(spec)?;
+            streams::set(spec)?;
             enter::set_limits(spec)?;
             proot::command(program, spec)?
         }
@@ -178,7 +182,7 @@ fn begin(
             rustix::process::chdir("/").tried("entering the root")?;
             confine(placed, |_| Ok(()))?;
             process::close_from(3, Some(control.as_raw_fd()));
-            enter::standard_streams(spec)?;
+            streams::set(spec)?;
             enter::enter_work_dir(&spec.cwd)?;
             enter::set_limits(spec)?;
             enter::Command::new(spec)?
@@ -238,8 +242,7 @@ pub(super) fn probe(scratch: &Path) -> Result<(), Failure> {
 
 /// Waits for `first` to end, and ends everything when the socket's other end
 /// closes.
-fn wait(first: Child, control: &UnixStream) -> Result<Ended, Failure> {
-    use std::io::Read;
+fn wait(first: Child, method: &Method, control: &UnixStream) -> Result<Ended, Failure> {
     let pidfd = first.pidfd().ok();
     loop {
         while let Some((child, ended)) = process::wait_any(false).tried("waiting")? {
@@ -254,8 +257,17 @@ fn wait(first: Child, control: &UnixStream) -> Result<Ended, Failure> {
             Err(e) => return Err(e).tried("waiting for the process"),
         }
         let spoken = polled.first().is_some_and(|p| !p.revents().is_empty());
-        // Nothing is ever sent after the request: this is the end.
-        if spoken && !matches!((&mut &*control).read(&mut [0]), Ok(1..)) {
+        if !spoken {
+            continue;
+        }
+        if let Some(signal) = signals::next(control) {
+            let to = match method {
+                // It does not pass on what it gets itself.
+                Method::Proot { .. } => signals::child_of(first),
+                Method::Chroot | Method::Namespaces | Method::Oci { .. } => None,
+            };
+            process::signal(to.unwrap_or(first.id()), signal);
+        } else {
             first.kill();
             loop {
                 match process::wait_any(true).tried("waiting for the process")? {

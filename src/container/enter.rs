@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::Mode;
 use rustix::process::{Resource as Limited, Rlimit};
 use rustix::thread::UnshareFlags;
 
@@ -19,6 +19,7 @@ use super::cgroup::Group;
 use super::oci::Runtime;
 use super::protocol::{self, Failure, Report, Tried};
 use super::spec::{Network, Resource, RunSpec, Seccomp};
+use super::streams;
 use super::stub::Stubs;
 use crate::sys::fs::Root;
 use crate::sys::seccomp::Instruction;
@@ -107,7 +108,8 @@ fn prepare(
     entered?;
     // All descriptors to the host's files are closed from here on.
     process::close_from(3, Some(control.as_raw_fd()));
-    standard_streams(spec)?;
+    streams::take_terminal(spec.console, control)?;
+    streams::set(spec)?;
     enter_work_dir(&spec.cwd)?;
     set_limits(spec)?;
     let command = Command::new(spec)?;
@@ -136,23 +138,6 @@ fn normal_oom_score() -> io::Result<()> {
         Ok(score) if score < 0 => std::fs::write(path, "0"),
         _ => Ok(()),
     }
-}
-
-/// Standard input becomes the container's own null device, and the output
-/// pipes belong to the user, who may then open `/dev/stdout`.
-pub(super) fn standard_streams(spec: &RunSpec) -> Result<(), Failure> {
-    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .tried("opening /dev/null")?;
-    process::duplicate_to(&null, 0).tried("setting standard input")?;
-    let owner = (Uid::from_raw(spec.user.uid), Gid::from_raw(spec.user.gid));
-    for output in [rustix::stdio::stdout(), rustix::stdio::stderr()] {
-        let stat = rustix::fs::fstat(output).tried("looking at the output")?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo {
-            // In a user namespace the owner may be nobody it knows.
-            let _ = rustix::fs::fchown(output, Some(owner.0), Some(owner.1));
-        }
-    }
-    Ok(())
 }
 
 /// Enters the working directory without following what `/proc` offers as a

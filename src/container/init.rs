@@ -18,8 +18,10 @@ use rustix::thread::UnshareFlags;
 use super::cgroup::Group;
 use super::network;
 use super::oci::Runtime;
-use super::protocol::{self, CHILD_NAME, Failure, Method, Report, Request, Tried};
+use super::protocol::{self, CHILD_NAME, Failure, Input, Method, Report, Request, Tried};
+use super::signals;
 use super::spec::{Network, RunSpec};
+use super::streams::Console;
 use crate::sys::process::{self, Child};
 
 /// Where the socket is after the start.
@@ -46,6 +48,12 @@ fn keep() -> std::io::Result<()> {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     process::duplicate_to(&null, 0)?;
     let request = protocol::receive(&control)?;
+    if let Request::Run(spec, _) = &request
+        && spec.console == Console::Pipes
+    {
+        let (Input, input) = protocol::receive_with(&control)?;
+        process::duplicate_to(&input, 0)?;
+    }
     let report = match request {
         Request::Probe {
             method,
@@ -193,16 +201,20 @@ fn keep_run(
         let _ = held.write_all(&[0]);
     }
     // Only the container may hold the pipes: their end is its end.
-    for output in [1, 2] {
-        process::duplicate_to(null, output).tried("letting go of the output")?;
+    for stream in [0, 1, 2] {
+        process::duplicate_to(null, stream).tried("letting go of the streams")?;
     }
-    let ended = wait(first, control);
+    let ended = wait(first, runtime.is_none(), control);
     drop(guard);
     ended
 }
 
 /// Waits for `first` to end, killing it when the socket's other end closes.
-fn wait(first: Child, control: &UnixStream) -> Result<process::Ended, Failure> {
+/// `spared` is whether the kernel keeps signals from it that it has no handler
+/// for.
+fn wait(first: Child, spared: bool, control: &UnixStream) -> Result<process::Ended, Failure> {
+    // What it was ended with in the kernel's stead.
+    let mut ended_by = None;
     let pidfd = first.pidfd().ok();
     let timeout = match pidfd {
         Some(_) => None,
@@ -213,7 +225,8 @@ fn wait(first: Child, control: &UnixStream) -> Result<process::Ended, Failure> {
     };
     loop {
         if let Some(ended) = first.wait(false).tried("waiting for the process")? {
-            return Ok(ended);
+            let signal = ended.signal.map(|signal| ended_by.unwrap_or(signal));
+            return Ok(process::Ended { signal, ..ended });
         }
         let mut polled = vec![PollFd::new(control, PollFlags::IN)];
         polled.extend(pidfd.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
@@ -225,8 +238,17 @@ fn wait(first: Child, control: &UnixStream) -> Result<process::Ended, Failure> {
             }
         }
         let spoken = polled.first().is_some_and(|p| !p.revents().is_empty());
-        // Nothing is ever sent after the request: this is the end.
-        if spoken && !matches!((&mut &*control).read(&mut [0]), Ok(1..)) {
+        if !spoken {
+            continue;
+        }
+        if let Some(signal) = signals::next(control) {
+            if spared && signals::would_end(first, signal) {
+                ended_by = Some(signal);
+                first.kill();
+            } else {
+                first.signal(signal);
+            }
+        } else {
             first.kill();
             if let Some(ended) = first.wait(true).tried("waiting for the process")? {
                 return Ok(ended);

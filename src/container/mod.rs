@@ -51,7 +51,9 @@ mod protocol;
 mod relay;
 mod rootfs;
 mod seccomp;
+mod signals;
 mod spec;
+mod streams;
 mod stub;
 mod userns;
 
@@ -67,9 +69,10 @@ pub use spec::{
     Confinement, Device, Helper, Labels, MOST_LAYERS, Mount, MountKind, Network, Resource,
     RootSpec, RunSpec, Seccomp, SpecError, Ulimit, UserIds,
 };
+pub use streams::{Io, Streams};
 pub use userns::{Mapped, UserNamespaceError, can_mount, enter_user_namespace};
 
-use crate::event::{Cancel, Stream};
+use crate::event::Cancel;
 
 /// Runs processes in isolation.
 pub trait Executor: Send + Sync + std::fmt::Debug {
@@ -85,18 +88,12 @@ pub trait Executor: Send + Sync + std::fmt::Debug {
     /// and [`MountKind::Overlay`] is refused.
     fn mounts(&self) -> bool;
 
-    /// Runs `spec` to its end. `output` gets each line without its line end;
-    /// a line longer than 64 KiB comes in parts.
+    /// Runs `spec` to its end, its standard streams being `io`.
     ///
     /// # Errors
     /// When the process could not be started, or `cancel` was set and it was
     /// killed. A process that fails is no error but an [`Exit`].
-    fn run(
-        &self,
-        spec: &RunSpec,
-        output: &(dyn Fn(Stream, &[u8]) + Sync),
-        cancel: &Cancel,
-    ) -> Result<Exit, RunError>;
+    fn run(&self, spec: &RunSpec, io: Io<'_>, cancel: &Cancel) -> Result<Exit, RunError>;
 }
 
 /// How a process ended.

@@ -1,9 +1,9 @@
 //! The executors with a keeper, on shiplap's side: they start it, carry
 //! output, and see to it that nothing is left.
 
-use std::io::{self, Read};
+use std::io::{self, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::isolation::{Isolation, RootKind};
-use super::output::{LONGEST, Lines};
-use super::protocol::{self, CHILD_NAME, Failure, Inbox, Method, Report, Request};
+use super::protocol::{self, CHILD_NAME, Failure, Inbox, Input, Method, Report, Request};
 use super::spec::{RootSpec, RunSpec};
+use super::streams::{self, Carrier, Console, Io, Streams, Waiting};
 use super::stub::Stubs;
 use super::userns::Mapped;
 use super::{Executor, Exit, RunError};
-use crate::event::{Cancel, Stream};
+use crate::event::Cancel;
 
 /// How often [`Cancel`] is looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -69,20 +69,28 @@ impl Keepers {
 
     /// Whether it works here.
     pub(super) fn probe(&self, scratch: &Path, user_namespace: bool) -> Result<Probed, RunError> {
-        let mut run = self.start(&Request::Probe {
+        let request = Request::Probe {
             method: self.method.clone(),
             user_namespace,
             scratch: scratch.to_owned(),
-        })?;
-        run.follow(&|_, _| {}, &Cancel::new())?;
+        };
+        let mut run = self.start(&request, Console::Output)?;
+        run.follow(Io::Lines(&|_, _| {}), &Cancel::new())?;
         run.works.take().ok_or(RunError::Lost)
     }
 
-    fn start(&self, request: &Request) -> Result<Run, RunError> {
+    fn start(&self, request: &Request, console: Console) -> Result<Run, RunError> {
         let failed = |what| move |source| RunError::Start { what, source };
         let (control, theirs) = UnixStream::pair().map_err(failed("making a socket"))?;
         let (stdout, their_stdout) = io::pipe().map_err(failed("making a pipe"))?;
         let (stderr, their_stderr) = io::pipe().map_err(failed("making a pipe"))?;
+        let (their_stdin, stdin) = match console {
+            Console::Pipes => {
+                let (theirs, ours) = io::pipe().map_err(failed("making a pipe"))?;
+                (Some(theirs), Some(OwnedFd::from(ours)))
+            }
+            Console::Output | Console::Terminal { .. } => (None, None),
+        };
         let mut command = Command::new(crate::sys::fs::proc_fd(self.program.as_fd()));
         command
             .arg0(CHILD_NAME)
@@ -107,19 +115,20 @@ impl Keepers {
             keeper,
             control,
             inbox: Inbox::default(),
-            pipes: [
-                Pipe::new(Stream::Stdout, stdout),
-                Pipe::new(Stream::Stderr, stderr),
-            ],
+            received: Vec::new(),
+            carrier: Carrier::default(),
             stubs: Stubs::default(),
             failure: None,
             exit: None,
             works: None,
         };
-        if let Err(source) = protocol::send(&run.control, request) {
-            run.end();
-            return Err(failed("sending the request")(source));
-        }
+        run.carrier = Carrier::new(stdout.into(), stderr.into(), stdin)
+            .map_err(failed("listening to the process"))?;
+        let sent = protocol::send(&run.control, request).and_then(|()| match &their_stdin {
+            Some(stdin) => protocol::send_with(&run.control, &Input, stdin.as_fd()),
+            None => Ok(()),
+        });
+        sent.map_err(failed("sending the request"))?;
         Ok(run)
     }
 }
@@ -142,18 +151,19 @@ impl Executor for Keepers {
         matches!(self.method, Method::Namespaces | Method::Oci { .. })
     }
 
-    fn run(
-        &self,
-        spec: &RunSpec,
-        output: &(dyn Fn(Stream, &[u8]) + Sync),
-        cancel: &Cancel,
-    ) -> Result<Exit, RunError> {
+    fn run(&self, spec: &RunSpec, io: Io<'_>, cancel: &Cancel) -> Result<Exit, RunError> {
         spec.check()?;
         if cancel.is_cancelled() {
             return Err(RunError::Cancelled);
         }
-        let mut run = self.start(&Request::Run(Box::new(spec.clone()), self.method.clone()))?;
-        let followed = run.follow(output, cancel);
+        let console = Console::of(io);
+        let told = RunSpec {
+            console,
+            ..spec.clone()
+        };
+        let request = Request::Run(Box::new(told), self.method.clone());
+        let mut run = self.start(&request, console)?;
+        let followed = run.follow(io, cancel);
         run.end();
         let cleaned = match &spec.root {
             RootSpec::Overlay { upper, work, .. } => {
@@ -171,52 +181,15 @@ impl Executor for Keepers {
     }
 }
 
-/// One pipe of the process's output.
-#[derive(Debug)]
-struct Pipe {
-    stream: Stream,
-    /// `None` after its end.
-    reader: Option<io::PipeReader>,
-    lines: Lines,
-}
-
-impl Pipe {
-    fn new(stream: Stream, reader: io::PipeReader) -> Self {
-        Self {
-            stream,
-            reader: Some(reader),
-            lines: Lines::default(),
-        }
-    }
-
-    /// Reads once; whether there was anything.
-    fn read(&mut self, buffer: &mut [u8], output: &dyn Fn(Stream, &[u8])) -> bool {
-        let Some(reader) = &mut self.reader else {
-            return false;
-        };
-        match reader.read(buffer) {
-            Ok(0) => self.reader = None,
-            Ok(n) => {
-                let stream = self.stream;
-                self.lines
-                    .push(&buffer[..n], &mut |line| output(stream, line));
-                return true;
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => return true,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => self.reader = None,
-        }
-        false
-    }
-}
-
 /// A keeper under way.
 #[derive(Debug)]
 struct Run {
     keeper: Child,
     control: UnixStream,
     inbox: Inbox,
-    pipes: [Pipe; 2],
+    /// Descriptors that came with messages.
+    received: Vec<OwnedFd>,
+    carrier: Carrier,
     stubs: Stubs,
     failure: Option<Failure>,
     exit: Option<Exit>,
@@ -224,23 +197,13 @@ struct Run {
 }
 
 impl Run {
-    /// Carries output and messages until the keeper has no more to say.
-    fn follow(
-        &mut self,
-        output: &(dyn Fn(Stream, &[u8]) + Sync),
-        cancel: &Cancel,
-    ) -> Result<(), RunError> {
+    /// Carries bytes, signals and messages until the keeper has no more to say.
+    fn follow(&mut self, io: Io<'_>, cancel: &Cancel) -> Result<(), RunError> {
         let failed = |what| move |source: io::Error| RunError::Start { what, source };
         self.control
             .set_nonblocking(true)
             .map_err(failed("listening to the keeper"))?;
-        for pipe in &self.pipes {
-            if let Some(reader) = &pipe.reader {
-                rustix::io::ioctl_fionbio(reader, true)
-                    .map_err(|e| failed("listening to the process")(e.into()))?;
-            }
-        }
-        let mut buffer = vec![0; LONGEST];
+        let mut buffer = streams::buffer();
         let mut asked_to_end: Option<Instant> = None;
         loop {
             match asked_to_end {
@@ -253,25 +216,21 @@ impl Run {
                 }
                 _ => {}
             }
-            let ready = self.wait().map_err(failed("waiting for the keeper"))?;
-            for (pipe, ready) in self.pipes.iter_mut().zip([ready[1], ready[2]]) {
-                if ready {
-                    pipe.read(&mut buffer, output);
-                }
+            if let Io::Streams(streams) = io {
+                self.pass_signals_on(streams);
             }
-            if ready[0] && !self.listen().map_err(failed("listening to the keeper"))? {
+            let (spoken, ready) = self.wait(io).map_err(failed("waiting for the keeper"))?;
+            for ready in ready {
+                self.carrier.carry(ready, &mut buffer, io);
+            }
+            if spoken && !self.listen(io).map_err(failed("listening to the keeper"))? {
                 break;
             }
         }
         if self.exit.is_none() && self.failure.is_none() {
-            self.wait_for_silence(&mut buffer, output);
+            self.wait_for_silence(&mut buffer, io);
         }
-        // No writer is left, so what is still in the pipes is all there is.
-        for pipe in &mut self.pipes {
-            while pipe.read(&mut buffer, output) {}
-            let stream = pipe.stream;
-            pipe.lines.finish(&mut |line| output(stream, line));
-        }
+        self.carrier.finish(&mut buffer, io);
         if asked_to_end.is_some() {
             return Err(RunError::Cancelled);
         }
@@ -281,34 +240,34 @@ impl Run {
         }
     }
 
+    fn pass_signals_on(&mut self, streams: &Streams<'_>) {
+        for signal in streams.signals.try_iter() {
+            if streams.terminal && signal == libc::SIGWINCH {
+                self.carrier.resize(streams);
+            } else if let Ok(number) = u8::try_from(signal) {
+                // A keeper that is gone has nothing to pass it on to.
+                let _ = (&self.control).write(&[number]);
+            }
+        }
+    }
+
     /// After a keeper that ended without a word: the kernel is still killing
     /// what it kept, and the end of the pipes tells when that is done.
-    fn wait_for_silence(&mut self, buffer: &mut [u8], output: &dyn Fn(Stream, &[u8])) {
+    fn wait_for_silence(&mut self, buffer: &mut [u8], io: Io<'_>) {
         let began = Instant::now();
-        while self.pipes.iter().any(|p| p.reader.is_some()) && began.elapsed() < PATIENCE {
-            let read = self.pipes.iter_mut().map(|p| p.read(buffer, output));
-            if !read.fold(false, |any, read| any | read) {
+        while self.carrier.is_open() && began.elapsed() < PATIENCE {
+            if !self.carrier.drain(buffer, io) {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
     }
 
-    /// Which of the socket and the two pipes can be read.
-    fn wait(&self) -> io::Result<[bool; 3]> {
-        let mut ready = [false; 3];
-        let pipes = self
-            .pipes
-            .iter()
-            .map(|p| p.reader.as_ref().map(AsFd::as_fd));
-        let all: Vec<(usize, BorrowedFd<'_>)> = std::iter::once(Some(self.control.as_fd()))
-            .chain(pipes)
-            .enumerate()
-            .filter_map(|(i, fd)| Some((i, fd?)))
-            .collect();
-        let mut polled: Vec<PollFd<'_>> = all
-            .iter()
-            .map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
-            .collect();
+    /// Whether the keeper has spoken, and which streams can go on.
+    fn wait(&self, io: Io<'_>) -> io::Result<(bool, Vec<Waiting>)> {
+        let waits: Vec<_> = self.carrier.waits(io).collect();
+        let mut polled = vec![PollFd::new(&self.control, PollFlags::IN)];
+        let streams = waits.iter();
+        polled.extend(streams.map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
         let timeout = Timespec {
             tv_sec: 0,
             tv_nsec: LOOK.subsec_nanos().into(),
@@ -317,16 +276,16 @@ impl Run {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
-        for ((i, _), polled) in all.iter().zip(&polled) {
-            ready[*i] = !polled.revents().is_empty();
-        }
-        Ok(ready)
+        let mut ready = polled.iter().map(|polled| !polled.revents().is_empty());
+        let spoken = ready.next() == Some(true);
+        let ready = waits.iter().zip(ready).filter(|(_, ready)| *ready);
+        Ok((spoken, ready.map(|((waiting, ..), _)| *waiting).collect()))
     }
 
     /// Takes messages in; whether there may be more.
-    fn listen(&mut self) -> io::Result<bool> {
+    fn listen(&mut self, io: Io<'_>) -> io::Result<bool> {
         let mut buffer = [0; 4096];
-        match self.control.read(&mut buffer) {
+        match protocol::read_with(&self.control, &mut buffer, &mut self.received) {
             Ok(0) => return Ok(false),
             Ok(n) => self.inbox.push(&buffer[..n]),
             Err(e)
@@ -342,6 +301,11 @@ impl Run {
             match message? {
                 Report::Stubs(stubs) => self.stubs = stubs,
                 Report::Failed(failure) => self.failure = Some(failure),
+                Report::Terminal => {
+                    if let Some(master) = self.received.pop() {
+                        self.carrier.take_terminal(master, io)?;
+                    }
+                }
                 Report::Works { no_overlay, mapped } => {
                     self.works = Some(Probed { no_overlay, mapped });
                 }

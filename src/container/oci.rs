@@ -33,6 +33,7 @@ use super::cgroup;
 use super::protocol::{self, Failure, Report, Tried};
 use super::rootfs::{self, Source};
 use super::spec::{MountKind, Network, Resource, RunSpec, Seccomp};
+use super::streams::{self, Console};
 use super::stub::{MountPoints, Stubs, Want};
 use crate::sys::fs::Root;
 use crate::sys::{capability, process};
@@ -109,9 +110,18 @@ impl<'a> Runtime<'a> {
         let bundle = self.build(spec, &mut stubs);
         protocol::send(control, &Report::Stubs(stubs)).tried("reporting")?;
         let bundle = bundle?;
-        let null = fs::File::open("/dev/null").tried("opening /dev/null")?;
-        process::duplicate_to(&null, 0).tried("setting standard input")?;
-        drop(null);
+        match spec.console {
+            Console::Output => {
+                let null = fs::File::open("/dev/null").tried("opening /dev/null")?;
+                process::duplicate_to(&null, 0).tried("setting standard input")?;
+            }
+            Console::Pipes => {}
+            // The runtime shows on it the terminal that it makes inside.
+            Console::Terminal { .. } => {
+                rustix::process::setsid().tried("starting a session")?;
+                streams::take_terminal(spec.console, control)?;
+            }
+        }
         process::duplicate_to(&self.log, LOG).tried("passing the log on")?;
         process::close_from(LOG + 1, Some(control.as_raw_fd()));
         process::reset_signals().tried("resetting signals")?;
@@ -280,7 +290,7 @@ fn config(spec: &RunSpec, more: Vec<Value>, group: &str) -> Result<Value, Failur
         "hostname": spec.hostname,
         "root": {"path": "rootfs", "readonly": spec.read_only},
         "process": {
-            "terminal": false,
+            "terminal": spec.console.is_terminal(),
             "user": {
                 "uid": spec.user.uid,
                 "gid": spec.user.gid,

@@ -1,10 +1,20 @@
 //! What passes between shiplap and the processes it starts.
 //!
 //! Each message is one JSON document after its length, 32 bits little-endian.
+//! Some bring a descriptor with them.
+//!
+//! After the request shiplap sends no messages but single bytes, each the number
+//! of a signal for the process.
 
 use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +44,10 @@ pub(super) enum Request {
     },
 }
 
+/// After a request that has a pipe for standard input: the pipe.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Input;
+
 /// How to isolate.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Method {
@@ -60,6 +74,8 @@ pub(super) enum Report {
     Stubs(Stubs),
     /// It did not come to the command.
     Failed(Failure),
+    /// The other end of the process's terminal comes with this.
+    Terminal,
     /// The probe went well.
     Works {
         /// Why an overlay can't be mounted, where it can't.
@@ -155,6 +171,69 @@ pub(super) fn receive<T: DeserializeOwned>(mut from: impl Read) -> io::Result<T>
     Ok(serde_json::from_slice(&body)?)
 }
 
+/// Sends one short message, and a descriptor with it.
+pub(super) fn send_with(
+    to: impl AsFd,
+    message: &impl Serialize,
+    fd: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let mut frame = Vec::new();
+    send(&mut frame, message)?;
+    let fds = [fd];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    let sent = rustix::net::sendmsg(
+        to,
+        &[io::IoSlice::new(&frame)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?;
+    match sent == frame.len() {
+        true => Ok(()),
+        false => Err(io::ErrorKind::WriteZero.into()),
+    }
+}
+
+/// Reads what there is, and takes the descriptors that come with it.
+pub(super) fn read_with(
+    from: impl AsFd,
+    buffer: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let read = rustix::net::recvmsg(
+        from,
+        &mut [io::IoSliceMut::new(buffer)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            fds.extend(received);
+        }
+    }
+    Ok(read.bytes)
+}
+
+/// Receives one message that brings a descriptor, waiting for it.
+pub(super) fn receive_with<T: DeserializeOwned>(from: impl AsFd) -> io::Result<(T, OwnedFd)> {
+    let (mut inbox, mut fds) = (Inbox::default(), Vec::new());
+    loop {
+        // No more than this message: the next may bring a descriptor too.
+        let mut buffer = [0];
+        match read_with(&from, &mut buffer, &mut fds)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => inbox.push(&buffer[..n]),
+        }
+        if let Some(message) = inbox.next() {
+            let fd = fds.pop().ok_or(io::ErrorKind::InvalidData)?;
+            return Ok((message?, fd));
+        }
+    }
+}
+
 /// Puts messages together from pieces as they arrive.
 #[derive(Debug, Default)]
 pub(super) struct Inbox(Vec<u8>);
@@ -178,6 +257,24 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn descriptors_come_with_their_message() {
+        let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (mut reader, writer) = io::pipe().unwrap();
+        send_with(&here, &7_u32, writer.as_fd()).unwrap();
+        send(&here, &8_u32).unwrap();
+        drop(writer);
+        let (number, fd) = receive_with::<u32>(&there).unwrap();
+        assert_eq!(number, 7);
+        assert_eq!(receive::<u32>(&there).unwrap(), 8);
+        std::fs::File::from(fd).write_all(b"x").unwrap();
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "x");
+        drop(here);
+        assert!(receive_with::<u32>(&there).is_err());
+    }
 
     #[test]
     fn messages_arrive_in_any_pieces() {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::capabilities::Capabilities;
 use super::cgroup::Limits;
 use super::profile::Profile;
+use super::streams::Console;
 
 /// The root filesystem.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -331,6 +332,8 @@ pub struct RunSpec {
     pub labels: Labels,
     /// Devices of the host, beside the usual ones.
     pub devices: Vec<Device>,
+    /// What its standard streams are: the executor says.
+    pub(super) console: Console,
 }
 
 /// What makes a [`RunSpec`] impossible.
@@ -382,6 +385,7 @@ impl RunSpec {
             seccomp: Seccomp::default(),
             labels: Labels::default(),
             devices: Vec::new(),
+            console: Console::default(),
         }
     }
 

@@ -5,4 +5,5 @@ pub mod fs;
 pub mod landlock;
 pub mod network;
 pub mod process;
+pub mod pty;
 pub mod seccomp;

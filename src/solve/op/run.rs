@@ -10,7 +10,7 @@ use super::super::trees::WorkTree;
 use super::super::{Done, Env, Layer, Made, Options, Solver, StepError};
 use super::mounts::Mounts;
 use super::workdir::make_dirs;
-use crate::container::{Confinement, Exit, MOST_LAYERS, Network, RootKind, RootSpec, RunSpec};
+use crate::container::{Confinement, Exit, Io, MOST_LAYERS, Network, RootKind, RootSpec, RunSpec};
 use crate::context::Tree;
 use crate::digest::Digest;
 use crate::event::{Task, Usage};
@@ -197,7 +197,7 @@ pub(in super::super) fn run(
 
     let exit = executor.run(
         &spec,
-        &|stream, line| task.log(stream, line.to_vec()),
+        Io::Lines(&|stream, line| task.log(stream, line.to_vec())),
         &env.cancel,
     );
     drop(mounts);
