@@ -60,7 +60,7 @@ pub(super) struct Dirs<'a> {
     implied: HashMap<u64, PathBuf>,
     used_lower: bool,
     /// Flat form: fingerprints of the layer's own entries, and directories
-    /// that have some in them, however deep.
+    /// that it has some or whiteouts in, however deep.
     own: HashSet<u64>,
     touched: HashSet<u64>,
     fingerprint: RandomState,
@@ -190,12 +190,16 @@ impl<'a> Dirs<'a> {
                 continue;
             }
             let real = real_path(&stack).join(&name);
-            let found = self.enter_child(&here, &name, &real);
+            let mut found = self.enter_child(&here, &name, &real);
             let link = match found.as_ref().err().copied() {
                 None => None,
                 Some(Errno::NOENT) => match self.lower_kind(&real)? {
                     Some(Kind::Symlink { target }) => Some(target),
-                    _ => None,
+                    None | Some(Kind::Dir) => None,
+                    Some(_) => {
+                        found = Err(Errno::NOTDIR);
+                        None
+                    }
                 },
                 Some(Errno::NOTDIR | Errno::LOOP) => {
                     link_target(&here, &name).step("open", path)?
@@ -440,24 +444,24 @@ impl<'a> Dirs<'a> {
         path: &Path,
     ) -> Result<(), UnpackError> {
         self.cache.clear();
-        self.prune_entry(dir, name, path).map(|_| ())
+        self.prune_entry(dir, name, path)
     }
 
     /// Flat form: removes what is in `dir` but for what is the layer's own.
-    pub(super) fn prune_children(&mut self, dir: &Dir, path: &Path) -> Result<bool, UnpackError> {
+    pub(super) fn prune_children(&mut self, dir: &Dir, path: &Path) -> Result<(), UnpackError> {
         self.cache.clear();
-        let mut kept = false;
         for name in remove::names(&dir.fd).step("list", path)? {
-            kept |= self.prune_entry(dir, &name, &path.join(&name))?;
+            self.prune_entry(dir, &name, &path.join(&name))?;
         }
-        Ok(kept)
+        Ok(())
     }
 
-    /// Says whether anything was kept.
-    fn prune_entry(&mut self, dir: &Dir, name: &OsStr, path: &Path) -> Result<bool, UnpackError> {
+    /// A directory that the layer has only whiteouts in is its own too: it
+    /// implies it, as it does in overlay form.
+    fn prune_entry(&mut self, dir: &Dir, name: &OsStr, path: &Path) -> Result<(), UnpackError> {
         let stat = match lstat_at(dir.fd.as_fd(), name) {
             Ok(stat) => stat,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(e).step("look at", path),
         };
         let own = self.own.contains(&self.key(dir.ino, name));
@@ -469,16 +473,13 @@ impl<'a> Dirs<'a> {
                 mode: None,
                 mtime: mtime(&stat),
             });
-            let kept = self.prune_children(&child, path)?;
-            if !own && !kept {
-                remove::remove(dir.fd.as_fd(), name).step("remove", path)?;
-            }
-            return Ok(own || kept);
+            self.prune_children(&child, path)?;
+            return Ok(());
         }
         if !own {
             remove::remove(dir.fd.as_fd(), name).step("remove", path)?;
         }
-        Ok(own)
+        Ok(())
     }
 
     /// Gives all directories their modes and times, the deepest first so that
@@ -603,8 +604,8 @@ pub(super) fn settle(
         };
         match below.kind {
             Kind::Dir => {}
-            Kind::Symlink { .. } => return Ok(false),
-            _ => continue,
+            // A link leads elsewhere; what is no directory may be an error.
+            _ => return Ok(false),
         }
         let meta = &below.meta;
         let fd = root.open_dir(path).step("open", path)?;

@@ -210,8 +210,8 @@ pub fn unpack(
 /// directories below them have, as if the layer had been applied with
 /// [`lower`](UnpackOptions::lower).
 ///
-/// `Ok(false)` when that is not enough, because `lower` has a link in such a
-/// place: the layer must then be applied again, with `lower`.
+/// `Ok(false)` when that is not enough, because `lower` has something else in
+/// such a place: the layer must then be applied again, with `lower`.
 pub fn settle(root: &Root, implied: &[PathBuf], lower: &dyn Lower) -> Result<bool, UnpackError> {
     dirs::settle(root, implied, lower)
 }
@@ -572,7 +572,7 @@ impl Unpacker<'_> {
     fn opaque(&mut self, path: &Path) -> Result<(), UnpackError> {
         let dir = self.dirs.make(path)?;
         if self.options.form == Form::Flat {
-            return self.dirs.prune_children(&dir, path).map(drop);
+            return self.dirs.prune_children(&dir, path);
         }
         if dir.ino == self.dirs.root_dir()?.ino {
             self.result.opaque_root = true;

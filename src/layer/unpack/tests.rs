@@ -820,6 +820,24 @@ fn whiteouts_hide_lower_layers_only() {
             Ok("d/ d/c=4"),
         ),
         (
+            "opaque root after whiteouts",
+            vec![
+                lower(),
+                raw().file("d/e/.wh.b", b"").file(".wh..wh..opq", b""),
+            ],
+            Ok("d/ d/e/"),
+        ),
+        (
+            "whiteouts, and one of their directory",
+            vec![lower(), raw().file("d/.wh.a", b"").file(".wh.d", b"")],
+            Ok("d/ x=3"),
+        ),
+        (
+            "below a link to a lower file",
+            vec![lower(), raw().link("l", "x").file("l/y", b"1")],
+            Err("Not a directory"),
+        ),
+        (
             "opaque on a file",
             vec![lower(), raw().file("x/.wh..wh..opq", b"")],
             Ok("d/ d/a=1 d/e/ d/e/b=2 x/"),
