@@ -12,9 +12,11 @@
 pub mod archive;
 pub mod compress;
 pub mod listing;
+pub mod merge;
 pub mod notes;
 mod pax;
 pub mod pipeline;
+pub mod stack;
 pub mod tar_read;
 pub mod tar_write;
 pub mod unpack;
@@ -27,6 +29,11 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// Bytes that the tar of one layer may have where layers are read: stops bombs.
+pub const MAX_TAR_BYTES: u64 = 100 << 30;
+/// Entries that one layer may have.
+pub const MAX_ENTRIES: u64 = 10_000_000;
 
 /// A point in time as file systems and tar have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

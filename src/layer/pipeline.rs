@@ -20,7 +20,7 @@ use super::workers::{Lane, Workers};
 use super::{Change, Content, Kind};
 use crate::digest::{DiffId, HashingWriter, VerifyingReader};
 use crate::image::media_type::{self, Compression, Format};
-use crate::image::{BlobSink, BlobSource, Descriptor};
+use crate::image::{BlobSink, BlobSource, BlobWriter, Descriptor};
 
 /// A batch is handed to a reader when its files have this many bytes…
 const BATCH_BYTES: u64 = 1 << 20;
@@ -110,11 +110,22 @@ pub fn seal(
     sink: &dyn BlobSink,
     options: &SealOptions,
 ) -> Result<Sealed, SealError> {
-    let settings = settings(options);
+    let (tar, entries) = write_tar(changes, begin(sink, options)?, options)?;
+    end(tar, entries, options)
+}
+
+/// The tar on its way into a blob: diffID, compression, digest.
+type Chain = HashingWriter<Compressor<Behind<Blob>>>;
+type Blob = HashingWriter<Box<dyn BlobWriter>>;
+
+fn begin(sink: &dyn BlobSink, options: &SealOptions) -> Result<Chain, SealError> {
     let blob = HashingWriter::new(sink.create().map_err(SealError::Store)?);
-    let packed = Compressor::new(Behind::new(blob), &settings).map_err(SealError::Store)?;
-    let tar = HashingWriter::new(packed);
-    let (tar, entries) = write_tar(changes, tar, options)?;
+    let packed = Compressor::new(Behind::new(blob), &settings(options));
+    Ok(HashingWriter::new(packed.map_err(SealError::Store)?))
+}
+
+/// Publishes the blob.
+fn end(tar: Chain, entries: u64, options: &SealOptions) -> Result<Sealed, SealError> {
     let (packed, diff_id, uncompressed) = tar.finish();
     let blob = packed.finish().and_then(Behind::finish);
     let (writer, digest, size) = blob.map_err(SealError::Store)?.finish();
@@ -126,6 +137,49 @@ pub fn seal(
         uncompressed,
         entries,
     })
+}
+
+/// A layer that is written entry by entry as its content streams by. What is
+/// written does not differ from what [`seal`] writes for the same entries.
+///
+/// Dropping it leaves nothing in the sink.
+pub struct LayerWriter {
+    tar: TarWriter<Chain>,
+    options: SealOptions,
+}
+
+impl std::fmt::Debug for LayerWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LayerWriter({} entries)", self.tar.entries())
+    }
+}
+
+impl LayerWriter {
+    /// Begins a layer in `sink`.
+    ///
+    /// # Errors
+    /// When the sink fails, or there is no such compression level.
+    pub fn new(sink: &dyn BlobSink, options: &SealOptions) -> Result<Self, SealError> {
+        Ok(Self {
+            tar: TarWriter::new(begin(sink, options)?, options.clamp_mtime),
+            options: options.clone(),
+        })
+    }
+
+    /// Where entries are written to.
+    pub fn tar(&mut self) -> &mut TarWriter<impl Write + use<>> {
+        &mut self.tar
+    }
+
+    /// Completes the layer.
+    ///
+    /// # Errors
+    /// When the sink fails; nothing is committed then.
+    pub fn finish(self) -> Result<Sealed, SealError> {
+        let entries = self.tar.entries();
+        let tar = self.tar.finish().map_err(SealError::Store)?;
+        end(tar, entries, &self.options)
+    }
 }
 
 type Batch = (Vec<Change>, Option<i64>);
@@ -161,37 +215,45 @@ pub fn recompress(
     sink: &dyn BlobSink,
     options: &SealOptions,
 ) -> Result<Sealed, SealError> {
-    let kind = media_type::layer_compression(&blob.media_type).ok_or_else(|| {
-        let reason = format!("{} is no layer", blob.media_type);
-        SealError::Changes(io::Error::new(io::ErrorKind::InvalidData, reason))
-    })?;
-    let settings = settings(options);
-    let packed = source.open(blob).map_err(SealError::Changes)?;
-    let tar = compress::decompress(packed, kind).map_err(SealError::Changes)?;
-    let tar = compress::read_ahead(tar).map_err(SealError::Changes)?;
-    let mut tar =
-        VerifyingReader::new(tar, diff_id.digest().clone(), None).map_err(SealError::Changes)?;
-    let out = HashingWriter::new(sink.create().map_err(SealError::Store)?);
-    let mut out = Compressor::new(Behind::new(out), &settings).map_err(SealError::Store)?;
+    let mut tar = open(blob, Some(diff_id), source).map_err(SealError::Changes)?;
+    let mut out = begin(sink, options)?;
     let mut buffer = vec![0; 256 << 10];
-    let mut uncompressed = 0;
     loop {
         let n = tar.read(&mut buffer).map_err(SealError::Changes)?;
         if n == 0 {
             break;
         }
         out.write_all(&buffer[..n]).map_err(SealError::Store)?;
-        uncompressed += n as u64;
     }
-    let out = out.finish().and_then(Behind::finish);
-    let (writer, digest, size) = out.map_err(SealError::Store)?.finish();
-    writer.commit(&digest).map_err(SealError::Store)?;
-    let kind = media_type::layer(options.format, options.compression);
+    let sealed = end(out, 0, options)?;
     Ok(Sealed {
-        descriptor: Descriptor::new(kind, digest, size),
         diff_id: diff_id.clone(),
-        uncompressed,
-        entries: 0,
+        ..sealed
+    })
+}
+
+/// Opens the tar that a layer's blob has in it, decompressed and verified on
+/// threads of their own. A `diff_id` that is not given is not verified; the
+/// blob always is. It is seen only by who reads to the end.
+///
+/// # Errors
+/// When the blob is no layer, or can't be opened.
+pub fn open(
+    blob: &Descriptor,
+    diff_id: Option<&DiffId>,
+    source: &dyn BlobSource,
+) -> io::Result<Box<dyn io::Read + Send>> {
+    let kind = media_type::layer_compression(&blob.media_type).ok_or_else(|| {
+        let reason = format!("{} is no layer", blob.media_type);
+        io::Error::new(io::ErrorKind::InvalidData, reason)
+    })?;
+    let tar = compress::decompress(source.open(blob)?, kind)?;
+    Ok(match diff_id {
+        None => Box::new(compress::read_ahead(tar)?),
+        Some(diff_id) => {
+            let verified = VerifyingReader::new(tar, diff_id.digest().clone(), None)?;
+            Box::new(compress::read_ahead(verified)?)
+        }
     })
 }
 

@@ -441,7 +441,7 @@ impl<R: Read> Read for Body<'_, R> {
 }
 
 #[cfg(test)]
-pub(super) mod raw;
+pub(crate) mod raw;
 // The tests are tables.
 #[cfg(test)]
 #[allow(clippy::too_many_lines, clippy::type_complexity)]
