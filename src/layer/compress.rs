@@ -432,7 +432,9 @@ pub fn read_ahead(mut reader: impl Read + Send + 'static) -> io::Result<impl Rea
                 }
                 let end = len < CHUNK;
                 buffer.truncate(len);
-                if full.send(Ok(buffer)).is_err() {
+                // An empty one would say that this is the end.
+                let whole = failure.is_none() || !buffer.is_empty();
+                if whole && full.send(Ok(buffer)).is_err() {
                     return;
                 }
                 if let Some(e) = failure {

@@ -175,22 +175,27 @@ fn reading_ahead_changes_nothing() {
         .unwrap();
     assert!(out == data);
 
-    struct Broken(u32);
+    /// Breaks after so many bytes.
+    struct Broken(usize);
     impl Read for Broken {
         fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-            self.0 += 1;
-            if self.0 > 3 {
+            let n = self.0.min(buf.len());
+            if n == 0 {
                 return Err(io::Error::other("broken"));
             }
-            buf.fill(1);
-            Ok(buf.len().min(10))
+            buf[..n].fill(1);
+            self.0 -= n;
+            Ok(n)
         }
     }
-    let mut out = Vec::new();
-    let e = read_ahead(Broken(0))
-        .unwrap()
-        .read_to_end(&mut out)
-        .unwrap_err();
-    assert_eq!((e.to_string().as_str(), out.len()), ("broken", 30));
+    // Also where it breaks between two chunks.
+    for bytes in [30, 0, 256 << 10, 512 << 10] {
+        let mut out = Vec::new();
+        let e = read_ahead(Broken(bytes))
+            .unwrap()
+            .read_to_end(&mut out)
+            .unwrap_err();
+        assert_eq!((e.to_string().as_str(), out.len()), ("broken", bytes));
+    }
     drop(read_ahead(io::repeat(1)).unwrap());
 }
