@@ -137,6 +137,7 @@ fn rows(usage: &Usage) -> Vec<[String; 3]> {
         ("other blobs", other_blobs, other_bytes),
         ("unpacked layers", usage.layers, usage.layer_bytes),
         ("cache records", usage.records, usage.record_bytes),
+        ("indexes of layers", usage.indexes, usage.index_bytes),
         ("cache mounts", usage.mounts, usage.mount_bytes),
     ]
     .into_iter()
@@ -169,6 +170,7 @@ fn as_json(usage: &Usage, images: &[(String, Sizes)]) -> Value {
         "other_blobs": {"count": other_blobs, "bytes": other_bytes},
         "layers": {"count": usage.layers, "bytes": usage.layer_bytes},
         "cache_records": {"count": usage.records, "bytes": usage.record_bytes},
+        "indexes": {"count": usage.indexes, "bytes": usage.index_bytes},
         "cache_mounts": {"count": usage.mounts, "bytes": usage.mount_bytes},
         "scratch": {"bytes": usage.scratch_bytes},
         "reclaimable": usage.reclaimable_bytes,

@@ -11,6 +11,7 @@
 //! RFC 1951, RFC 1952, RFC 8878.
 
 mod behind;
+mod restarts;
 mod split;
 
 use std::io::{self, BufReader, Read, Write};
@@ -20,6 +21,7 @@ use flate2::{Compress, Compression as FlateLevel, FlushCompress};
 use libdeflater::CompressionLvl;
 
 pub(super) use self::behind::Behind;
+pub use self::restarts::{Restart, Restarts, decompress_noting};
 use super::workers::{Lane, Workers};
 pub use crate::image::media_type::Compression;
 

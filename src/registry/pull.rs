@@ -12,7 +12,7 @@ use super::error::{Failure, RegistryError, clean};
 use super::manifest::Repository;
 use super::retry::Backoff;
 use crate::digest::{Digest, VerifyingReader};
-use crate::image::{BlobSource, Descriptor, media_type};
+use crate::image::{BlobSource, Descriptor, PartReader, media_type};
 
 /// How often one blob is resumed at most, progress or not.
 const MAX_RESUMES: u32 = 100;
@@ -57,14 +57,25 @@ impl Repository {
         &self,
         descriptor: &Descriptor,
     ) -> Result<impl Read + Send + use<>, RegistryError> {
+        let reader = self.read_blob(descriptor, 0)?;
+        let size = Some(descriptor.size);
+        VerifyingReader::new(reader, descriptor.digest.clone(), size).map_err(|e| {
+            self.operation(format!("pull {} from {self}", descriptor.digest))
+                .fail(Failure::Mismatch(e.to_string()))
+        })
+    }
+
+    /// Reads a blob from the byte `offset` on, unverified. A registry that
+    /// serves no ranges sends all of it.
+    fn read_blob(&self, descriptor: &Descriptor, offset: u64) -> Result<BlobReader, RegistryError> {
         let op = self.operation(format!("pull {} from {self}", descriptor.digest));
         let mut places = self.places().into_iter();
         let mut reader = BlobReader {
             repository: places.next().unwrap_or_else(|| self.clone()),
             others: places,
             descriptor: descriptor.clone(),
-            offset: 0,
-            counted_at: 0,
+            offset,
+            counted_at: offset,
             body: None,
             backoff: self.backoff(),
             resumes: 0,
@@ -80,9 +91,7 @@ impl Repository {
             }
             mirrors.push(problem);
         }
-        let size = Some(descriptor.size);
-        VerifyingReader::new(reader, descriptor.digest.clone(), size)
-            .map_err(|e| op.fail(Failure::Mismatch(e.to_string())))
+        Ok(reader)
     }
 }
 
@@ -114,6 +123,11 @@ impl BlobSource for Repository {
         Ok(Box::new(
             self.open_blob(descriptor).map_err(RegistryError::into_io)?,
         ))
+    }
+
+    fn open_from(&self, descriptor: &Descriptor, offset: u64) -> io::Result<Option<PartReader>> {
+        let reader = self.read_blob(descriptor, offset);
+        Ok(Some(Box::new(reader.map_err(RegistryError::into_io)?)))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Blobs: reading them verified, and bringing them in.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::lock::Session;
 use super::{Store, StoreError};
 use crate::digest::{Digest, VerifyingReader};
-use crate::image::{BlobSink, BlobSource, BlobWriter, Descriptor};
+use crate::image::{BlobSink, BlobSource, BlobWriter, Descriptor, PartReader};
 
 impl Store {
     /// Where the blob is, if it is there.
@@ -219,6 +219,13 @@ impl BlobSource for Store {
         }
         let digest = descriptor.digest.clone();
         Ok(Box::new(VerifyingReader::new(file, digest, Some(size))?))
+    }
+
+    fn open_from(&self, descriptor: &Descriptor, offset: u64) -> io::Result<Option<PartReader>> {
+        let file = self.open_raw(&descriptor.digest);
+        let mut file = file.map_err(StoreError::into_io)?;
+        file.seek(io::SeekFrom::Start(offset))?;
+        Ok(Some(Box::new(file)))
     }
 }
 

@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{Dir, FileType, Mode, OFlags};
 
 use super::cache::record_payload;
+use super::indexes;
 use super::recover::{blobs, layer_dirs, layer_links, list};
 use super::{Lock, Store, StoreError, read_small};
 use crate::digest::{DiffId, Digest};
@@ -78,6 +79,10 @@ pub struct Usage {
     pub records: u64,
     /// Cache records, bytes.
     pub record_bytes: u64,
+    /// Indexes of layers, number.
+    pub indexes: u64,
+    /// Indexes of layers, bytes.
+    pub index_bytes: u64,
     /// Cache mounts, number.
     pub mounts: u64,
     /// Cache mounts, bytes.
@@ -184,6 +189,13 @@ impl Store {
                     Ok(()) => Ok(()),
                     Err(e) => Err(e.into_io()),
                 });
+            }
+        }
+        for path in list(&root.join("indexes")).unwrap_or_default() {
+            let blob = path.file_name().and_then(indexes::blob_of);
+            if blob.is_none_or(|blob| !reached.blobs.contains(&blob)) {
+                pruned.bytes += disk_size(&path);
+                pruned.remove(options, &path, || std::fs::remove_file(&path));
             }
         }
         self.prune_layers(options, &reached, &mut pruned)?;
@@ -345,6 +357,10 @@ impl Store {
         for path in list(&root.join("cache"))? {
             usage.records += 1;
             usage.record_bytes += disk_size(&path);
+        }
+        for path in list(&root.join("indexes")).unwrap_or_default() {
+            usage.indexes += 1;
+            usage.index_bytes += disk_size(&path);
         }
         usage.mounts = list(&root.join("mounts"))?.len() as u64;
         usage.mount_bytes = disk_usage(&root.join("mounts"), &mut seen);

@@ -12,6 +12,7 @@
 //!   layers/by-diff-id/<alg>-<hex>[.<form>] -> ../<id>
 //!   cache/<hex>             results of build steps by key
 //!   mounts/<hex>/           cache mounts
+//!   indexes/<alg>-<hex>     what is in a layer, by the digest of its blob
 //!   stats/<hex>             what is known of the files of a build context
 //!   locks/                  lock files; they are never removed by a sweep
 //!   tmp/<session>/          what a running process is about to make
@@ -79,6 +80,7 @@ mod cache;
 mod error;
 mod find;
 mod gc;
+mod indexes;
 mod layers;
 mod lock;
 mod places;

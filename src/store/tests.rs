@@ -705,3 +705,50 @@ fn a_read_only_store_can_be_read() {
             .is_ok()
     );
 }
+
+#[test]
+fn indexes_are_kept_as_long_as_their_layers() {
+    use crate::layer::compress::Compression;
+    use crate::layer::index::LayerIndex;
+    let (_dir, store) = store();
+    let mut header = tar::Header::new_ustar();
+    header.set_path("file").unwrap();
+    header.set_size(1);
+    header.set_cksum();
+    let tar = [header.as_bytes(), &[1; 1][..], &[0; 511], &[0; 1024]].concat();
+    let index = LayerIndex::make(io::Cursor::new(tar.clone()), Compression::Uncompressed).unwrap();
+    let named = image(&store, &tar, &amd64());
+    store.set_refs(&[(reference("a"), named)]).unwrap();
+    let blob = Digest::of(&tar);
+    let elsewhere = Digest::of(b"a layer in a registry");
+    assert_eq!(store.index_get(&blob), None);
+    for digest in [&blob, &elsewhere] {
+        store.index_put(digest, &index).unwrap();
+        assert_eq!(store.index_get(digest).as_ref(), Some(&index));
+    }
+    assert_eq!(store.usage().unwrap().indexes, 2);
+    store.prune(&PruneOptions::default()).unwrap();
+    assert_eq!(store.index_get(&blob).as_ref(), Some(&index));
+    assert_eq!(store.index_get(&elsewhere), None);
+    // A damaged one is none, and is written anew.
+    let path = store.index_path(&blob);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    assert_eq!(store.index_get(&blob), None);
+    store.index_put(&blob, &index).unwrap();
+    assert_eq!(store.index_get(&blob), Some(index));
+}
+
+#[test]
+fn blobs_are_read_from_the_middle() {
+    let (_dir, store) = store();
+    let blob = store.put_bytes("x", b"0123456789").unwrap();
+    let mut rest = String::new();
+    let mut reader = store.open_from(&blob, 7).unwrap().unwrap();
+    reader.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "789");
+    let missing = Descriptor::of("x", b"none");
+    assert!(store.open_from(&missing, 1).is_err());
+}

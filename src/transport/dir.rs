@@ -1,7 +1,7 @@
 //! A plain directory: `manifest.json`, `version`, and blobs named by the hex
 //! digits of their digests; manifests below an index are `<hex>.manifest.json`.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::layout::write_file;
 use super::plan::{self, Plan};
 use super::{Source, TransportError, is_document};
 use crate::digest::VerifyingReader;
-use crate::image::{BlobSource, Descriptor, Document, MAX_MANIFEST_BYTES, media_type};
+use crate::image::{BlobSource, Descriptor, Document, MAX_MANIFEST_BYTES, PartReader, media_type};
 use crate::sys::fs::Root;
 
 /// The content of `version`.
@@ -67,6 +67,12 @@ impl BlobSource for DirBlobs {
         let file = self.0.open_file(Path::new(&file_name(d)))?;
         let reader = VerifyingReader::new(file, d.digest.clone(), Some(d.size))?;
         Ok(Box::new(reader))
+    }
+
+    fn open_from(&self, d: &Descriptor, offset: u64) -> io::Result<Option<PartReader>> {
+        let mut file = self.0.open_file(Path::new(&file_name(d)))?;
+        file.seek(io::SeekFrom::Start(offset))?;
+        Ok(Some(Box::new(file)))
     }
 }
 

@@ -18,7 +18,7 @@ use super::{Source, TransportError};
 use crate::digest::{Digest, Hasher, VerifyingReader};
 use crate::image::media_type::{self, Compression, Format};
 use crate::image::{
-    BlobSource, Descriptor, ImageConfig, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Manifest,
+    BlobSource, Descriptor, ImageConfig, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Manifest, PartReader,
 };
 use crate::reference::Reference;
 
@@ -227,16 +227,26 @@ struct ArchiveFiles {
     files: HashMap<Digest, PathBuf>,
 }
 
-impl BlobSource for ArchiveFiles {
-    fn open(&self, d: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
+impl ArchiveFiles {
+    fn section(&self, d: &Descriptor) -> io::Result<Section> {
         let path = self.files.get(&d.digest).ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::NotFound,
                 format!("{} has no {}", self.index.path().display(), d.digest),
             )
         })?;
-        let (section, _) = self.index.open_file(path)?;
+        Ok(self.index.open_file(path)?.0)
+    }
+}
+
+impl BlobSource for ArchiveFiles {
+    fn open(&self, d: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
+        let section = self.section(d)?;
         let reader = VerifyingReader::new(section, d.digest.clone(), Some(d.size))?;
         Ok(Box::new(reader))
+    }
+
+    fn open_from(&self, d: &Descriptor, offset: u64) -> io::Result<Option<PartReader>> {
+        Ok(Some(Box::new(self.section(d)?.after(offset))))
     }
 }

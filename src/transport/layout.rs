@@ -4,7 +4,7 @@
 //! image-spec `image-layout.md`.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::plan::{self, Plan};
 use super::tar_index::TarIndex;
 use super::{REF_NAME, Source, TransportError};
 use crate::digest::{Digest, VerifyingReader};
-use crate::image::{BlobSource, Descriptor, Document, Index, MAX_MANIFEST_BYTES};
+use crate::image::{BlobSource, Descriptor, Document, Index, MAX_MANIFEST_BYTES, PartReader};
 use crate::reference::Reference;
 use crate::sys::fs::Root;
 
@@ -226,6 +226,12 @@ impl BlobSource for LayoutBlobs {
         let reader = VerifyingReader::new(file, d.digest.clone(), Some(d.size))?;
         Ok(Box::new(reader))
     }
+
+    fn open_from(&self, d: &Descriptor, offset: u64) -> io::Result<Option<PartReader>> {
+        let mut file = self.0.open_file(Path::new(&blob_name(&d.digest)))?;
+        file.seek(io::SeekFrom::Start(offset))?;
+        Ok(Some(Box::new(file)))
+    }
 }
 
 struct ArchiveBlobs(Arc<TarIndex>);
@@ -235,6 +241,11 @@ impl BlobSource for ArchiveBlobs {
         let (section, _) = self.0.open_file(Path::new(&blob_name(&d.digest)))?;
         let reader = VerifyingReader::new(section, d.digest.clone(), Some(d.size))?;
         Ok(Box::new(reader))
+    }
+
+    fn open_from(&self, d: &Descriptor, offset: u64) -> io::Result<Option<PartReader>> {
+        let (section, _) = self.0.open_file(Path::new(&blob_name(&d.digest)))?;
+        Ok(Some(Box::new(section.after(offset))))
     }
 }
 

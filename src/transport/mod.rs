@@ -51,7 +51,7 @@ pub use plan::{Plan, Rewrite, Selection};
 pub use tar_out::Output;
 
 use crate::digest::Digest;
-use crate::image::{BlobSource, Descriptor, Document, Image, ImageError, media_type};
+use crate::image::{BlobSource, Descriptor, Document, Image, ImageError, PartReader, media_type};
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::{RegistryError, Repository};
@@ -182,13 +182,24 @@ impl BlobSource for FirstOf {
                 result => return result,
             }
         }
-        Err(last.unwrap_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("nothing has {}", descriptor.digest),
-            )
-        }))
+        Err(last.unwrap_or_else(|| nothing_has(descriptor)))
     }
+
+    fn open_from(&self, d: &Descriptor, offset: u64) -> io::Result<Option<PartReader>> {
+        let mut last = None;
+        for source in &self.0 {
+            match source.open_from(d, offset) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => last = Some(e),
+                result => return result,
+            }
+        }
+        Err(last.unwrap_or_else(|| nothing_has(d)))
+    }
+}
+
+fn nothing_has(descriptor: &Descriptor) -> io::Error {
+    let text = format!("nothing has {}", descriptor.digest);
+    io::Error::new(io::ErrorKind::NotFound, text)
 }
 
 /// Why an image could not be read or copied.

@@ -257,6 +257,16 @@ impl Section {
     }
 }
 
+impl Section {
+    /// What comes after its first `bytes`.
+    pub(super) fn after(mut self, bytes: u64) -> Self {
+        let bytes = bytes.min(self.left);
+        self.offset += bytes;
+        self.left -= bytes;
+        self
+    }
+}
+
 impl Read for Section {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let limit = usize::try_from(self.left).map_or(buf.len(), |l| l.min(buf.len()));
