@@ -10,8 +10,8 @@
 //!
 //! What it shares with shiplap is the process tree, the network and the host's
 //! name. shiplap cannot be looked into (it is not dumpable, and Landlock
-//! forbids it), nor be sent signals where the kernel's Landlock covers those
-//! (Linux 6.12).
+//! forbids it), nor have its limits or its priority changed, nor be sent signals
+//! where the kernel's Landlock covers those (Linux 6.12).
 //!
 //! All descendants of the process, daemons included, become the keeper's
 //! children when their parents end, and it ends them.
@@ -188,6 +188,8 @@ fn begin(
             enter::Command::new(spec)?
         }
     };
+    let others = super::seccomp::to_oneself_only();
+    crate::sys::seccomp::install(&others).tried("filtering system calls (seccomp)")?;
     match method {
         Method::Proot { .. } => {
             // Root may go this way too, and keeps what it needs then.

@@ -22,6 +22,7 @@ use super::spec::{Network, Resource, RunSpec, Seccomp};
 use super::streams;
 use super::stub::Stubs;
 use crate::sys::fs::Root;
+use crate::sys::landlock::Ruleset;
 use crate::sys::seccomp::Instruction;
 use crate::sys::{capability, process};
 
@@ -114,11 +115,27 @@ fn prepare(
     set_limits(spec)?;
     let command = Command::new(spec)?;
     set_labels(spec)?;
+    hide_sockets(spec)?;
     set_privileges(spec)?;
     process::reset_signals().tried("resetting signals")?;
     // A change of user cleared it.
     process::die_with_parent().tried("tying the process to its keeper")?;
     Ok(command)
+}
+
+/// Abstract sockets belong to the network: where that is the host's, a process
+/// could talk to the host's services (CVE-2020-15257). Older kernels cannot
+/// keep them apart.
+pub(super) fn hide_sockets(spec: &RunSpec) -> Result<(), Failure> {
+    if spec.network != Network::Host || spec.insecure {
+        return Ok(());
+    }
+    match Ruleset::without_abstract_sockets() {
+        Ok(rules) => rules
+            .restrict_self()
+            .tried("hiding the host's abstract sockets (landlock)"),
+        Err(_) => Ok(()),
+    }
 }
 
 /// Whether the pipe's other end is closed.

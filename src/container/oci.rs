@@ -124,6 +124,7 @@ impl<'a> Runtime<'a> {
         }
         process::duplicate_to(&self.log, LOG).tried("passing the log on")?;
         process::close_from(LOG + 1, Some(control.as_raw_fd()));
+        super::enter::hide_sockets(spec)?;
         process::reset_signals().tried("resetting signals")?;
         let text = |text: &[u8]| CString::new(text).map_err(std::io::Error::from);
         let mut args = Vec::new();

@@ -62,11 +62,25 @@ struct Table {
     personality: u32,
     ioctl: u32,
     socket: u32,
+    /// `prlimit64`, and the calls that change priorities and processors, each
+    /// with the argument that says of which process.
+    others: [(u32, u32); 7],
 }
 
 const fn n(number: libc::c_long) -> u32 {
     number as u32
 }
+
+/// See [`Table::others`].
+const OTHERS: [(u32, u32); 7] = [
+    (n(libc::SYS_prlimit64), 0),
+    (n(libc::SYS_setpriority), 1),
+    (n(libc::SYS_sched_setparam), 0),
+    (n(libc::SYS_sched_setscheduler), 0),
+    (n(libc::SYS_sched_setaffinity), 0),
+    (n(libc::SYS_ioprio_set), 1),
+    (n(libc::SYS_sched_setattr), 0),
+];
 
 /// The same everywhere.
 const COMMON: &[(u32, u64)] = &[
@@ -161,6 +175,7 @@ mod machine {
             personality: n(libc::SYS_personality),
             ioctl: n(libc::SYS_ioctl),
             socket: n(libc::SYS_socket),
+            others: super::OTHERS,
         },
         Table {
             architecture: COMPATIBLE,
@@ -218,6 +233,15 @@ mod machine {
             personality: 136,
             ioctl: 54,
             socket: 359,
+            others: [
+                (340, 0), // prlimit64
+                (97, 1),  // setpriority
+                (154, 0), // sched_setparam
+                (156, 0), // sched_setscheduler
+                (241, 0), // sched_setaffinity
+                (289, 1), // ioprio_set
+                (351, 0), // sched_setattr
+            ],
         },
     ];
 }
@@ -239,6 +263,7 @@ mod machine {
         personality: n(libc::SYS_personality),
         ioctl: n(libc::SYS_ioctl),
         socket: n(libc::SYS_socket),
+        others: super::OTHERS,
     }];
 }
 
@@ -313,6 +338,32 @@ pub(super) fn pretending() -> Vec<Instruction> {
     #[cfg(not(target_arch = "x86_64"))]
     let numbers = [libc::SYS_fchown, libc::SYS_fchownat, libc::SYS_setgroups];
     answering(&numbers, SUCCESS)
+}
+
+/// A filter for processes that share the process tree with the builder: the
+/// kernel lets a user set limits of, and slow down, all processes of the same
+/// user, and Landlock has nothing against it. With it a process may do that to
+/// itself only.
+pub(super) fn to_oneself_only() -> Vec<Instruction> {
+    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let mut program = vec![load(ARCHITECTURE)];
+    for table in machine::TABLES {
+        let mut part = vec![load(NUMBER)];
+        for (number, index) in table.others {
+            part.extend([
+                if_equal(number, 4),
+                load(argument(index)),
+                code(equal, 0, 1, 0),
+                give(ALLOW),
+                give(EPERM),
+            ]);
+        }
+        part.push(give(ALLOW));
+        program.push(code(equal, 0, part.len() as u8, table.architecture));
+        program.extend(part);
+    }
+    program.push(give(ALLOW));
+    program
 }
 
 /// Gives `answer` to calls of the usual architecture with these numbers.
@@ -488,6 +539,22 @@ pub(super) mod tests {
                 other => panic!("instruction {other:x}"),
             }
         }
+    }
+
+    #[test]
+    fn others_keep_their_limits() {
+        let program = to_oneself_only();
+        for table in machine::TABLES {
+            let judge = |number, args| run(&program, table.architecture, number, args);
+            for (number, index) in table.others {
+                let mut args = [0, 0, 5];
+                assert_eq!(judge(number, args), ALLOW);
+                args[index as usize] = 1;
+                assert_eq!(judge(number, args), EPERM);
+            }
+            assert_eq!(judge(table.ioctl, [1, 1, 1]), ALLOW);
+        }
+        assert_eq!(run(&program, 1, OTHERS[0].0, [1, 1, 1]), ALLOW);
     }
 
     #[test]

@@ -26,7 +26,9 @@ const IOCTL_DEV: u64 = 1 << 15;
 const FILE_RIGHTS: u64 = 0b111 | TRUNCATE | IOCTL_DEV;
 /// Execute, read a file, read a directory.
 const READ: u64 = 0b1101;
-/// Abstract sockets and signals of others are out of reach.
+/// Abstract sockets of others are out of reach.
+const ABSTRACT_SOCKETS: u64 = 0b01;
+/// And so are others for signals.
 const SCOPES: u64 = 0b11;
 
 #[repr(C)]
@@ -71,10 +73,25 @@ impl Ruleset {
                 rights |= right;
             }
         }
+        let scopes = if version >= 6 { SCOPES } else { 0 };
+        Self::create(version, rights, scopes)
+    }
+
+    /// Leaves everything but abstract sockets that processes outside listen at.
+    ///
+    /// # Errors
+    /// Where Landlock has no scopes: before Linux 6.12.
+    pub fn without_abstract_sockets() -> io::Result<Self> {
+        let version = version().filter(|v| *v >= 6);
+        let version = version.ok_or(io::ErrorKind::Unsupported)?;
+        Self::create(version, 0, ABSTRACT_SOCKETS)
+    }
+
+    fn create(version: u32, rights: u64, scoped: u64) -> io::Result<Self> {
         let attr = RulesetAttr {
             handled_access_fs: rights,
             handled_access_net: 0,
-            scoped: if version >= 6 { SCOPES } else { 0 },
+            scoped,
         };
         let size = match version {
             ..4 => 8,

@@ -10,9 +10,11 @@ mod copy;
 mod errors;
 mod housekeeping;
 mod messages;
+mod mount_escapes;
 mod outputs;
 mod platforms;
 mod pods;
+mod probe;
 mod push_pull;
 mod real_program;
 mod registries;
@@ -20,6 +22,7 @@ mod rungs;
 mod sandbox;
 mod store;
 mod straight;
+mod ways;
 mod web;
 
 /// Every file of tests here is part of the binary.

@@ -1,15 +1,8 @@
 //! One result, whatever isolates the steps and whatever their root
 //! filesystems are made of.
 
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::Command;
-
-use crate::sandbox::{Ran, Sandbox, skip};
-
-/// A user with one id of its own only.
-const NOBODY_ELSE: u32 = 64_123;
+use crate::sandbox::{Ran, Sandbox};
+use crate::ways::{self, Way};
 
 const FILES: &str = r#"FROM base
 RUN mkdir -p /a/b /c && echo 1 > /a/b/1 && echo 2 > /a/b/2 && ln /a/b/1 /c/hard && \
@@ -56,96 +49,86 @@ RUN mkdir /o && echo 1 > /o/1 && chown -R 7:8 /o && chown -h 9:9 /bin/vi
 RUN echo 2 >> /o/1; chmod 640 /o/1; chgrp 5 /etc/passwd
 "#;
 
-struct Way {
-    name: &'static str,
-    args: &'static [&'static str],
-    uid: u32,
-}
+/// What package managers do: unpack under other names and rename, replace
+/// links and directories, keep lists, remove what they needed for a while.
+const PACKAGES: &str = r#"FROM base
+RUN --mount=type=cache,target=/var/cache/apt --mount=type=tmpfs,target=/var/tmp \
+    set -e; mkdir -p /var/lib/dpkg/info /usr/share/doc/a /usr/lib/a && cd /var/tmp && \
+    mkdir -p p/usr/bin p/usr/lib/a p/etc/a.d && echo code > p/usr/bin/a && chmod 755 p/usr/bin/a && \
+    ln -s a p/usr/bin/b && ln p/usr/bin/a p/usr/bin/c && echo set > p/etc/a.d/conf && \
+    tar -cf /var/cache/apt/a.tar -C p . && cd / && tar -xf /var/cache/apt/a.tar && \
+    for i in 1 2 3 4 5 6 7 8 9; do echo $i > /usr/lib/a/lib.so.$i.new && mv /usr/lib/a/lib.so.$i.new /usr/lib/a/lib.so.$i; done && \
+    ln -s lib.so.9 /usr/lib/a/lib.so && find /usr > /var/lib/dpkg/info/a.list && \
+    echo 'daemon:x:2:2::/:/bin/false' >> /etc/passwd && head -c 300000 /dev/zero > /usr/lib/a/zero
+RUN rm /usr/lib/a/lib.so.1 && mv /usr/lib/a /usr/lib/b && ln -s b /usr/lib/a && \
+    rm /usr/bin/b && mkdir /usr/bin/b && touch /usr/bin/b/x && chmod 2775 /usr/bin/b && \
+    mkdir -m 700 "/etc/with space" "/etc/Zürich" && touch "/etc/with space/$(printf 'a\nb')" && \
+    touch /etc/$(head -c 200 /dev/zero | tr '\0' n) && rm -r /var/lib/dpkg/info && rm -rf /etc/a.d
+RUN rm /usr/lib/a && mkdir /usr/lib/a && echo new > /usr/lib/a/lib.so && rm -r /usr/lib/b && \
+    cp -a /etc/passwd /etc/passwd- && mknod /run-pipe p && chmod 1777 /usr/share/doc
+"#;
 
 impl Way {
-    /// Builds all files in a store of its own.
-    fn build(&self, s: &Sandbox, program: &PathBuf, files: &[&str]) -> Vec<String> {
-        let dir = s.path(self.name);
-        std::fs::create_dir(&dir).unwrap();
-        chown(&dir, Some(self.uid), Some(self.uid)).unwrap();
-        let run = |args: &[&str]| -> Ran {
-            let mut command = Command::new(program);
-            command.uid(self.uid).gid(self.uid).current_dir(&dir);
-            command
-                .env("HOME", &dir)
-                .env("SOURCE_DATE_EPOCH", "1600000000");
-            command.arg("--root").arg(dir.join("store")).args(args);
-            let ran: Ran = command.output().unwrap().into();
-            assert_eq!(ran.code, Some(0), "{} {args:?}\n{}", self.name, ran.stderr);
-            ran
-        };
-        run(&["import", s.path("base.tar").to_str().unwrap(), "base"]);
+    /// Builds all files in the way's store.
+    fn images(&self, s: &Sandbox, files: &[&str]) -> Vec<String> {
         let secret = format!("id=s,src={}", s.path("secret").display());
-        files
-            .iter()
-            .map(|file| {
-                let context = s.path(file);
-                let mut args = vec!["build", "-q", "--rewrite-timestamp", "--secret", &secret];
-                args.extend(self.args);
-                args.push(context.to_str().unwrap());
-                let built = run(&args).stdout;
-                let tmp = std::fs::read_dir(dir.join("store/tmp")).unwrap().count();
-                assert_eq!(tmp, 0, "{}", self.name);
-                format!("{file} {}", built.trim())
-            })
-            .collect()
+        let build = |file: &&str| {
+            let args = ["-q", "--rewrite-timestamp", "--secret", &secret];
+            let mut command = self.command(s);
+            command.env("SOURCE_DATE_EPOCH", "1600000000");
+            let ran: Ran = command
+                .args(self.words(s, file, &args))
+                .output()
+                .unwrap()
+                .into();
+            assert_eq!(ran.code, Some(0), "{} {file}\n{}", self.name, ran.stderr);
+            let tmp = std::fs::read_dir(self.store(s).join("tmp"))
+                .unwrap()
+                .count();
+            assert_eq!(tmp, 0, "{} {file}", self.name);
+            format!("{file} {}", ran.stdout.trim())
+        };
+        files.iter().map(build).collect()
     }
 }
 
 #[test]
 fn every_isolation_gives_the_same_layers() {
     const NAME: &str = "every_isolation_gives_the_same_layers";
-    let Some(s) = Sandbox::with_base(NAME) else {
+    let Some((s, ways)) = ways::all(NAME) else {
         return;
     };
-    let open = |path: PathBuf, mode| {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-    };
-    open(s.path(""), 0o755);
-    open(s.path("base.tar"), 0o644);
     std::fs::write(s.path("secret"), "hush\n").unwrap();
-    open(s.path("secret"), 0o644);
-    let program = s.path("program");
-    std::fs::copy(env!("CARGO_BIN_EXE_shiplap"), &program).unwrap();
+    ways::open(&s.path("secret"), 0o644);
     let all = [
         ("files", FILES),
         ("users", USERS),
         ("mounts", MOUNTS),
+        ("packages", PACKAGES),
         ("owners", OWNERS),
     ];
     for (name, text) in all {
         s.context(name, &[("Dockerfile", text), ("sub/y", "why\n")]);
     }
     let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
-    let way = |name, args, uid| Way { name, args, uid };
-    let first = way("overlay", &["--isolation=namespaces"], 0).build(&s, &program, &names);
-    let mut ways = vec![
-        way("directory", &["--snapshot=directory"], 0),
-        way("chroot", &["--isolation=chroot"], 0),
-        way("one-id", &["--isolation=namespaces"], NOBODY_ELSE),
-        way(
-            "one-id-directory",
-            &["--isolation=namespaces", "--snapshot=directory"],
-            NOBODY_ELSE,
-        ),
-    ];
-    if crate::sandbox::has("proot") {
-        ways.push(way("proot", &["--isolation=proot"], NOBODY_ELSE));
-    } else {
-        skip(NAME, "there is no proot to compare");
-    }
-    for way in ways {
-        let count = if way.uid == 0 {
-            names.len()
-        } else {
-            names.len() - 1
+    // In stores of their own: the cache mount has a life of its own.
+    let by_directory = ways.iter().filter_map(|way| {
+        let name = match way.name {
+            "namespaces" => "namespaces-directory",
+            "single" => "single-directory",
+            "ranges" => "ranges-directory",
+            _ => return None,
         };
-        let built = way.build(&s, &program, &names[..count]);
+        let args = &["--isolation=namespaces", "--snapshot=directory"];
+        let way = Way { name, args, ..*way };
+        way.prepare(&s);
+        Some(way)
+    });
+    let mut first: Option<Vec<String>> = None;
+    for way in ways.iter().cloned().chain(by_directory) {
+        let count = names.len() - usize::from(!way.keeps_owners());
+        let built = way.images(&s, &names[..count]);
+        let first = first.get_or_insert_with(|| built.clone());
         assert_eq!(built, first[..count], "{}", way.name);
     }
 }
