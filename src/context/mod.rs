@@ -20,7 +20,7 @@ mod walk;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -78,7 +78,12 @@ pub trait Tree: Send + Sync {
     /// Opens the regular file at `path` (followed); nothing but a regular file
     /// is ever opened.
     fn open(&self, path: &Path) -> io::Result<File>;
-    /// The same for a file that was found by listing the directories above it:
+    /// Whether the regular file at `path` (followed) has the bytes of `other`,
+    /// which is read from where it stands to its end.
+    fn has_content(&self, path: &Path, other: File) -> io::Result<bool> {
+        same_bytes(other, self.open(path)?)
+    }
+    /// [`open`](Self::open) for a file that was found by listing the directories above it:
     /// one with a link in `path` is an error.
     fn open_listed(&self, path: &Path) -> io::Result<File> {
         self.open(path)
@@ -100,6 +105,22 @@ pub trait Tree: Send + Sync {
     fn is_left_out(&self, path: &Path) -> bool {
         let _ = path;
         false
+    }
+}
+
+fn same_bytes(mut a: File, mut b: File) -> io::Result<bool> {
+    let (mut left, mut right) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+    loop {
+        let n = a.read(&mut left)?;
+        if n == 0 {
+            return Ok(b.read(&mut right[..1])? == 0);
+        }
+        match b.read_exact(&mut right[..n]) {
+            Ok(()) if left[..n] == right[..n] => {}
+            Ok(()) => return Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            Err(e) => return Err(e),
+        }
     }
 }
 

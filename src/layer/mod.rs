@@ -11,6 +11,7 @@
 
 pub mod archive;
 pub mod compress;
+pub mod ids;
 pub mod index;
 pub mod listing;
 pub mod merge;

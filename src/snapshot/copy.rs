@@ -13,7 +13,6 @@
 //! its status.
 
 use std::ffi::OsStr;
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -24,18 +23,23 @@ use rustix::fs::{FileType, Stat};
 
 use super::Guess;
 use super::attr;
-use super::diff::{Diff, Differ, Item, Place, Side, Source, at, root_change, size};
+use super::diff::{Diff, Differ, Item, Place, Side, Source, at, root_change, root_entry, size};
+use super::kept::Kept;
 use super::names::{Mark, Names};
+use super::rows::{self, Cursor, Row, Rows};
 use crate::context::{Empty, Tree};
-use crate::layer::{Change, Mtime};
+use crate::digest::Hasher;
+use crate::layer::{Change, Entry, Mtime};
 use crate::sys::fs::lstat_at;
 
 /// The coarsest clock of kernels that we meet ticks a hundred times a second.
 const TICK: Duration = Duration::from_millis(20);
 
 /// What is compared of an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Status {
+    /// Zero on the root's own file system: numbers of devices are new after
+    /// every start of the machine.
     device: u64,
     inode: u64,
     mode: u32,
@@ -50,9 +54,9 @@ struct Status {
 impl Status {
     // The field types differ between architectures.
     #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
-    fn of(stat: &Stat) -> Self {
+    fn of(stat: &Stat, root_device: u64) -> Self {
         Self {
-            device: stat.st_dev as u64,
+            device: stat.st_dev as u64 ^ root_device,
             inode: stat.st_ino as u64,
             mode: stat.st_mode as u32,
             uid: stat.st_uid,
@@ -71,70 +75,28 @@ impl Status {
             },
         }
     }
-}
 
-/// The entries of one directory, sorted by name. Each is a length, a flag, a
-/// fingerprint and the name.
-#[derive(Debug, Default)]
-struct Rows {
-    bytes: Vec<u8>,
-    /// Number of the first of its directories; the others follow.
-    first_child: usize,
-    count: usize,
-}
-
-/// One entry of [`Rows`].
-#[derive(Debug, Clone, Copy)]
-struct Row<'a> {
-    name: &'a [u8],
-    is_dir: bool,
-    fingerprint: u64,
-}
-
-/// A place in [`Rows`].
-#[derive(Debug, Clone, Copy, Default)]
-struct Cursor {
-    at: usize,
-    /// Directories before it.
-    dirs: usize,
-}
-
-impl Rows {
-    fn push(&mut self, name: &[u8], is_dir: bool, fingerprint: u64) {
-        let len = u16::try_from(name.len()).unwrap_or(u16::MAX);
-        self.bytes.extend_from_slice(&len.to_le_bytes());
-        self.bytes.push(u8::from(is_dir));
-        self.bytes.extend_from_slice(&fingerprint.to_le_bytes());
-        self.bytes.extend_from_slice(name);
-        self.count += 1;
-    }
-
-    /// The row at `at`, and the place behind it.
-    fn get(&self, at: Cursor) -> Option<(Row<'_>, Cursor)> {
-        let rest = self.bytes.get(at.at..)?;
-        let (len, rest) = rest.split_first_chunk::<2>()?;
-        let ([is_dir], rest) = rest.split_first_chunk::<1>()?;
-        let (fingerprint, rest) = rest.split_first_chunk::<8>()?;
-        let name = rest.get(..usize::from(u16::from_le_bytes(*len)))?;
-        let row = Row {
-            name,
-            is_dir: *is_dir != 0,
-            fingerprint: u64::from_le_bytes(*fingerprint),
-        };
-        let next = Cursor {
-            at: at.at + 11 + name.len(),
-            dirs: at.dirs + usize::from(row.is_dir),
-        };
-        Some((row, next))
-    }
-
-    fn iter(&self) -> impl Iterator<Item = Row<'_>> {
-        let mut at = Cursor::default();
-        std::iter::from_fn(move || {
-            let (row, next) = self.get(at)?;
-            at = next;
-            Some(row)
-        })
+    /// Eight bytes that stand for it, here and in other processes.
+    fn print(&self) -> u64 {
+        let mut bytes = [0; 80];
+        let words = [
+            self.device,
+            self.inode,
+            u64::from(self.mode),
+            u64::from(self.uid) << 32 | u64::from(self.gid),
+            self.rdev,
+            self.size as u64,
+            self.mtime.secs as u64,
+            u64::from(self.mtime.nanos) << 32 | u64::from(self.ctime.nanos),
+            self.ctime.secs as u64,
+        ];
+        for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+        let mut hasher = Hasher::new();
+        hasher.update(&bytes);
+        let [a, b, c, d, e, f, g, h, ..] = hasher.finish_raw().0;
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
     }
 }
 
@@ -144,7 +106,6 @@ pub struct Table {
     dirs: Vec<Rows>,
     /// Entries changed from here on are compared whatever their status says.
     young: Mtime,
-    key: RandomState,
 }
 
 impl Table {
@@ -154,7 +115,23 @@ impl Table {
     /// When a directory can't be read.
     pub fn read(root: &Path) -> io::Result<Self> {
         let source = Source::open(root)?;
-        let side = Now::new(None);
+        let side = Now::new(None, source.device()?);
+        Self::walk(source, side)
+    }
+
+    /// The same with what each entry is, and the root's entry. Waits until
+    /// nothing in `root` is young, so that all that stays as it is will be
+    /// known to have.
+    pub(super) fn record(root: &Path, kept: &Kept) -> io::Result<(Self, Entry)> {
+        std::thread::sleep(TICK * 2);
+        let source = Source::open(root)?.kept(kept.clone());
+        let entry = root_entry(&source, &Empty, None)?;
+        let mut side = Now::new(None, source.device()?);
+        side.details = true;
+        Ok((Self::walk(source, side)?, entry))
+    }
+
+    fn walk(source: Source, side: Now) -> io::Result<Self> {
         let differ = Arc::new(Differ::new(source, Arc::new(Empty), side));
         let mut walk = differ.walk();
         while let Some(found) = walk.take() {
@@ -162,6 +139,19 @@ impl Table {
         }
         drop(walk);
         differ.side.table()
+    }
+
+    /// A table that was read from a file.
+    pub(super) fn of(dirs: Vec<Rows>, young: Mtime) -> Option<Self> {
+        (!dirs.is_empty()).then_some(Self { dirs, young })
+    }
+
+    pub(super) fn dirs(&self) -> &[Rows] {
+        &self.dirs
+    }
+
+    pub(super) fn young(&self) -> Mtime {
+        self.young
     }
 
     /// How many entries it has.
@@ -187,12 +177,24 @@ impl Table {
         lower: Arc<dyn Tree>,
         guess: Option<Guess>,
     ) -> io::Result<TableChanges> {
+        Arc::new(self).compare(root, lower, guess.map(Kept::Guessed))
+    }
+
+    /// [`changes`](Self::changes), where `kept` says what stands for what on
+    /// the disk.
+    pub(super) fn compare(
+        self: Arc<Self>,
+        root: &Path,
+        lower: Arc<dyn Tree>,
+        kept: Option<Kept>,
+    ) -> io::Result<TableChanges> {
         let mut source = Source::open(root)?;
-        if let Some(guess) = guess {
-            source = source.guessed(guess);
+        if let Some(kept) = kept {
+            source = source.kept(kept);
         }
         let change = root_change(&source, &*lower)?;
-        let differ = Differ::new(source, lower, Now::new(Some(self)));
+        let side = Now::new(Some(self), source.device()?);
+        let differ = Differ::new(source, lower, side);
         let diff = Diff::new(Arc::new(differ), change)?;
         Ok(TableChanges { diff })
     }
@@ -234,7 +236,10 @@ struct Now {
     /// The new table, unless this is another look.
     dirs: Option<Mutex<Vec<Rows>>>,
     young: Mtime,
-    key: RandomState,
+    /// That of the root.
+    device: u64,
+    /// Whether the new table says what each entry is.
+    details: bool,
 }
 
 /// A directory of the tree as it is now.
@@ -259,13 +264,13 @@ struct State {
 }
 
 impl Now {
-    fn new(before: Option<Table>) -> Self {
-        let key = before.as_ref().map(|table| table.key.clone());
+    fn new(before: Option<Arc<Table>>, device: u64) -> Self {
         Self {
-            before: before.map(Arc::new),
+            before,
             dirs: Some(Mutex::new(vec![Rows::default()])),
             young: young(SystemTime::now()),
-            key: key.unwrap_or_default(),
+            device,
+            details: false,
         }
     }
 
@@ -277,7 +282,6 @@ impl Now {
         Ok(Table {
             dirs: std::mem::take(&mut *dirs),
             young: self.young,
-            key: self.key.clone(),
         })
     }
 
@@ -302,9 +306,10 @@ impl Now {
     }
 
     /// Notes an entry; its number, for a directory.
-    fn note(&self, state: &mut State, name: &OsStr, is_dir: bool, print: u64) -> io::Result<usize> {
+    fn note(&self, state: &mut State, row: Row<'_>) -> io::Result<usize> {
+        let is_dir = row.is_dir;
         if self.dirs.is_some() {
-            state.rows.push(name.as_encoded_bytes(), is_dir, print);
+            state.rows.push(row);
         }
         let (seen, count) = &mut state.children;
         let number = state.first_child + *seen;
@@ -332,7 +337,8 @@ impl Side for Now {
             before: self.before.clone(),
             dirs: None,
             young: self.young,
-            key: self.key.clone(),
+            device: self.device,
+            details: false,
         }
     }
 
@@ -396,11 +402,21 @@ impl Side for Now {
     ) -> io::Result<Option<(Item, Option<Dir>)>> {
         let fail = |e| at(&place.path.join(name), e);
         let stat = lstat_at(place.fd.as_fd(), name).map_err(fail)?;
-        let status = Status::of(&stat);
+        let status = Status::of(&stat, self.device);
         let is_dir = attr::file_type(&stat).is_dir();
-        let print = self.key.hash_one(status);
+        let print = status.print();
         let row = self.row(state, name.as_encoded_bytes());
-        let number = self.note(state, name, is_dir, print).map_err(fail)?;
+        let mut detail = Vec::new();
+        if self.details {
+            detail = describe(place, name, &stat).map_err(fail)?;
+        }
+        let new = Row {
+            name: name.as_encoded_bytes(),
+            is_dir,
+            fingerprint: print,
+            detail: &detail,
+        };
+        let number = self.note(state, new).map_err(fail)?;
         let child = is_dir.then(|| Dir {
             before: row.and_then(|(_, child)| child),
             number,
@@ -435,6 +451,19 @@ impl Side for Now {
         }
         Ok(Some((item, child)))
     }
+}
+
+/// What a table that is kept says of the entry `name`.
+fn describe(place: &Place<'_>, name: &OsStr, stat: &Stat) -> io::Result<Vec<u8>> {
+    let Some(mut item) = Item::read(place.fd, name, stat)? else {
+        return Ok(Vec::new());
+    };
+    item.meta.xattrs = attr::xattrs(place.fd.as_fd(), name)?;
+    item.meta.xattrs.retain(|name, _| attr::is_content(name));
+    let read = (&mut item.kind, &mut item.meta);
+    let path = place.path.join(name);
+    place.source.1.correct(place.lower, &path, read, None)?;
+    Ok(rows::detail(&item.kind, &item.meta))
 }
 
 fn young(now: SystemTime) -> Mtime {

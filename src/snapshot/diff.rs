@@ -32,7 +32,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use super::attr;
-use super::kept::{Guess, Kept};
+use super::kept::Kept;
 use super::names::{self, Mark, Names};
 use super::walk::{Visit, Visitor, Walk};
 use crate::context::{Node, Tree};
@@ -104,24 +104,8 @@ impl Item {
             return Ok(false);
         }
         match self.kind {
-            Kind::File { size } if size > 0 => same_bytes(content()?, lower.open(path)?),
+            Kind::File { size } if size > 0 => lower.has_content(path, content()?),
             _ => Ok(true),
-        }
-    }
-}
-
-fn same_bytes(mut a: File, mut b: File) -> io::Result<bool> {
-    let (mut left, mut right) = (vec![0; 64 << 10], vec![0; 64 << 10]);
-    loop {
-        let n = a.read(&mut left)?;
-        if n == 0 {
-            return Ok(b.read(&mut right[..1])? == 0);
-        }
-        match b.read_exact(&mut right[..n]) {
-            Ok(()) if left[..n] == right[..n] => {}
-            Ok(()) => return Ok(false),
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
-            Err(e) => return Err(e),
         }
     }
 }
@@ -138,9 +122,16 @@ impl Source {
         Ok(Self(Arc::new(fd), Arc::new(kept)))
     }
 
-    /// The same, where what is not on disk has to be guessed.
-    pub(super) fn guessed(self, guess: Guess) -> Self {
-        Self(self.0, Arc::new(Kept::Guessed(guess)))
+    /// The same, where `kept` says what stands for what on the disk.
+    pub(super) fn kept(self, kept: Kept) -> Self {
+        Self(self.0, Arc::new(kept))
+    }
+
+    /// The number of the root's file system.
+    // The field types differ between architectures.
+    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
+    pub(super) fn device(&self) -> io::Result<u64> {
+        Ok(rustix::fs::fstat(&*self.0)?.st_dev as u64)
     }
 
     fn open_dir(&self, path: &Path) -> io::Result<OwnedFd> {
@@ -565,27 +556,39 @@ impl<S: Side> Iterator for Diff<S> {
     }
 }
 
-/// The root's entry, if something else than its mtime differs.
-pub(super) fn root_change(source: &Source, lower: &dyn Tree) -> io::Result<Option<Entry>> {
+/// The root's entry, which is `below` in the lower tree.
+pub(super) fn root_entry(
+    source: &Source,
+    lower: &dyn Tree,
+    below: Option<&Node>,
+) -> io::Result<Entry> {
     let stat = rustix::fs::fstat(&*source.0)?;
     let mut meta = attr::meta(&stat);
     meta.xattrs = attr::xattrs(source.0.as_fd(), OsStr::new(""))?;
     meta.xattrs.retain(|name, _| attr::is_content(name));
     let root = Path::new("");
-    let node = lower.lookup(root, true)?;
-    let kept = &source.1;
-    kept.correct(lower, root, (&mut Kind::Dir, &mut meta), node.as_ref())?;
-    if let Some(node) = node {
-        let attributes = |m: &Meta| (m.mode, m.uid, m.gid);
-        if attributes(&meta) == attributes(&node.meta) && lower.xattrs(root)? == meta.xattrs {
-            return Ok(None);
-        }
-    }
-    Ok(Some(Entry {
+    let read = (&mut Kind::Dir, &mut meta);
+    source.1.correct(lower, root, read, below)?;
+    Ok(Entry {
         path: PathBuf::new(),
         kind: Kind::Dir,
         meta,
-    }))
+    })
+}
+
+/// The root's entry, if something else than its mtime differs.
+pub(super) fn root_change(source: &Source, lower: &dyn Tree) -> io::Result<Option<Entry>> {
+    let root = Path::new("");
+    let node = lower.lookup(root, true)?;
+    let entry = root_entry(source, lower, node.as_ref())?;
+    if let Some(node) = node {
+        let attributes = |m: &Meta| (m.mode, m.uid, m.gid);
+        let same = attributes(&entry.meta) == attributes(&node.meta);
+        if same && lower.xattrs(root)? == entry.meta.xattrs {
+            return Ok(None);
+        }
+    }
+    Ok(Some(entry))
 }
 
 pub(super) fn size(kind: &Kind) -> u64 {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::Merged;
 use crate::context::{Node, Tree};
+use crate::layer::ids::IdMaps;
 use crate::layer::notes::{CAPABILITY, Noted, Notes};
 use crate::layer::{Kind, Meta};
 
@@ -25,19 +26,25 @@ pub struct Guess {
 
 /// How what was read from the disk becomes what it stands for.
 #[derive(Debug, Clone)]
-pub(super) enum Kept {
+pub enum Kept {
     /// It is all there.
     OnDisk,
     /// There are notes.
     Noted(Notes),
     /// It is guessed.
     Guessed(Guess),
+    /// Owners on disk are the host's; of the rest it is as the other says.
+    Mapped(IdMaps, Box<Kept>),
 }
 
 impl Kept {
     /// Whether [`correct`](Self::correct) needs to know what is below.
     pub(super) fn needs_lower(&self) -> bool {
-        matches!(self, Self::Guessed(_))
+        match self {
+            Self::OnDisk | Self::Noted(_) => false,
+            Self::Guessed(_) => true,
+            Self::Mapped(_, rest) => rest.needs_lower(),
+        }
     }
 
     /// Corrects what was read of the entry `path`, which is `below` in the
@@ -59,6 +66,18 @@ impl Kept {
                 Ok(())
             }
             Self::Guessed(guess) => guess.correct(lower, path, (kind, meta), below),
+            Self::Mapped(ids, rest) => {
+                let owner = (meta.uid, meta.gid);
+                let foreign = || {
+                    let (uid, gid) = owner;
+                    io::Error::other(format!(
+                        "{} belongs to {uid}:{gid}, which the maps of ids don't have",
+                        path.display()
+                    ))
+                };
+                (meta.uid, meta.gid) = ids.to_image(owner).ok_or_else(foreign)?;
+                rest.correct(lower, path, (kind, meta), below)
+            }
         }
     }
 }

@@ -34,10 +34,13 @@ mod listed;
 mod merged;
 mod names;
 pub mod overlay;
+mod record;
+mod rows;
 pub mod tree;
 pub mod users;
 mod walk;
 
-pub use kept::{Clamped, Guess, note};
+pub use kept::{Clamped, Guess, Kept, note};
 pub use listed::Layered;
 pub use merged::Merged;
+pub use record::{Contents, Record};

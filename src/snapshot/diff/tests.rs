@@ -2,6 +2,7 @@
 #![allow(clippy::print_stderr)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::Command;
 
