@@ -31,6 +31,7 @@
 //! The view inside follows the OCI runtime-spec's `config-linux.md` (default
 //! filesystems and devices) with Docker's default capabilities and masks.
 
+mod bundle;
 mod capabilities;
 mod cgroup;
 mod chroot;
@@ -59,6 +60,7 @@ mod userns;
 
 use std::path::PathBuf;
 
+pub use bundle::{Owner, bundle_config};
 pub use capabilities::Capabilities;
 pub use cgroup::{Limits, Most};
 pub use init::child_main;

@@ -29,6 +29,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::thread::UnshareFlags;
 use serde_json::{Value, json};
 
+use super::capabilities::Capabilities;
 use super::cgroup;
 use super::protocol::{self, Failure, Report, Tried};
 use super::rootfs::{self, Source};
@@ -256,11 +257,10 @@ fn mounts(
 fn config(spec: &RunSpec, more: Vec<Value>, group: &str) -> Result<Value, Failure> {
     let held = capability::permitted().tried("reading capabilities")?;
     let mut capabilities = match spec.insecure {
-        true => super::Capabilities::all(),
+        true => Capabilities::all(),
         false => spec.capabilities.clone(),
     };
     capabilities.keep(held);
-    let names = capabilities.names();
     let mut namespaces = vec![
         json!({"type": "pid"}),
         json!({"type": "mount"}),
@@ -273,19 +273,32 @@ fn config(spec: &RunSpec, more: Vec<Value>, group: &str) -> Result<Value, Failur
         Network::Host | Network::Private(_) => {}
         Network::None => namespaces.push(json!({"type": "network"})),
     }
+    let mut mounts = usual_mounts(spec);
+    mounts.extend(more);
+    let (devices, allowed) = devices(spec)?;
+    let mut config = document(spec, &capabilities, mounts);
+    config["process"]["rlimits"] = json!(rlimits(spec));
+    let linux = &mut config["linux"];
+    linux["namespaces"] = json!(namespaces);
+    linux["cgroupsPath"] = json!(group);
+    linux["resources"] = resources(spec, allowed);
+    linux["devices"] = json!(devices);
+    Ok(config)
+}
+
+/// What every `config.json` has.
+pub(super) fn document(spec: &RunSpec, capabilities: &Capabilities, mounts: Vec<Value>) -> Value {
+    let names = capabilities.names();
     let (masked, read_only) = match spec.insecure {
         true => (Vec::new(), Vec::new()),
         false => rootfs::hidden_paths(),
     };
-    let mut mounts = usual_mounts(spec);
-    mounts.extend(more);
     let seccomp = match &spec.seccomp {
         _ if spec.insecure => None,
         Seccomp::Unconfined => None,
         Seccomp::Default => Some(super::seccomp::as_filter(capabilities.mask())),
-        Seccomp::Profile(profile) => Some(profile.resolve_here(&capabilities)),
+        Seccomp::Profile(profile) => Some(profile.resolve_here(capabilities)),
     };
-    let (devices, allowed) = devices(spec)?;
     let mut config = json!({
         "ociVersion": "1.0.2",
         "hostname": spec.hostname,
@@ -302,17 +315,12 @@ fn config(spec: &RunSpec, more: Vec<Value>, group: &str) -> Result<Value, Failur
             "env": spec.env,
             "cwd": spec.cwd,
             "capabilities": {"bounding": names, "effective": names, "permitted": names},
-            "rlimits": rlimits(spec),
             "noNewPrivileges": spec.no_new_privileges,
         },
         "mounts": mounts,
         "linux": {
-            "namespaces": namespaces,
             "maskedPaths": masked,
             "readonlyPaths": read_only,
-            "cgroupsPath": group,
-            "resources": resources(spec, allowed),
-            "devices": devices,
             "rootfsPropagation": "private",
         },
     });
@@ -325,10 +333,10 @@ fn config(spec: &RunSpec, more: Vec<Value>, group: &str) -> Result<Value, Failur
     if let Some(context) = &spec.labels.selinux {
         config["process"]["selinuxLabel"] = json!(context);
     }
-    Ok(config)
+    config
 }
 
-fn usual_mounts(spec: &RunSpec) -> Vec<Value> {
+pub(super) fn usual_mounts(spec: &RunSpec) -> Vec<Value> {
     let mount = |target: &str, kind: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": kind, "options": options});
     let size = format!("size={}", spec.shm_size);
     let mut sys = vec!["nosuid", "noexec", "nodev"];

@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFla
 use rustix::io::Errno;
 
 use super::dirs::Dir;
-use super::error::Step;
+use super::error::{Step, refuse};
 use super::{UnpackError, Unpacker};
 use crate::layer::{Meta, Mtime};
 use crate::sys::fs::{list_xattrs, proc_fd};
@@ -54,18 +54,28 @@ pub(super) fn remove_xattrs(
     Ok(())
 }
 
+type Owner = (Option<Uid>, Option<Gid>);
+
 impl Unpacker<'_> {
     /// Whether the owner has to be set.
-    fn owner(&mut self, meta: &Meta) -> Option<(Option<Uid>, Option<Gid>)> {
+    fn owner(&mut self, path: &Path, meta: &Meta) -> Result<Option<Owner>, UnpackError> {
+        let owner = (meta.uid, meta.gid);
         if self.options.owners {
-            let uid = Uid::from_raw(meta.uid);
-            let gid = Gid::from_raw(meta.gid);
-            return Some((Some(uid), Some(gid)));
+            let here = self.options.ids.map_or(Some(owner), |i| i.to_host(owner));
+            let Some((uid, gid)) = here else {
+                let (uid, gid) = owner;
+                return refuse(
+                    path,
+                    format!("it belongs to {uid}:{gid}, which the maps of ids don't have"),
+                );
+            };
+            let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+            return Ok(Some(owner));
         }
-        if (meta.uid, meta.gid) != self.ids {
+        if owner != self.ids {
             self.result.skipped_owners += 1;
         }
-        None
+        Ok(None)
     }
 
     pub(super) fn chown_fd(
@@ -74,7 +84,7 @@ impl Unpacker<'_> {
         path: &Path,
         meta: &Meta,
     ) -> Result<(), UnpackError> {
-        match self.owner(meta) {
+        match self.owner(path, meta)? {
             Some((uid, gid)) => rustix::fs::fchown(fd, uid, gid).step("set the owner of", path),
             None => Ok(()),
         }
@@ -138,7 +148,7 @@ impl Unpacker<'_> {
         meta: &Meta,
     ) -> Result<(), UnpackError> {
         let nofollow = AtFlags::SYMLINK_NOFOLLOW;
-        if let Some((uid, gid)) = self.owner(meta) {
+        if let Some((uid, gid)) = self.owner(path, meta)? {
             rustix::fs::chownat(&dir.fd, name, uid, gid, nofollow)
                 .step("set the owner of", path)?;
         }

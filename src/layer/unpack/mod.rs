@@ -37,6 +37,7 @@ use rustix::io::Errno;
 use self::dirs::{Dir, Dirs};
 pub use self::error::UnpackError;
 use self::error::{Step, refuse};
+use super::ids::IdMaps;
 use super::notes::{CAPABILITY, Noted, Notes};
 use super::tar_read::{Body, Item, Names, TarReader};
 use super::{Entry, Kind, Meta};
@@ -93,6 +94,9 @@ pub struct UnpackOptions<'a> {
     /// Whether to set owners. Without, all belongs to the process's user, and
     /// what should not is noted.
     pub owners: bool,
+    /// Which ids the owners are on this host; an entry whose owner is none of
+    /// them is an error.
+    pub ids: Option<&'a IdMaps>,
     /// Device nodes.
     pub devices: Devices,
     /// Overlay form: where hard links to lower layers' files are copied from,
@@ -109,6 +113,7 @@ impl std::fmt::Debug for UnpackOptions<'_> {
             .field("max_bytes", &self.max_bytes)
             .field("max_entries", &self.max_entries)
             .field("owners", &self.owners)
+            .field("ids", &self.ids)
             .field("devices", &self.devices)
             .field("lower", &self.lower.is_some())
             .finish()
@@ -124,6 +129,7 @@ impl UnpackOptions<'_> {
             max_bytes: 100 << 30,
             max_entries: 10_000_000,
             owners: true,
+            ids: None,
             devices: Devices::Create,
             lower: None,
         }
@@ -168,11 +174,22 @@ pub fn unpack(
     root: &Root,
     options: &UnpackOptions<'_>,
 ) -> Result<Unpacked, UnpackError> {
+    unpack_onto(tar, root, options, Notes::new(!options.owners))
+}
+
+/// The same on a tree that has `notes` already, in flat form; those of the
+/// result are of the whole tree. What the layer removed may still be in them.
+pub fn unpack_onto(
+    tar: impl Read,
+    root: &Root,
+    options: &UnpackOptions<'_>,
+    notes: Notes,
+) -> Result<Unpacked, UnpackError> {
     let mut unpacker = Unpacker {
         options: *options,
         dirs: Dirs::new(root, options)?,
         result: Unpacked {
-            notes: Notes::new(!options.owners),
+            notes,
             ..Unpacked::default()
         },
         places: HashMap::new(),
@@ -204,6 +221,24 @@ pub fn unpack(
         }
     }
     Ok(result)
+}
+
+/// Removes a directory with all below it, however deep and whatever the modes
+/// are. What does not exist is removed already.
+///
+/// # Errors
+/// When something can't be removed.
+pub fn remove_tree(dir: &Path) -> io::Result<()> {
+    let (Some(name), Some(parent)) = (dir.file_name(), dir.parent()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let parent = match parent.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => parent,
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let parent = rustix::fs::open(parent, flags, Mode::empty())?;
+    remove::remove(parent.as_fd(), name)
 }
 
 /// Gives implied directories of an applied layer the attributes that the
