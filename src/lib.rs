@@ -23,6 +23,7 @@
 //! | [`registry`] | the distribution-spec client |
 //! | [`transport`] | where images live, and copying between those places |
 //! | [`verify`] | whether an image is what it says |
+//! | [`bundle`] | images as directories, and back |
 //! | [`solve`] | runs a graph: keys, cache, scheduling, the steps themselves |
 //! | [`build`] | the use case: request in, image out |
 //!
@@ -50,6 +51,8 @@ pub mod snapshot;
 pub mod registry;
 pub mod transport;
 pub mod verify;
+
+pub mod bundle;
 
 pub mod build;
 pub mod solve;

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules of the library. Each imports only modules before it.
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 19] = [
     "sys",
     "digest",
     "platform",
@@ -25,6 +25,7 @@ const ORDER: [&str; 18] = [
     "registry",
     "transport",
     "verify",
+    "bundle",
     "solve",
     "build",
 ];

@@ -34,6 +34,7 @@ mod prune;
 mod pull;
 mod push;
 mod referrers;
+mod repack;
 mod results;
 mod shell;
 pub(crate) mod signals;
@@ -42,6 +43,7 @@ mod start;
 mod steps;
 mod tags;
 mod transfer;
+mod unpack;
 mod values;
 mod verify;
 mod version;
@@ -139,6 +141,8 @@ enum Command {
     Import(import::ImportArgs),
     Load(archives::LoadArgs),
     Save(archives::SaveArgs),
+    Unpack(Box<unpack::UnpackArgs>),
+    Repack(Box<repack::RepackArgs>),
     #[command(hide = true)]
     Debug(debug::DebugArgs),
     Completions(shell::CompletionsArgs),
@@ -178,6 +182,8 @@ impl Command {
             Self::Load(args) => args.run(session),
             Self::Save(args) => args.run(session),
             Self::Import(args) => args.run(session),
+            Self::Unpack(args) => args.run(session),
+            Self::Repack(args) => args.run(session),
             Self::Debug(args) => args.run(session),
             Self::Completions(args) => args.run(),
             Self::Man(args) => args.run(),

@@ -22,6 +22,7 @@ mod rungs;
 mod sandbox;
 mod store;
 mod straight;
+mod takeout;
 mod ways;
 mod web;
 
