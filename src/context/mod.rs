@@ -6,6 +6,7 @@
 
 pub mod auth;
 pub mod checksum;
+pub mod entries;
 pub mod git;
 pub mod glob;
 pub mod http;

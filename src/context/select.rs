@@ -12,11 +12,15 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::entries::{Entries, NewFile, Writer};
 use super::glob::{BadPattern, Glob, has_wildcard};
 use super::ignore::{Ignore, IgnoreError, tidy};
+use super::checksum::{UNKNOWN, describe};
 use super::walk::{self, Listed, Walked};
 use super::{Node, Tree};
+use crate::digest::{Hasher, Sha256};
 use crate::layer::Kind;
 
 /// Deepest tree that is copied.
@@ -71,22 +75,21 @@ fn hint(left_out: bool, similar: &Option<String>) -> String {
 }
 
 /// One entry that was selected.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// Its path below the match; empty for the match itself.
     pub name: PathBuf,
-    /// Where it is in the tree, without links; empty for a file that
-    /// [`Contents`](super::checksum::Contents) has taken over.
-    pub path: PathBuf,
     /// What the tree says of it, with extended attributes.
     pub node: Node,
     /// It is a directory that leads to selected entries, or one that a pattern
     /// of `--parents` picked: where the destination has it already, it keeps
     /// its owner and time there.
     pub passage: bool,
-    /// Which of the selection's files it is a name of, once
-    /// [`Contents`](super::checksum::Contents) has numbered them.
+    /// Which of the match's files it is a name of, for a file.
     pub file: Option<u32>,
+    /// How many entries before it the first name of the same file is; 0 for
+    /// the first.
+    pub back: u64,
 }
 
 /// One match of a source.
@@ -95,25 +98,43 @@ pub struct Match {
     /// The last component of the name by which it was found, links not
     /// followed; empty for the root.
     pub name: OsString,
-    /// The match itself, then what is below it, in path order.
-    pub entries: Vec<Found>,
+    /// Where it is in the tree, without links.
+    pub path: PathBuf,
+    /// The match itself.
+    pub top: Found,
+    /// What is below it, in path order.
+    pub below: Arc<Entries>,
+    /// How many files it has, those with several names counted once.
+    pub files: u32,
+    /// Bytes that they have together.
+    pub bytes: u64,
+    /// The digest of all but the contents of files.
+    pub shape: Sha256,
+    /// The digests of its files that are known, up to the last one;
+    /// [`UNKNOWN`] for others.
+    pub(super) known: Vec<Sha256>,
 }
 
 impl Match {
-    /// The match itself.
-    pub fn root(&self) -> Option<&Found> {
-        self.entries.first()
+    /// Where an entry of the match is in the tree.
+    pub fn path_of(&self, entry: &Found) -> PathBuf {
+        match entry.name.as_os_str().is_empty() {
+            true => self.path.clone(),
+            false => self.path.join(&entry.name),
+        }
     }
 }
 
 /// Everything that `source` selects in `tree`, without what `exclude` matches
 /// (by the path below the source; for a file by its name). With `parents` the
-/// part behind `/./` is a pattern whose directories are kept.
+/// part behind `/./` is a pattern whose directories are kept. What is long waits
+/// in files that `new_file` makes.
 pub fn select(
     tree: &dyn Tree,
     source: &str,
     parents: bool,
     exclude: &Ignore,
+    new_file: NewFile<'_>,
 ) -> Result<Vec<Match>, SelectError> {
     let mut start = source;
     let mut take = None;
@@ -139,32 +160,31 @@ pub fn select(
         if !is_dir && (exclude.ignored(Path::new(&name)) || filter.take.is_some()) {
             continue;
         }
-        let mut found = Match {
-            name,
-            entries: Vec::new(),
-        };
-        let path_of_dir = path.clone();
-        add(tree, &mut found.entries, PathBuf::new(), path, node, false)?;
+        let top = top(tree, &path, node)?;
+        let mut picked = Picked::new(new_file);
+        let top = picked.top(top);
         if is_dir {
             let below = Dir {
                 name: PathBuf::new(),
-                path: path_of_dir,
+                path: path.clone(),
                 depth: 0,
             };
-            let walked = walk::walk(below, |dir| list(tree, &filter, &dir))?;
-            flatten(walked, &mut found.entries);
+            walk::walk(
+                below,
+                |dir| list(tree, &filter, &dir),
+                |take| flatten(take, &mut picked, &path),
+            )?;
         }
-        out.push(found);
+        out.push(picked.finish(name, path, top));
     }
     if let Some(pattern) = take
         && !has_wildcard(pattern.as_os_str().as_bytes())
         && !pattern.as_os_str().is_empty()
         && !out.is_empty()
-        && !out.iter().any(|m| m.entries.len() > 1)
+        && out.iter().all(|m| m.below.is_empty())
         && !exclude.ignored(&pattern)
     {
-        let below = out.first().and_then(Match::root);
-        let path = below.map_or_else(|| pattern.clone(), |root| root.path.join(&pattern));
+        let path = out.first().map_or_else(|| pattern.clone(), |m| m.path.join(&pattern));
         return Err(not_found(tree, source, &path));
     }
     Ok(out)
@@ -292,16 +312,15 @@ fn list(
     tree: &dyn Tree,
     filter: &Filter<'_>,
     dir: &Dir,
-) -> Result<Listed<Dir, Vec<Child>>, SelectError> {
+) -> Result<Listed<Dir, Child>, SelectError> {
     if dir.depth > MAX_DEPTH {
         return Err(SelectError::TooDeep(dir.path.clone()));
     }
     let listed = tree.list(&dir.path).map_err(|e| read(&dir.path, e))?;
     let mut entries = Vec::with_capacity(listed.len());
     let mut below = Vec::new();
-    for (name, mut node) in listed {
-        let path = dir.path.join(&name);
-        let name = dir.name.join(&name);
+    for (file_name, mut node) in listed {
+        let name = dir.name.join(&file_name);
         let taken = filter.take.as_ref().is_none_or(|t| t.ignored(&name));
         let left = filter.leave.ignored(&name);
         let is_dir = node.kind == Kind::Dir;
@@ -320,7 +339,7 @@ fn list(
                 number = Some(below.len());
                 below.push(Dir {
                     name: name.clone(),
-                    path: path.clone(),
+                    path: dir.path.join(file_name),
                     depth: dir.depth + 1,
                 });
             }
@@ -333,10 +352,10 @@ fn list(
         entries.push(Child {
             found: Found {
                 name,
-                path,
                 node,
                 passage,
                 file: None,
+                back: 0,
             },
             wanted,
             below: number,
@@ -345,66 +364,125 @@ fn list(
     Ok(Listed { entries, below })
 }
 
-/// Puts listings together in path order; directories that turned out to lead
-/// nowhere are dropped.
-fn flatten(mut walked: Vec<Walked<Vec<Child>>>, out: &mut Vec<Found>) {
-    /// A directory that is being put together.
-    struct Open {
-        children: std::vec::IntoIter<Child>,
-        first: usize,
-        /// How many entries there were before it, if it only leads somewhere.
-        unless_empty: Option<usize>,
+/// What a match has, as it is found.
+struct Picked<'a> {
+    below: Writer<'a>,
+    shape: Hasher,
+    description: Vec<u8>,
+    bytes: u64,
+    known: Vec<Sha256>,
+    /// That of nothing.
+    empty: Sha256,
+}
+
+impl<'a> Picked<'a> {
+    fn new(new_file: NewFile<'a>) -> Self {
+        Self {
+            below: Writer::new(new_file),
+            shape: Hasher::new(),
+            description: Vec::new(),
+            bytes: 0,
+            known: Vec::new(),
+            empty: Sha256::of(b""),
+        }
     }
-    let mut open = |number: usize, unless_empty: Option<usize>| {
-        let listed = walked.get_mut(number)?;
-        Some(Open {
-            children: std::mem::take(&mut listed.entries).into_iter(),
-            first: listed.first,
-            unless_empty,
-        })
-    };
-    let mut stack: Vec<Open> = open(0, None).into_iter().collect();
-    while let Some(dir) = stack.last_mut() {
-        let Some(child) = dir.children.next() else {
-            if dir
-                .unless_empty
-                .is_some_and(|before| out.len() == before + 1)
-            {
-                out.pop();
+
+    fn count(&mut self, found: &mut Found) {
+        self.below.count(found);
+        if let (Kind::File { size }, Some(file), 0) = (&found.node.kind, found.file, found.back) {
+            self.bytes = self.bytes.saturating_add(*size);
+            let empty = (*size == 0).then_some(self.empty);
+            if let Some(digest) = empty.or(found.node.digest) {
+                self.known.resize(file as usize, UNKNOWN);
+                self.known.push(digest);
             }
-            stack.pop();
-            continue;
-        };
-        let before = out.len();
-        out.push(child.found);
-        if let Some(number) = child.below {
-            let number = dir.first + number;
-            stack.extend(open(number, (!child.wanted).then_some(before)));
+        }
+        self.description.clear();
+        describe(found, &mut self.description);
+        self.shape.field(&self.description);
+    }
+
+    fn top(&mut self, mut found: Found) -> Found {
+        self.count(&mut found);
+        found
+    }
+
+    fn push(&mut self, mut found: Found) -> io::Result<()> {
+        self.count(&mut found);
+        self.below.push(&found)
+    }
+
+    fn finish(self, name: OsString, path: PathBuf, top: Found) -> Match {
+        Match {
+            name,
+            path,
+            top,
+            files: self.below.files(),
+            below: Arc::new(self.below.finish()),
+            bytes: self.bytes,
+            shape: self.shape.finish_raw(),
+            known: self.known,
         }
     }
 }
 
-fn add(
-    tree: &dyn Tree,
-    out: &mut Vec<Found>,
-    name: PathBuf,
-    path: PathBuf,
-    mut node: Node,
-    passage: bool,
+/// Puts listings together in path order; directories that turned out to lead
+/// nowhere are dropped.
+fn flatten(
+    take: &mut dyn FnMut(usize) -> Result<Walked<Child>, SelectError>,
+    out: &mut Picked<'_>,
+    path: &Path,
 ) -> Result<(), SelectError> {
+    /// A directory that is being put together.
+    struct Open {
+        children: std::vec::IntoIter<Child>,
+        first: usize,
+        /// The directory itself, as long as it only may lead somewhere.
+        held: Option<Found>,
+    }
+    let mut open = |number: usize, held: Option<Found>| {
+        let listed = take(number)?;
+        Ok::<_, SelectError>(Open {
+            children: listed.entries.into_iter(),
+            first: listed.first,
+            held,
+        })
+    };
+    let mut stack: Vec<Open> = vec![open(0, None)?];
+    while let Some(dir) = stack.last_mut() {
+        let Some(child) = dir.children.next() else {
+            stack.pop();
+            continue;
+        };
+        let number = child.below.map(|below| dir.first + below);
+        let mut held = Some(child.found);
+        if child.wanted {
+            let led = stack.iter_mut().filter_map(|dir| dir.held.take());
+            for found in led.chain(held.take()) {
+                out.push(found).map_err(|e| read(path, e))?;
+            }
+        }
+        if let Some(number) = number {
+            stack.push(open(number, held)?);
+        }
+    }
+    Ok(())
+}
+
+/// The match itself.
+fn top(tree: &dyn Tree, path: &Path, mut node: Node) -> Result<Found, SelectError> {
     if !matches!(node.kind, Kind::Symlink { .. }) {
-        let mut xattrs = tree.xattrs(&path).map_err(|e| read(&path, e))?;
+        let mut xattrs = tree.xattrs(path).map_err(|e| read(path, e))?;
         xattrs.retain(|name, _| is_portable_xattr(name));
         node.meta.xattrs = xattrs;
     }
-    out.push(Found {
-        name,
-        path,
+    Ok(Found {
+        name: PathBuf::new(),
         node,
-        passage,
+        passage: false,
         file: None,
-    });
-    Ok(())
+        back: 0,
+    })
 }
 
 /// Whether an extended attribute says something about the file that is true
@@ -512,10 +590,10 @@ mod tests {
         let (_dir, tree) = tree("");
         let exclude = Ignore::from_patterns(exclude).unwrap();
         let mut out = Vec::new();
-        for found in select(&tree, source, parents, &exclude)? {
+        for found in select(&tree, source, parents, &exclude, &tempfile::tempfile)? {
             out.push(format!("{}:", found.name.display()));
-            let below = found.entries.iter().skip(1);
-            out.extend(below.map(|f| f.name.display().to_string()));
+            let below = found.below.read();
+            out.extend(below.map(|f| f.unwrap().name.display().to_string()));
         }
         Ok(out.join(" "))
     }
@@ -593,11 +671,11 @@ mod tests {
             assert_eq!(error.to_string(), expected, "{source}");
         }
         let (_dir, tree) = tree("*.txt");
-        let error = select(&tree, "x.txt", false, &Ignore::default()).unwrap_err();
+        let error = select(&tree, "x.txt", false, &Ignore::default(), &tempfile::tempfile).unwrap_err();
         assert_eq!(
             error.to_string(),
             "\"x.txt\" not found: the ignore file excludes it"
         );
-        assert!(select(&tree, "l*", false, &Ignore::default()).is_ok());
+        assert!(select(&tree, "l*", false, &Ignore::default(), &tempfile::tempfile).is_ok());
     }
 }

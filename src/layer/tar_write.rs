@@ -45,6 +45,9 @@ pub enum WriteError {
         #[source]
         source: io::Error,
     },
+    /// The list of changes broke off.
+    #[error("can't list what the layer holds")]
+    Changes(#[source] io::Error),
     /// The tar can't be written.
     #[error("can't write the layer")]
     Write(#[from] io::Error),

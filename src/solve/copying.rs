@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::known::{form, noted};
 use super::layers::{self, Layer, LayerBlob};
-use super::{Done, Solver, StepError, cache, changes, op, seal};
+use super::{Done, Solver, StepError, cache, op, seal};
 use crate::context::Tree;
 use crate::graph::{CopyOp, Op, Step};
 use crate::layer::Changes;
@@ -82,8 +82,10 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
             return Err(StepError::Cancelled);
         }
         let began = Instant::now();
-        let changes = changes(op::files::plan(self, copy, parent, sources)?);
-        let (blob, layer) = self.seal_listed(number, changes)?;
+        let changes = op::files::plan(self, copy, parent, sources)?;
+        let fault = changes.fault();
+        let sealed = self.seal_listed(number, Box::new(changes));
+        let (blob, layer) = sealed.map_err(|e| fault.take().map_or(e, StepError::Copy))?;
         let key = key.read(self)?;
         self.took(step, began, None);
         let mut written = cache::put(store, &key, &key, &form(env), &blob, layer.made_at())

@@ -669,16 +669,18 @@ pub fn files_of(
     layers: &[Arc<Layer>],
     store: &Store,
     events: &Events,
-) -> Result<impl Iterator<Item = Change> + Send + use<>, StepError> {
+) -> Result<Changes, StepError> {
     let dirs = layers::dirs(layers, store, events)?;
     let tree = Merged::new(dirs).map_err(StepError::io("can't open the layers"))?;
-    op::files::changes_below(&(Arc::new(tree) as Arc<dyn Tree>), "/")
+    let tree: Arc<dyn Tree> = Arc::new(tree);
+    let changes = op::files::changes_below(&tree, "/", &|| store.temp_file())?;
+    Ok(Box::new(changes))
 }
 
 /// Writes `changes` into the directory `dest`, on top of what is there, as far
 /// as `form` allows.
 pub fn apply(
-    changes: impl Iterator<Item = Change> + Send,
+    changes: impl Iterator<Item = std::io::Result<Change>> + Send,
     dest: &Path,
     form: LayerForm,
 ) -> Result<(), StepError> {

@@ -68,6 +68,14 @@ impl Store {
         })
     }
 
+    /// A file without a name on the store's disk.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn temp_file(&self) -> io::Result<std::fs::File> {
+        tempfile::tempfile_in(self.path("tmp"))
+    }
+
     /// Takes `path`, which is inside the store, out of sight. What is not
     /// there is no error.
     ///

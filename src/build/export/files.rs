@@ -16,15 +16,15 @@ use super::{Exporter, Piece};
 use crate::build::BuildError;
 use crate::build::request::{Destination, Output, OutputKind};
 use crate::layer::tar_write::TarWriter;
-use crate::layer::{Change, Kind};
+use crate::layer::{Change, Changes, Kind};
 use crate::platform::Platform;
-use crate::solve;
+use crate::solve::{self, StepError};
 
 /// What one platform's filesystem has.
 struct Files {
     /// Its folder, where each platform gets one.
     folder: Option<String>,
-    changes: Box<dyn Iterator<Item = Change> + Send>,
+    changes: Changes,
 }
 
 impl Exporter<'_> {
@@ -68,11 +68,7 @@ impl Exporter<'_> {
     fn of(&self, piece: &Piece, split: bool) -> Result<Files, BuildError> {
         Ok(Files {
             folder: split.then(|| folder(&piece.graph.platform)),
-            changes: Box::new(solve::files_of(
-                &piece.layers,
-                &self.tools.store,
-                self.events,
-            )?),
+            changes: solve::files_of(&piece.layers, &self.tools.store, self.events)?,
         })
     }
 
@@ -81,6 +77,7 @@ impl Exporter<'_> {
         let mut seen: BTreeMap<PathBuf, (bool, &Platform)> = BTreeMap::new();
         for piece in pieces {
             for change in self.of(piece, false)?.changes {
+                let change = change.map_err(read_error)?;
                 let path = change.path().to_path_buf();
                 let platform = &piece.graph.platform;
                 let is_dir = is_dir(&change);
@@ -126,7 +123,9 @@ impl Exporter<'_> {
                 dest.to_path_buf()
             };
             let noted = files.changes.inspect(|change| {
-                keep.insert(below.join(change.path()));
+                if let (true, Ok(change)) = (delete, change) {
+                    keep.insert(below.join(change.path()));
+                }
             });
             solve::apply(noted, &dir, self.tools.store.layer_form())?;
         }
@@ -172,7 +171,8 @@ impl Exporter<'_> {
         let mut tar = TarWriter::new(out, self.seal.clamp_mtime);
         for piece in pieces {
             let files = self.of(piece, split)?;
-            for mut change in files.changes {
+            for change in files.changes {
+                let mut change = change.map_err(read_error)?;
                 if let Some(folder) = &files.folder {
                     change = below(folder, change);
                 }
@@ -266,6 +266,13 @@ fn sweep(dir: OwnedFd, at: &Path, keep: &BTreeSet<PathBuf>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn read_error(source: io::Error) -> StepError {
+    StepError::Io {
+        what: "can't read the layers".into(),
+        source,
+    }
 }
 
 pub(super) fn write_error(path: &Path) -> impl Fn(io::Error) -> BuildError + '_ {

@@ -86,17 +86,17 @@ pub fn unpack_archives(
     for source in sources {
         match source {
             Source::Tree { contents, matches } => {
-                for found in matches {
-                    let archive = match found.root() {
-                        Some(root) if matches!(root.node.kind, Kind::File { .. }) => {
-                            let number = root.file.unwrap_or(u32::MAX);
-                            let file = contents.open(number).map_err(|source| AddError::Read {
-                                path: contents.path(number).to_owned(),
+                for (part, found) in matches {
+                    let archive = match contents.file(part, &found.top) {
+                        Some(file) => {
+                            let fail = |source| AddError::Read {
+                                path: found.path.clone(),
                                 source,
-                            })?;
-                            entries(file, contents.path(number), options)?
+                            };
+                            let file = contents.open(file).map_err(fail)?;
+                            entries(file, &found.path, options)?
                         }
-                        _ => None,
+                        None => None,
                     };
                     match (archive, out.last_mut()) {
                         (Some(entries), _) => out.push(Source::Archive(entries)),
@@ -107,11 +107,11 @@ pub fn unpack_archives(
                                 matches,
                             }),
                         ) if Arc::ptr_eq(last, &contents) => {
-                            matches.push(found);
+                            matches.push((part, found));
                         }
                         (None, _) => out.push(Source::Tree {
                             contents: Arc::clone(&contents),
-                            matches: vec![found],
+                            matches: vec![(part, found)],
                         }),
                     }
                 }

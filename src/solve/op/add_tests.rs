@@ -52,11 +52,10 @@ fn options() -> CopyOptions {
 
 fn sources(dir: &Path, pattern: &str) -> Vec<Source> {
     let tree: Arc<dyn Tree> = Arc::new(LocalTree::open(dir, None).unwrap());
-    let mut matches = select(&*tree, pattern, false, &Ignore::default()).unwrap();
-    vec![Source::Tree {
-        contents: Arc::new(Contents::of(tree, &mut matches)),
-        matches,
-    }]
+    let nothing = Ignore::default();
+    let mut matches = select(&*tree, pattern, false, &nothing, &tempfile::tempfile).unwrap();
+    let contents = Arc::new(Contents::of(tree, &mut matches));
+    vec![Source::tree(contents, matches)]
 }
 
 fn unpack(sources: Vec<Source>, max_bytes: u64) -> Result<Vec<Source>, AddError> {
@@ -73,10 +72,10 @@ fn unpack(sources: Vec<Source>, max_bytes: u64) -> Result<Vec<Source>, AddError>
 }
 
 fn show(sources: Vec<Source>, dest: &str) -> String {
-    let changes = plan(sources, dest, Path::new("/"), &Empty, &options()).unwrap();
+    let changes = plan(sources, dest, Path::new("/"), Arc::new(Empty), &options()).unwrap();
     let mut out = Vec::new();
     for change in changes {
-        let Change::Put(entry, content) = change else {
+        let Change::Put(entry, content) = change.unwrap() else {
             panic!("only additions")
         };
         let mut bytes = Vec::new();

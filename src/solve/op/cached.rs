@@ -92,7 +92,8 @@ pub fn pack_mount(
         return Ok(Err("it is empty"));
     }
     let tree = Merged::new(vec![content]).map_err(StepError::io("can't open the cache mount"))?;
-    let changes = super::files::changes_below(&(Arc::new(tree) as Arc<dyn Tree>), "/")?;
+    let tree: Arc<dyn Tree> = Arc::new(tree);
+    let changes = super::files::changes_below(&tree, "/", &|| store.temp_file())?;
     if changes.bytes() > max_bytes {
         return Ok(Err("it has more bytes than mounts-size allows"));
     }
@@ -101,11 +102,7 @@ pub fn pack_mount(
         compression: Compression::Zstd,
         ..SealOptions::default()
     };
-    Ok(Ok(seal_in(
-        store,
-        super::super::changes(changes),
-        &options,
-    )?))
+    Ok(Ok(seal_in(store, Box::new(changes), &options)?))
 }
 
 /// Whether there is no directory with something in it.

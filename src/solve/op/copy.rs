@@ -3,7 +3,9 @@
 //! The plan is made by looking: at the sources, which were selected before,
 //! and at the destination's tree, which is only asked for what lies on the way
 //! to the entries that are written. Nothing is written, and no content is read
-//! before its turn comes in the layer.
+//! before its turn comes in the layer. What comes out of trees is merged with the
+//! rest as it is asked for, so that a plan is as small for a million files as
+//! for one.
 //!
 //! Rules that are easily got wrong:
 //!
@@ -26,7 +28,7 @@
 //! # Specification
 //! Dockerfile reference, COPY and ADD.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -34,10 +36,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::chmod::Chmod;
-pub use super::copy_changes::CopyChanges;
-use crate::context::checksum::Contents;
+pub use super::copy_changes::{CopyChanges, Fault};
+use super::copy_merge::{Lane, Merge};
+use crate::context::checksum::{Contents, Selected};
 use crate::context::ignore::tidy;
-use crate::context::select::{Found, Match};
+use crate::context::select::Match;
 use crate::context::{Empty, Node, Tree};
 use crate::layer::{Content, Entry, Kind, Meta, Mtime};
 
@@ -87,14 +90,24 @@ pub enum Source {
     Tree {
         /// Its files.
         contents: Arc<Contents>,
-        /// The matches.
-        matches: Vec<Match>,
+        /// The matches, with their numbers in `contents`.
+        matches: Vec<(usize, Match)>,
     },
     /// One file that is in no tree: a heredoc, or a download.
     File(Single),
     /// What an archive has in it, names relative to the destination, which is
     /// a directory. Hard links name entries of the same list.
     Archive(Vec<(Entry, Body)>),
+}
+
+impl Source {
+    /// All matches of a selection.
+    pub fn tree(contents: Arc<Contents>, matches: Vec<Match>) -> Self {
+        Self::Tree {
+            contents,
+            matches: matches.into_iter().enumerate().collect(),
+        }
+    }
 }
 
 /// A file that is in no tree.
@@ -152,20 +165,29 @@ impl CopyOptions {
 }
 
 /// Plans the copy of `sources` to `dest` (relative to `workdir`) in the tree
-/// `root`: the changes in path order.
+/// `root`: the changes in path order. What the sources' trees have is looked at
+/// only as the changes are taken.
 pub fn plan(
     sources: Vec<Source>,
     dest: &str,
     workdir: &Path,
-    root: &dyn Tree,
+    root: Arc<dyn Tree>,
     options: &CopyOptions,
 ) -> Result<CopyChanges, CopyError> {
-    let root = if options.independent() { &Empty } else { root };
+    let root = match options.independent() {
+        true => Arc::new(Empty),
+        false => root,
+    };
     let mut planner = Planner {
-        root,
-        options,
+        look: Look {
+            root,
+            options: options.clone(),
+        },
         entries: BTreeMap::new(),
         bodies: Vec::new(),
+        lanes: Vec::new(),
+        order: 0,
+        bytes: 0,
     };
     let target = Target::parse(dest, workdir);
     if options.several && !target.is_dir {
@@ -182,8 +204,13 @@ pub fn plan(
                 }
             }
             Source::File(single) => planner.add_single(&target, single)?,
-            Source::Archive(entries) => planner.add_archive(&target, entries)?,
+            Source::Archive(entries) => {
+                // Its paths lead through whatever is there by now.
+                planner.settle()?;
+                planner.add_archive(&target, entries)?;
+            }
         }
+        planner.order += 1;
     }
     planner.changes()
 }
@@ -205,26 +232,47 @@ impl Target {
 }
 
 /// What is at a path, with the plan so far applied.
-enum At {
+pub(super) enum At {
     Nothing,
     Dir,
     Link(PathBuf),
     Other,
 }
 
+#[derive(Debug)]
 pub(super) enum What {
     Dir,
     /// A link, a device, a pipe.
     Plain(Kind),
     /// A name of the file with this number in [`Planner::bodies`].
     File(usize),
+    /// A name of a file of a source's tree.
+    Selected {
+        size: u64,
+        /// Which file it is, for one with several names.
+        shared: Option<FileId>,
+        contents: Arc<Contents>,
+        file: Selected,
+    },
 }
 
+/// Tells the files of a plan apart that have several names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum FileId {
+    /// A number in [`Planner::bodies`].
+    Body(usize),
+    /// The number of a match, and that of a file in it.
+    InMatch(usize, u32),
+}
+
+#[derive(Debug)]
 pub(super) struct Planned {
     pub(super) what: What,
     pub(super) meta: Meta,
     /// Below this directory the root has nothing.
-    fresh: bool,
+    pub(super) fresh: bool,
+    /// Number of the source that it is of.
+    pub(super) order: usize,
 }
 
 /// A file's bytes and size.
@@ -235,14 +283,13 @@ pub(super) struct FileBody {
     pub(super) content: Content,
 }
 
-struct Planner<'a> {
-    root: &'a dyn Tree,
-    options: &'a CopyOptions,
-    entries: BTreeMap<PathBuf, Planned>,
-    bodies: Vec<FileBody>,
+/// The destination as it was, and how to copy to it.
+pub(super) struct Look {
+    root: Arc<dyn Tree>,
+    options: CopyOptions,
 }
 
-impl Planner<'_> {
+impl Look {
     fn lookup(&self, path: &Path) -> Result<Option<Node>, CopyError> {
         self.root
             .lookup(path, false)
@@ -252,6 +299,71 @@ impl Planner<'_> {
             })
     }
 
+    /// What the root has at `path`.
+    pub(super) fn at(&self, path: &Path) -> Result<At, CopyError> {
+        Ok(match self.lookup(path)?.map(|n| n.kind) {
+            None => At::Nothing,
+            Some(Kind::Dir) => At::Dir,
+            Some(Kind::Symlink { target }) => At::Link(target),
+            Some(_) => At::Other,
+        })
+    }
+
+    /// `--chown` and `--chmod` applied.
+    pub(super) fn adjusted(&self, mut meta: Meta, is_dir: bool) -> Meta {
+        self.owned(&mut meta);
+        if let Some(chmod) = &self.options.chmod {
+            meta.mode = chmod.apply(meta.mode, is_dir);
+        }
+        meta
+    }
+
+    /// `--chown` applied.
+    pub(super) fn owned(&self, meta: &mut Meta) {
+        if let Some((uid, gid)) = self.options.chown {
+            (meta.uid, meta.gid) = (uid, gid);
+        }
+    }
+
+    /// The attributes of a directory that the root has.
+    pub(super) fn existing(&self, path: &Path) -> Result<Meta, CopyError> {
+        let fail = |source| CopyError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let node = self
+            .lookup(path)?
+            .ok_or_else(|| fail(io::ErrorKind::NotFound.into()))?;
+        let mut meta = node.meta;
+        meta.xattrs = self.root.xattrs(path).map_err(fail)?;
+        Ok(meta)
+    }
+}
+
+impl Planned {
+    /// What is at its path then.
+    pub(super) fn at(&self) -> At {
+        match &self.what {
+            What::Dir => At::Dir,
+            What::Plain(Kind::Symlink { target }) => At::Link(target.clone()),
+            What::Plain(_) | What::File(_) | What::Selected { .. } => At::Other,
+        }
+    }
+}
+
+struct Planner {
+    look: Look,
+    entries: BTreeMap<PathBuf, Planned>,
+    bodies: Vec<FileBody>,
+    /// What is still to be merged with the entries.
+    lanes: Vec<Lane>,
+    /// Number of the source whose turn it is.
+    order: usize,
+    /// Bytes of the files in trees.
+    bytes: u64,
+}
+
+impl Planner {
     /// Whether a directory of the plan hides what the root has at `path`.
     fn is_fresh(&self, path: &Path) -> bool {
         for above in path.ancestors().skip(1) {
@@ -268,21 +380,12 @@ impl Planner<'_> {
             return Ok(At::Dir);
         }
         if let Some(planned) = self.entries.get(path) {
-            return Ok(match &planned.what {
-                What::Dir => At::Dir,
-                What::Plain(Kind::Symlink { target }) => At::Link(target.clone()),
-                What::Plain(_) | What::File(_) => At::Other,
-            });
+            return Ok(planned.at());
         }
         if self.is_fresh(path) {
             return Ok(At::Nothing);
         }
-        Ok(match self.lookup(path)?.map(|n| n.kind) {
-            None => At::Nothing,
-            Some(Kind::Dir) => At::Dir,
-            Some(Kind::Symlink { target }) => At::Link(target),
-            Some(_) => At::Other,
-        })
+        self.look.at(path)
     }
 
     /// `path` with all links followed, as far as it exists.
@@ -332,10 +435,10 @@ impl Planner<'_> {
                 At::Nothing => {
                     let meta = Meta {
                         mode: 0o755,
-                        mtime: self.options.created,
+                        mtime: self.look.options.created,
                         ..Meta::default()
                     };
-                    let meta = self.adjusted(meta, true);
+                    let meta = self.look.adjusted(meta, true);
                     self.insert(here.clone(), What::Dir, meta, true);
                 }
                 At::Link(_) | At::Other => {
@@ -350,18 +453,13 @@ impl Planner<'_> {
     }
 
     fn insert(&mut self, path: PathBuf, what: What, meta: Meta, fresh: bool) {
-        self.entries.insert(path, Planned { what, meta, fresh });
-    }
-
-    /// `--chown` and `--chmod` applied.
-    fn adjusted(&self, mut meta: Meta, is_dir: bool) -> Meta {
-        if let Some((uid, gid)) = self.options.chown {
-            (meta.uid, meta.gid) = (uid, gid);
-        }
-        if let Some(chmod) = &self.options.chmod {
-            meta.mode = chmod.apply(meta.mode, is_dir);
-        }
-        meta
+        let planned = Planned {
+            what,
+            meta,
+            fresh,
+            order: self.order,
+        };
+        self.entries.insert(path, planned);
     }
 
     /// Where a source goes, its directory made.
@@ -397,49 +495,51 @@ impl Planner<'_> {
         &mut self,
         target: &Target,
         contents: &Arc<Contents>,
-        found: Match,
+        (part, found): (usize, Match),
     ) -> Result<(), CopyError> {
-        let Some(top) = found.root() else {
-            return Ok(());
-        };
-        let is_dir = top.node.kind == Kind::Dir;
+        let is_dir = found.top.node.kind == Kind::Dir;
         let base = self.place(target, Path::new(&found.name), is_dir)?;
-        // Names of one file, within this match.
-        let mut inodes: HashMap<(u64, u64), usize> = HashMap::new();
-        for entry in found.entries.into_iter().skip(usize::from(is_dir)) {
-            let path = if entry.name.as_os_str().is_empty() {
-                base.clone()
-            } else {
-                base.join(&entry.name)
-            };
-            match &entry.node.kind {
-                Kind::Dir => self.merge_dir(path, entry)?,
-                Kind::File { .. } => {
-                    let key = entry.node.inode;
-                    let shared = entry.node.links > 1;
-                    let meta = self.adjusted(entry.node.meta.clone(), false);
-                    let body = match inodes.get(&key) {
-                        Some(body) if shared => self.share(*body),
-                        _ => self.body_in_tree(contents, &entry),
-                    };
-                    if shared {
-                        inodes.insert(key, body);
-                    }
-                    self.put(path, What::File(body), meta)?;
-                }
-                Kind::Symlink { .. } => {
-                    let mut meta = entry.node.meta;
-                    if let Some((uid, gid)) = self.options.chown {
-                        (meta.uid, meta.gid) = (uid, gid);
-                    }
-                    self.put(path, What::Plain(entry.node.kind), meta)?;
-                }
-                // A tree never shows a hard link as such.
-                Kind::Char { .. } | Kind::Block { .. } | Kind::Fifo | Kind::Hardlink { .. } => {
-                    let meta = self.adjusted(entry.node.meta, false);
-                    self.put(path, What::Plain(entry.node.kind), meta)?;
-                }
+        if is_dir && found.below.is_empty() {
+            return Ok(());
+        }
+        // What is there already is part of the layer.
+        let above = if is_dir { Some(&*base) } else { base.parent() };
+        if let Some(above) = above {
+            self.keep(above)?;
+        }
+        self.bytes = self.bytes.saturating_add(found.bytes);
+        self.lanes.push(Lane {
+            base,
+            part,
+            contents: Arc::clone(contents),
+            top: (!is_dir).then_some(found.top),
+            below: found.below,
+            number: self.lanes.len(),
+            order: self.order,
+        });
+        self.order += 1;
+        Ok(())
+    }
+
+    /// Plans `dir` and what is above it, as far as the root has them.
+    fn keep(&mut self, dir: &Path) -> Result<(), CopyError> {
+        for dir in dir.ancestors() {
+            if dir.as_os_str().is_empty() || self.entries.contains_key(dir) {
+                break;
             }
+            let meta = self.look.existing(dir)?;
+            self.insert(dir.to_owned(), What::Dir, meta, false);
+        }
+        Ok(())
+    }
+
+    /// Plans what is in the lanes, entry by entry.
+    fn settle(&mut self) -> Result<(), CopyError> {
+        let (entries, lanes) = (std::mem::take(&mut self.entries), &mut self.lanes);
+        let mut merge = Merge::new(entries, std::mem::take(lanes));
+        while let Some(next) = merge.next(&self.look) {
+            let (path, planned) = next?;
+            self.entries.insert(path, planned);
         }
         Ok(())
     }
@@ -456,7 +556,7 @@ impl Planner<'_> {
             mtime: single.mtime,
             ..Meta::default()
         };
-        let meta = self.adjusted(meta, false);
+        let meta = self.look.adjusted(meta, false);
         let body = self.body(single.size, single.body);
         self.put(path, What::File(body), meta)
     }
@@ -482,9 +582,7 @@ impl Planner<'_> {
             };
             let is_dir = entry.kind == Kind::Dir;
             let mut meta = entry.meta;
-            if let Some((uid, gid)) = self.options.chown {
-                (meta.uid, meta.gid) = (uid, gid);
-            }
+            self.look.owned(&mut meta);
             if path.as_os_str().is_empty() {
                 continue;
             }
@@ -507,29 +605,20 @@ impl Planner<'_> {
                 Kind::File { size } => What::File(self.body(size, body)),
                 Kind::Hardlink { target } => {
                     let linked = self.resolve(&base.join(&target))?;
-                    match self.entries.get(&linked).map(|p| (&p.what, &p.meta)) {
-                        Some((What::File(body), same)) => {
-                            let body = *body;
-                            meta = same.clone();
-                            What::File(self.share(body))
-                        }
-                        Some((What::Plain(kind), same)) => {
-                            meta = same.clone();
-                            What::Plain(kind.clone())
-                        }
-                        Some((What::Dir, _)) | None => {
-                            return Err(CopyError::Read {
-                                path,
-                                source: io::Error::new(
-                                    io::ErrorKind::InvalidData,
-                                    format!(
-                                        "a hard link of the archive names {}, which is no file of it",
-                                        target.display()
-                                    ),
+                    let Some((what, same)) = self.another_name(&linked) else {
+                        return Err(CopyError::Read {
+                            path,
+                            source: io::Error::new(
+                                io::ErrorKind::InvalidData,
+                                format!(
+                                    "a hard link of the archive names {}, which is no file of it",
+                                    target.display()
                                 ),
-                            });
-                        }
-                    }
+                            ),
+                        });
+                    };
+                    meta = same;
+                    what
                 }
                 kind => What::Plain(kind),
             };
@@ -547,53 +636,21 @@ impl Planner<'_> {
         Ok(())
     }
 
-    fn merge_dir(&mut self, path: PathBuf, entry: Found) -> Result<(), CopyError> {
-        let meta = entry.node.meta;
-        match self.at(&path)? {
-            At::Nothing => {
-                let meta = self.adjusted(meta, true);
-                self.insert(path, What::Dir, meta, true);
-            }
-            At::Dir => {
-                let (mut there, fresh) = match self.entries.get(&path) {
-                    Some(planned) => (planned.meta.clone(), planned.fresh),
-                    None => (self.existing(&path)?, false),
-                };
-                if entry.passage {
-                    there.mode = meta.mode;
-                } else {
-                    let mut xattrs = std::mem::take(&mut there.xattrs);
-                    there = self.adjusted(meta, true);
-                    xattrs.append(&mut there.xattrs);
-                    there.xattrs = xattrs;
+    /// Another name of the file that is planned at `path`.
+    fn another_name(&mut self, path: &Path) -> Option<(What, Meta)> {
+        let planned = self.entries.get(path)?;
+        let what = match &planned.what {
+            What::File(body) => {
+                let body = *body;
+                if let Some(file) = self.bodies.get_mut(body) {
+                    file.shared = true;
                 }
-                self.insert(path, What::Dir, there, fresh);
+                What::File(body)
             }
-            At::Link(_) | At::Other => return Err(CopyError::DirectoryOntoFile(path)),
-        }
-        Ok(())
-    }
-
-    /// The attributes of a directory that the root has.
-    fn existing(&self, path: &Path) -> Result<Meta, CopyError> {
-        let fail = |source| CopyError::Read {
-            path: path.to_owned(),
-            source,
+            What::Plain(kind) => What::Plain(kind.clone()),
+            What::Dir | What::Selected { .. } => return None,
         };
-        let node = self
-            .lookup(path)?
-            .ok_or_else(|| fail(io::ErrorKind::NotFound.into()))?;
-        let mut meta = node.meta;
-        meta.xattrs = self.root.xattrs(path).map_err(fail)?;
-        Ok(meta)
-    }
-
-    /// Takes note that the file has one name more.
-    fn share(&mut self, body: usize) -> usize {
-        if let Some(file) = self.bodies.get_mut(body) {
-            file.shared = true;
-        }
-        body
+        Some((what, planned.meta.clone()))
     }
 
     fn body(&mut self, size: u64, body: Body) -> usize {
@@ -615,26 +672,6 @@ impl Planner<'_> {
         self.bodies.len() - 1
     }
 
-    fn body_in_tree(&mut self, contents: &Arc<Contents>, entry: &Found) -> usize {
-        let size = match entry.node.kind {
-            Kind::File { size } => size,
-            _ => 0,
-        };
-        let content = match entry.file {
-            Some(number) if size > 0 => {
-                let contents = Arc::clone(contents);
-                Content::Read(Box::new(move || contents.open(number)))
-            }
-            _ => Content::None,
-        };
-        self.bodies.push(FileBody {
-            size,
-            shared: false,
-            content,
-        });
-        self.bodies.len() - 1
-    }
-
     /// All entries in path order, with the directories above them.
     fn changes(mut self) -> Result<CopyChanges, CopyError> {
         let mut above: BTreeMap<PathBuf, Meta> = BTreeMap::new();
@@ -646,13 +683,14 @@ impl Planner<'_> {
                 {
                     break;
                 }
-                above.insert(dir.to_owned(), self.existing(dir)?);
+                above.insert(dir.to_owned(), self.look.existing(dir)?);
             }
         }
         for (path, meta) in above {
             self.insert(path, What::Dir, meta, false);
         }
-        Ok(CopyChanges::new(self.entries, self.bodies))
+        let merge = Merge::new(self.entries, self.lanes);
+        Ok(CopyChanges::new(self.look, merge, self.bodies, self.bytes))
     }
 }
 

@@ -1,68 +1,124 @@
 //! What a planned copy writes, one entry after the other.
 
-use std::collections::{BTreeMap, HashMap, btree_map};
+use std::collections::HashMap;
+use std::io;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::copy::{FileBody, Planned, What};
+use super::copy::{CopyError, FileBody, FileId, Look, Planned, What};
+use super::copy_merge::Merge;
 use crate::layer::{Change, Content, Entry, Kind};
 
 /// What a copy writes, in path order.
 pub struct CopyChanges {
-    entries: btree_map::IntoIter<PathBuf, Planned>,
+    look: Look,
+    merge: Merge,
     bodies: Vec<FileBody>,
+    /// Bytes of the files in trees.
+    bytes: u64,
     /// First names of files that have several.
-    first: HashMap<usize, PathBuf>,
+    first: HashMap<FileId, PathBuf>,
+    fault: Fault,
+}
+
+/// Why a copy's changes broke off, for whoever no longer has them.
+#[derive(Debug, Clone, Default)]
+pub struct Fault(Arc<Mutex<Option<CopyError>>>);
+
+impl Fault {
+    /// The error, if there was one.
+    pub fn take(&self) -> Option<CopyError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 impl std::fmt::Debug for CopyChanges {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let entries = self.entries.len();
-        f.debug_struct("CopyChanges")
-            .field("entries", &entries)
-            .finish()
+        f.write_str("CopyChanges")
     }
 }
 
 impl CopyChanges {
-    pub(super) fn new(entries: BTreeMap<PathBuf, Planned>, bodies: Vec<FileBody>) -> Self {
+    pub(super) fn new(look: Look, merge: Merge, bodies: Vec<FileBody>, bytes: u64) -> Self {
         Self {
-            entries: entries.into_iter(),
+            look,
+            merge,
             bodies,
+            bytes,
             first: HashMap::new(),
+            fault: Fault::default(),
         }
     }
 
-    /// Bytes that the files have together.
+    /// Bytes that the files have together, at most.
     pub fn bytes(&self) -> u64 {
         let sizes = self.bodies.iter().map(|file| file.size);
-        sizes.fold(0, u64::saturating_add)
+        sizes.fold(self.bytes, u64::saturating_add)
     }
-}
 
-impl Iterator for CopyChanges {
-    type Item = Change;
+    /// Where the error of the copy will be, if there is one.
+    pub fn fault(&self) -> Fault {
+        self.fault.clone()
+    }
 
-    fn next(&mut self) -> Option<Change> {
-        let (path, planned) = self.entries.next()?;
+    fn change(&mut self, path: PathBuf, planned: Planned) -> Change {
         let mut content = Content::None;
+        let mut link = |id: FileId| {
+            let known = self.first.get(&id).cloned();
+            if known.is_none() {
+                self.first.insert(id, path.clone());
+            }
+            known.map(|target| Kind::Hardlink { target })
+        };
         let kind = match planned.what {
             What::Dir => Kind::Dir,
             What::Plain(kind) => kind,
-            What::File(body) => match (self.first.get(&body), self.bodies.get_mut(body)) {
-                (Some(target), _) => Kind::Hardlink {
-                    target: target.clone(),
-                },
-                (None, file) => {
-                    let file = file?;
-                    content = std::mem::replace(&mut file.content, Content::None);
-                    if file.shared {
-                        self.first.insert(body, path.clone());
+            What::File(body) => {
+                let file = self.bodies.get_mut(body);
+                let shared = file.as_ref().is_some_and(|file| file.shared);
+                match shared.then(|| link(FileId::Body(body))).flatten() {
+                    Some(link) => link,
+                    None => {
+                        let size = file.as_ref().map_or(0, |file| file.size);
+                        if let Some(file) = file {
+                            content = std::mem::replace(&mut file.content, Content::None);
+                        }
+                        Kind::File { size }
                     }
-                    Kind::File { size: file.size }
+                }
+            }
+            What::Selected {
+                size,
+                shared,
+                contents,
+                file,
+            } => match shared.and_then(link) {
+                Some(link) => link,
+                None => {
+                    if size > 0 {
+                        content = Content::Read(Box::new(move || contents.open(file)));
+                    }
+                    Kind::File { size }
                 }
             },
         };
         let meta = planned.meta;
-        Some(Change::Put(Entry { path, kind, meta }, content))
+        Change::Put(Entry { path, kind, meta }, content)
+    }
+}
+
+impl Iterator for CopyChanges {
+    type Item = io::Result<Change>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.merge.next(&self.look)? {
+            Ok((path, planned)) => Some(Ok(self.change(path, planned))),
+            Err(e) => {
+                let reason = e.to_string();
+                let mut fault = (self.fault.0.lock()).unwrap_or_else(PoisonError::into_inner);
+                *fault = Some(e);
+                Some(Err(io::Error::other(reason)))
+            }
+        }
     }
 }

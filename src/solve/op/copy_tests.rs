@@ -66,11 +66,10 @@ impl Case {
         let tree: Arc<dyn Tree> = Arc::new(LocalTree::open(self.src.path(), None).unwrap());
         let exclude = Ignore::from_patterns(&self.exclude).unwrap();
         let sources = sources.iter().map(|source| {
-            let mut matches = select(&*tree, source, self.parents, &exclude).unwrap();
-            Source::Tree {
-                contents: Arc::new(Contents::of(tree.clone(), &mut matches)),
-                matches,
-            }
+            let new_file = &tempfile::tempfile;
+            let mut matches = select(&*tree, source, self.parents, &exclude, new_file).unwrap();
+            let contents = Arc::new(Contents::of(tree.clone(), &mut matches));
+            Source::tree(contents, matches)
         });
         let root = LocalTree::open(self.root.path(), None).unwrap();
         let workdir = Path::new(self.workdir);
@@ -79,7 +78,10 @@ impl Case {
             several: sources.len() > 1,
             ..self.options.clone()
         };
-        plan(sources, dest, workdir, &root, &options).map(Iterator::collect)
+        let mut plan = plan(sources, dest, workdir, Arc::new(root), &options)?;
+        let fault = plan.fault();
+        let changes: io::Result<Vec<Change>> = plan.by_ref().collect();
+        changes.map_err(|_| fault.take().unwrap())
     }
 
     fn run(&self, sources: &[&str], dest: &str) -> String {
@@ -400,10 +402,10 @@ fn single_files() {
         sources,
         dest,
         Path::new("/w"),
-        &LocalTree::open(case.root.path(), None).unwrap(),
+        Arc::new(LocalTree::open(case.root.path(), None).unwrap()),
         &case.options,
     ) {
-        Ok(changes) => show(changes.collect()),
+        Ok(changes) => show(changes.map(Result::unwrap).collect()),
         Err(e) => format!("error: {e}"),
     };
     assert_eq!(run(vec![file("EOF")], "single"), "w/ w/single<EOF>");
@@ -457,10 +459,10 @@ fn archives() {
         vec![Source::Archive(entries)],
         dest,
         Path::new("/"),
-        &LocalTree::open(case.root.path(), None).unwrap(),
+        Arc::new(LocalTree::open(case.root.path(), None).unwrap()),
         &case.options,
     ) {
-        Ok(changes) => show(changes.collect()),
+        Ok(changes) => show(changes.map(Result::unwrap).collect()),
         Err(e) => format!("error: {e}"),
     };
     assert_eq!(run(vec![file("x")], "/n"), "n/ n/x");

@@ -1,6 +1,8 @@
 //! COPY and ADD as a step: finds the sources, takes their digest, plans the
 //! layer.
 
+use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,6 +14,7 @@ use super::chmod::Chmod;
 use super::copy::{self, Body, CopyChanges, CopyOptions, Single, Source};
 use super::sources::limits;
 use crate::context::checksum::Contents;
+use crate::context::entries::NewFile;
 use crate::context::ignore::Ignore;
 use crate::context::select::{Match, select};
 use crate::context::{Empty, Tree};
@@ -139,13 +142,11 @@ pub(in super::super) fn find(
         match source {
             CopySource::Path { path, .. } => {
                 let tree = solver.source_tree(&op.from)?;
-                let mut matches = select(&*tree, path, op.parents, &exclude)?;
+                let new_file = || spool(solver);
+                let mut matches = select(&*tree, path, op.parents, &exclude, &new_file)?;
                 let files = Arc::new(Contents::of(tree, &mut matches));
                 contents.push(Part::Files(Arc::clone(&files)));
-                sources.push(Source::Tree {
-                    contents: files,
-                    matches,
-                });
+                sources.push(Source::tree(files, matches));
             }
             CopySource::Inline { name, content } => sources.push(Source::File(Single {
                 name: name.clone(),
@@ -226,7 +227,7 @@ pub(in super::super) fn plan(
         sources,
         &op.dest,
         Path::new(&op.workdir),
-        &*root,
+        root,
         &options,
     )?)
 }
@@ -244,7 +245,7 @@ pub(super) fn digest_below(
     tree: Arc<dyn Tree>,
     source: &str,
 ) -> Result<Digest, StepError> {
-    let mut matches = below(&*tree, source)?;
+    let mut matches = below(&*tree, source, &|| spool(solver))?;
     let contents = Contents::of(tree, &mut matches);
     contents.read(
         solver.env.options.seal.workers.threads(),
@@ -258,8 +259,9 @@ pub(super) fn digest_below(
 pub(in super::super) fn changes_below(
     tree: &Arc<dyn Tree>,
     source: &str,
+    new_file: NewFile<'_>,
 ) -> Result<CopyChanges, StepError> {
-    let mut matches = below(&**tree, source)?;
+    let matches = below(&**tree, source, new_file)?;
     let options = CopyOptions {
         chown: None,
         chmod: None,
@@ -267,42 +269,50 @@ pub(in super::super) fn changes_below(
         several: false,
         created: Mtime::default(),
     };
-    let contents = Contents::unhashed(Arc::clone(tree), &mut matches);
-    let sources = vec![Source::Tree {
-        contents: Arc::new(contents),
-        matches,
-    }];
-    Ok(copy::plan(sources, "/", Path::new("/"), &Empty, &options)?)
+    let contents = Arc::new(Contents::unhashed(Arc::clone(tree), &matches));
+    let sources = vec![Source::tree(contents, matches)];
+    let (top, root) = (Path::new("/"), Arc::new(Empty));
+    Ok(copy::plan(sources, "/", top, root, &options)?)
 }
 
-fn below(tree: &dyn Tree, source: &str) -> Result<Vec<Match>, StepError> {
+/// A file without a name, in the build's own directory.
+pub(super) fn spool(solver: &Solver<'_, '_>) -> io::Result<File> {
+    let dir = solver.scratch().map_err(|e| io::Error::other(chain(&e)))?;
+    tempfile::tempfile_in(dir)
+}
+
+fn below(
+    tree: &dyn Tree,
+    source: &str,
+    new_file: NewFile<'_>,
+) -> Result<Vec<Match>, StepError> {
     let nothing: [&str; 0] = [];
     let none = Ignore::from_patterns(nothing).map_err(|e| StepError::Refused {
         message: e.to_string(),
         hint: None,
     })?;
     let source = if source.is_empty() { "/" } else { source };
-    Ok(select(tree, source, false, &none)?)
+    Ok(select(tree, source, false, &none, new_file)?)
 }
 
 /// Writes `changes` into the empty directory `dest`, as far as `form` allows.
 pub(in super::super) fn apply(
-    changes: impl Iterator<Item = Change> + Send,
+    changes: impl Iterator<Item = io::Result<Change>> + Send,
     dest: &Path,
     form: LayerForm,
 ) -> Result<(), StepError> {
     let fail = || StepError::io(format!("can't write into {}", dest.display()));
     let root = Root::open(dest).map_err(fail())?;
-    let (reader, writer) = std::io::pipe().map_err(fail())?;
+    let (reader, writer) = io::pipe().map_err(fail())?;
     // The tar in between is what makes this the same as unpacking a layer.
     std::thread::scope(|scope| {
         let written = scope.spawn(move || {
-            let mut tar = TarWriter::new(std::io::BufWriter::with_capacity(1 << 18, writer), None);
+            let mut tar = TarWriter::new(io::BufWriter::with_capacity(1 << 18, writer), None);
             for change in changes {
-                tar.change(change)?;
+                tar.change(change.map_err(WriteError::Changes)?)?;
             }
             let mut out = tar.finish().map_err(WriteError::Write)?;
-            std::io::Write::flush(&mut out).map_err(WriteError::Write)
+            io::Write::flush(&mut out).map_err(WriteError::Write)
         });
         let options = UnpackOptions {
             owners: form.owners,
@@ -315,14 +325,14 @@ pub(in super::super) fn apply(
         let read = unpack(reader, &root, &options);
         let written = written
             .join()
-            .unwrap_or_else(|_| Err(WriteError::Write(std::io::Error::other("a worker stopped"))));
+            .unwrap_or_else(|_| Err(WriteError::Write(io::Error::other("a worker stopped"))));
         // A broken pipe on one side is the other side's failure.
         match (read, written) {
             (Ok(_), Ok(())) => Ok(()),
             (Err(e), Ok(()) | Err(WriteError::Write(_))) => {
-                Err(fail()(std::io::Error::other(chain(&e))))
+                Err(fail()(io::Error::other(chain(&e))))
             }
-            (_, Err(e)) => Err(fail()(std::io::Error::other(chain(&e)))),
+            (_, Err(e)) => Err(fail()(io::Error::other(chain(&e)))),
         }
     })
 }

@@ -5,6 +5,7 @@ pub(super) mod cached;
 pub mod chmod;
 pub mod copy;
 mod copy_changes;
+mod copy_merge;
 pub(super) mod files;
 mod foreign;
 pub(super) mod mounts;

@@ -22,7 +22,7 @@ use crate::dockerfile::mount::{Bind, Cache, MountSpec, Secret, Sharing, Ssh};
 use crate::graph::{From, RunMount, RunOp};
 use crate::layer::Kind;
 use crate::snapshot::tree;
-use crate::store::{LayerForm, Lock, LockMode, NewLayer};
+use crate::store::{Lock, LockMode, NewLayer};
 
 /// Where a secret is when the instruction does not say.
 const SECRETS: &str = "/run/secrets";
@@ -122,8 +122,7 @@ impl Mounts {
             // A copy for this step alone, which may write to it.
             let copy = store.new_layer()?;
             let tree = solver.source_tree(from)?;
-            let form = store.layer_form();
-            let name = materialize(&tree, &bind.source, copy.fs(), form)?;
+            let name = materialize(solver, &tree, &bind.source, copy.fs())?;
             self.specs.push(Mount {
                 target: target(&op.cwd, &bind.target),
                 kind: MountKind::Bind {
@@ -155,7 +154,7 @@ impl Mounts {
             Some(from) => {
                 let copy = store.new_layer()?;
                 let tree = solver.source_tree(from)?;
-                let name = materialize(&tree, &bind.source, copy.fs(), store.layer_form())?;
+                let name = materialize(solver, &tree, &bind.source, copy.fs())?;
                 let lower = vec![copy.fs().to_path_buf()];
                 self.scratch.push(copy);
                 let directory = name.is_none();
@@ -270,7 +269,7 @@ impl Mounts {
         };
         if let (Some(from), false) = (&mount.from, restored) {
             let tree = solver.source_tree(from)?;
-            materialize(&tree, &cache.source, &new, solver.env.store.layer_form())?;
+            materialize(solver, &tree, &cache.source, &new)?;
         }
         let own = (cache.uid.unwrap_or(0), cache.gid.unwrap_or(0));
         if solver.env.store.layer_form().owners {
@@ -419,19 +418,19 @@ fn claim(
 /// Copies `source` of `tree` into the directory `dest`: the content of a
 /// directory, or a file under its own name, which is handed out then.
 fn materialize(
+    solver: &Solver<'_, '_>,
     tree: &Arc<dyn Tree>,
     source: &str,
     dest: &Path,
-    form: LayerForm,
 ) -> Result<Option<PathBuf>, StepError> {
+    let form = solver.env.store.layer_form();
     let fail = || StepError::io(format!("can't copy {source} for a mount"));
     let node = tree.lookup(Path::new(source), true).map_err(fail())?;
     let is_file = node.is_some_and(|n| n.kind != Kind::Dir);
-    let mut changes = super::files::changes_below(tree, source)?.peekable();
-    let name = changes
-        .peek()
-        .filter(|_| is_file)
-        .map(|c| c.path().to_path_buf());
+    let new_file = || super::files::spool(solver);
+    let mut changes = super::files::changes_below(tree, source, &new_file)?.peekable();
+    let first = changes.peek().filter(|_| is_file);
+    let name = first.and_then(|c| Some(c.as_ref().ok()?.path().to_path_buf()));
     super::files::apply(changes, dest, form)?;
     Ok(name)
 }

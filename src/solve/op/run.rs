@@ -305,7 +305,9 @@ fn merged(solver: &Solver<'_, '_>, dirs: &[PathBuf]) -> Result<PathBuf, StepErro
     overlay::inherit_root(&tree, &making).map_err(fail())?;
     let tree: Arc<dyn Tree> = Arc::new(tree);
     let form = solver.env.store.layer_form();
-    super::files::apply(super::files::changes_below(&tree, "/")?, &making, form)?;
+    let new_file = || super::files::spool(solver);
+    let changes = super::files::changes_below(&tree, "/", &new_file)?;
+    super::files::apply(changes, &making, form)?;
     match std::fs::rename(&making, &done) {
         // Another step may have been first.
         Err(_) if done.exists() => Ok(done),

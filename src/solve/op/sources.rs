@@ -6,6 +6,7 @@ use super::super::layers::chain;
 use super::super::{Solver, StepError};
 use super::add::UnpackOptions;
 use super::copy::{Body, Single, Source};
+use super::files::spool;
 use crate::context::checksum::Contents;
 use crate::context::git::{GitOptions, GitUrl};
 use crate::context::ignore::Ignore;
@@ -101,7 +102,7 @@ fn fetch_git(
     let checkout = git::checkout(url, &options, &work, &solver.env.cancel).map_err(|e| fail(&e))?;
     let tree: Arc<dyn Tree> =
         Arc::new(LocalTree::open(&checkout.tree, None).map_err(|e| fail(&e))?);
-    let mut matches = select(&*tree, "/", false, exclude)?;
+    let matches = select(&*tree, "/", false, exclude, &|| spool(solver))?;
     let mut hasher = Hasher::new();
     hasher.field(b"git");
     hasher.field(checkout.commit.as_bytes());
@@ -109,11 +110,8 @@ fn fetch_git(
     hasher.field(if options.keep_git_dir { b"1" } else { b"0" });
     Ok(Fetched {
         digest: hasher.finish(),
-        source: Source::Tree {
-            // The commit says what is in them.
-            contents: Arc::new(Contents::unhashed(tree, &mut matches)),
-            matches,
-        },
+        // The commit says what is in them.
+        source: Source::tree(Arc::new(Contents::unhashed(tree, &matches)), matches),
     })
 }
 

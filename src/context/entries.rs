@@ -1,0 +1,467 @@
+//! Selected entries as one long list that is read in order, again and again.
+//!
+//! A selection may have millions of entries: they are kept as packed records,
+//! and from a size on those are in a file that has no name. What a reader holds
+//! does not depend on how many there are.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::Node;
+use super::select::Found;
+use crate::digest::Sha256;
+use crate::layer::{Kind, Meta, Mtime};
+
+/// Bytes of a list that are kept in memory; the rest goes to a file.
+const IN_MEMORY: usize = 4 << 20;
+/// Bytes that are read at a time.
+const CHUNK: usize = 64 << 10;
+
+/// Makes a file for what is too long for the memory; it needs no name.
+pub type NewFile<'a> = &'a (dyn Fn() -> io::Result<File> + 'a);
+
+/// A list of entries.
+#[derive(Debug, Default)]
+pub struct Entries {
+    bytes: Vec<u8>,
+    /// What comes before `bytes`, and its length.
+    file: Option<(File, u64)>,
+    count: u64,
+}
+
+impl Entries {
+    /// How many there are.
+    pub fn len(&self) -> u64 {
+        self.count
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Reads the list from its beginning.
+    pub fn read(self: &Arc<Self>) -> Reader {
+        Reader {
+            entries: Arc::clone(self),
+            next: 0,
+            buffer: Vec::new(),
+            start: 0,
+        }
+    }
+
+    fn end(&self) -> u64 {
+        self.file.as_ref().map_or(0, |(_, len)| *len) + self.bytes.len() as u64
+    }
+}
+
+/// Writes a list; numbers the files in it.
+pub(super) struct Writer<'a> {
+    new_file: NewFile<'a>,
+    list: Entries,
+    /// How many files there are, those with several names counted once.
+    files: u32,
+    /// Of files with several names: the number of the entry that came first,
+    /// and that of the file.
+    linked: HashMap<(u64, u64), (u64, u32)>,
+    /// Number of the next entry.
+    number: u64,
+}
+
+impl<'a> Writer<'a> {
+    /// `before` is the entry that comes before the list, and that it counts.
+    pub(super) fn new(new_file: NewFile<'a>) -> Self {
+        Self {
+            new_file,
+            list: Entries::default(),
+            files: 0,
+            linked: HashMap::new(),
+            number: 0,
+        }
+    }
+
+    pub(super) fn files(&self) -> u32 {
+        self.files
+    }
+
+    /// Gives an entry its numbers.
+    pub(super) fn count(&mut self, found: &mut Found) {
+        if let Kind::File { .. } = found.node.kind {
+            let new = (self.number, self.files);
+            let (first, file) = match found.node.links > 1 {
+                true => *self.linked.entry(found.node.inode).or_insert(new),
+                false => new,
+            };
+            self.files = self.files.max(file.saturating_add(1));
+            found.back = self.number - first;
+            found.file = Some(file);
+        }
+        self.number += 1;
+    }
+
+    /// Adds an entry that has its numbers.
+    pub(super) fn push(&mut self, found: &Found) -> io::Result<()> {
+        if self.list.bytes.len() >= IN_MEMORY || self.list.file.is_some() && self.full() {
+            let (file, len) = match &mut self.list.file {
+                Some(known) => known,
+                None => self.list.file.insert(((self.new_file)()?, 0)),
+            };
+            file.write_all_at(&self.list.bytes, *len)?;
+            *len += self.list.bytes.len() as u64;
+            self.list.bytes.clear();
+            self.list.bytes.shrink_to(2 * CHUNK);
+        }
+        let bytes = &mut self.list.bytes;
+        let at = bytes.len();
+        bytes.extend_from_slice(&[0; 4]);
+        encode(found, bytes);
+        // Names and attributes of a file are far below 4 GiB.
+        let length = u32::try_from(bytes.len() - at - 4).unwrap_or(u32::MAX);
+        if let Some(place) = bytes.get_mut(at..at + 4) {
+            place.copy_from_slice(&length.to_le_bytes());
+        }
+        self.list.count += 1;
+        Ok(())
+    }
+
+    fn full(&self) -> bool {
+        self.list.bytes.len() >= CHUNK
+    }
+
+    pub(super) fn finish(mut self) -> Entries {
+        self.list.bytes.shrink_to_fit();
+        self.list
+    }
+}
+
+/// Reads a list of entries in order.
+#[derive(Debug)]
+pub struct Reader {
+    entries: Arc<Entries>,
+    /// Where in the list the next record is.
+    next: u64,
+    /// A part of the list's file, and where it begins.
+    buffer: Vec<u8>,
+    start: u64,
+}
+
+impl Reader {
+    /// `length` bytes of the list from `at` on.
+    fn bytes(&mut self, at: u64, length: usize) -> io::Result<&[u8]> {
+        let broken = || io::Error::from(io::ErrorKind::InvalidData);
+        let place = |from: u64| usize::try_from(at - from).map_err(|_| broken());
+        let in_file = self.entries.file.as_ref().map_or(0, |(_, len)| *len);
+        if at >= in_file {
+            let from = place(in_file)?;
+            let bytes = self.entries.bytes.get(from..from + length);
+            return bytes.ok_or_else(broken);
+        }
+        let end = self.start + self.buffer.len() as u64;
+        if at < self.start || at + length as u64 > end {
+            let left = usize::try_from(in_file - at).unwrap_or(usize::MAX);
+            self.buffer.resize(length.max(CHUNK).min(left), 0);
+            if let Some((file, _)) = &self.entries.file {
+                file.read_exact_at(&mut self.buffer, at)?;
+            }
+            self.start = at;
+        }
+        let from = place(self.start)?;
+        (self.buffer.get(from..from + length)).ok_or_else(broken)
+    }
+
+    fn record(&mut self) -> io::Result<Found> {
+        let at = self.next;
+        let head = self.bytes(at, 4)?.first_chunk::<4>().copied();
+        let length = u32::from_le_bytes(head.unwrap_or_default());
+        self.next = at + 4 + u64::from(length);
+        let record = self.bytes(at + 4, length as usize)?;
+        decode(record).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+}
+
+impl Iterator for Reader {
+    type Item = io::Result<Found>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.next >= self.entries.end() {
+            return None;
+        }
+        let found = self.record();
+        if found.is_err() {
+            self.next = self.entries.end();
+        }
+        Some(found)
+    }
+}
+
+/// Bits of a record's second byte.
+const PASSAGE: u8 = 1;
+const DIGEST: u8 = 2;
+const XATTRS: u8 = 4;
+const LINKED: u8 = 8;
+
+fn number(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn field(out: &mut Vec<u8>, bytes: &[u8]) {
+    number(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+fn time(out: &mut Vec<u8>, time: Mtime) {
+    out.extend_from_slice(&time.secs.to_le_bytes());
+    out.extend_from_slice(&time.nanos.to_le_bytes());
+}
+
+fn encode(found: &Found, out: &mut Vec<u8>) {
+    let node = &found.node;
+    let (kind, a, b) = match &node.kind {
+        Kind::File { size } => (b'f', *size, found.file.unwrap_or_default().into()),
+        Kind::Dir => (b'd', 0, 0),
+        Kind::Symlink { .. } => (b'l', 0, 0),
+        Kind::Hardlink { .. } => (b'h', 0, 0),
+        Kind::Char { major, minor } => (b'c', u64::from(*major), u64::from(*minor)),
+        Kind::Block { major, minor } => (b'b', u64::from(*major), u64::from(*minor)),
+        Kind::Fifo => (b'p', 0, 0),
+    };
+    let bit = |is: bool, bit: u8| if is { bit } else { 0 };
+    let flags = bit(found.passage, PASSAGE)
+        | bit(node.digest.is_some(), DIGEST)
+        | bit(!node.meta.xattrs.is_empty(), XATTRS)
+        | bit(node.links > 1, LINKED);
+    out.extend_from_slice(&[kind, flags]);
+    field(out, found.name.as_os_str().as_bytes());
+    if let Kind::Symlink { target } | Kind::Hardlink { target } = &node.kind {
+        field(out, target.as_os_str().as_bytes());
+    }
+    let meta = &node.meta;
+    for value in [a, b, meta.mode.into(), meta.uid.into(), meta.gid.into()] {
+        number(out, value);
+    }
+    time(out, meta.mtime);
+    time(out, node.ctime);
+    number(out, node.inode.0);
+    number(out, node.inode.1);
+    if node.links > 1 {
+        number(out, node.links);
+        number(out, found.back);
+    }
+    if let Some(digest) = &node.digest {
+        out.extend_from_slice(&digest.0);
+    }
+    if !meta.xattrs.is_empty() {
+        number(out, meta.xattrs.len() as u64);
+        for (name, value) in &meta.xattrs {
+            field(out, name);
+            field(out, value);
+        }
+    }
+}
+
+/// What is left of a record.
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*head)
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let [byte] = self.take()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn small(&mut self) -> Option<u32> {
+        u32::try_from(self.number()?).ok()
+    }
+
+    fn field(&mut self) -> Option<&'a [u8]> {
+        let length = usize::try_from(self.number()?).ok()?;
+        let (head, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    fn path(&mut self) -> Option<PathBuf> {
+        Some(OsStr::from_bytes(self.field()?).into())
+    }
+
+    fn time(&mut self) -> Option<Mtime> {
+        Some(Mtime {
+            secs: i64::from_le_bytes(self.take()?),
+            nanos: u32::from_le_bytes(self.take()?),
+        })
+    }
+}
+
+fn decode(record: &[u8]) -> Option<Found> {
+    let mut input = Input(record);
+    let [kind, flags] = input.take()?;
+    let name = input.path()?;
+    let target = match kind {
+        b'l' | b'h' => input.path()?,
+        _ => PathBuf::new(),
+    };
+    let (a, b) = (input.number()?, input.number()?);
+    let (mode, uid, gid) = (input.small()?, input.small()?, input.small()?);
+    let device = || Some((u32::try_from(a).ok()?, u32::try_from(b).ok()?));
+    let mut file = None;
+    let kind = match kind {
+        b'f' => {
+            file = Some(u32::try_from(b).ok()?);
+            Kind::File { size: a }
+        }
+        b'd' => Kind::Dir,
+        b'l' => Kind::Symlink { target },
+        b'h' => Kind::Hardlink { target },
+        b'c' => device().map(|(major, minor)| Kind::Char { major, minor })?,
+        b'b' => device().map(|(major, minor)| Kind::Block { major, minor })?,
+        _ => Kind::Fifo,
+    };
+    let (mtime, ctime) = (input.time()?, input.time()?);
+    let inode = (input.number()?, input.number()?);
+    let (links, back) = match flags & LINKED {
+        0 => (1, 0),
+        _ => (input.number()?, input.number()?),
+    };
+    let digest = match flags & DIGEST {
+        0 => None,
+        _ => Some(Sha256(input.take()?)),
+    };
+    let mut xattrs = BTreeMap::new();
+    if flags & XATTRS != 0 {
+        for _ in 0..input.number()? {
+            let name = input.field()?.to_vec();
+            xattrs.insert(name, input.field()?.to_vec());
+        }
+    }
+    Some(Found {
+        name,
+        node: Node {
+            kind,
+            meta: Meta {
+                mode,
+                uid,
+                gid,
+                mtime,
+                xattrs,
+            },
+            ctime,
+            inode,
+            links,
+            digest,
+        },
+        passage: flags & PASSAGE != 0,
+        file,
+        back,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(number: u64) -> Found {
+        let kind = match number % 7 {
+            0 => Kind::Dir,
+            1 => Kind::Symlink {
+                target: format!("../t{number}").into(),
+            },
+            2 => Kind::Char {
+                major: 5,
+                minor: 1_000,
+            },
+            3 => Kind::Block { major: 8, minor: 0 },
+            4 => Kind::Fifo,
+            _ => Kind::File {
+                size: number * number,
+            },
+        };
+        Found {
+            name: format!("d{}/n{number}", number / 100).into(),
+            node: Node {
+                kind,
+                meta: Meta {
+                    mode: 0o4755,
+                    uid: u32::MAX,
+                    gid: 7,
+                    mtime: Mtime {
+                        secs: -3,
+                        nanos: 999_999_999,
+                    },
+                    xattrs: (0..number % 3)
+                        .map(|n| (vec![b'x'; n as usize + 1], vec![0; 300]))
+                        .collect(),
+                },
+                ctime: Mtime {
+                    secs: i64::MAX,
+                    nanos: 1,
+                },
+                inode: (u64::MAX, number / 2),
+                links: 1 + number % 2,
+                digest: number.is_multiple_of(5).then(|| Sha256::of(b"x")),
+            },
+            passage: number.is_multiple_of(3),
+            file: None,
+            back: 0,
+        }
+    }
+
+    #[test]
+    fn a_list_is_read_as_it_was_written() {
+        for count in [0, 1, 100, 40_000] {
+            let mut writer = Writer::new(&tempfile::tempfile);
+            let mut written = Vec::new();
+            for n in 0..count {
+                let mut found = found(n);
+                writer.count(&mut found);
+                writer.push(&found).unwrap();
+                written.push(found);
+            }
+            let list = Arc::new(writer.finish());
+            assert_eq!(list.len(), count);
+            assert_eq!(list.file.is_some(), count > 30_000);
+            // Two readers don't know of each other.
+            for (n, (one, two)) in list.read().zip(list.read()).enumerate() {
+                assert_eq!(one.unwrap(), written[n]);
+                assert_eq!(two.unwrap(), written[n]);
+            }
+            assert_eq!(list.read().count() as u64, count);
+        }
+    }
+
+    #[test]
+    fn names_of_one_file_have_one_number() {
+        let mut writer = Writer::new(&tempfile::tempfile);
+        let mut numbers = Vec::new();
+        for (inode, links) in [(1, 1), (2, 2), (3, 1), (2, 2), (4, 1)] {
+            let mut found = found(5);
+            found.node.inode.1 = inode;
+            found.node.links = links;
+            writer.count(&mut found);
+            numbers.push((found.file.unwrap(), found.back));
+        }
+        assert_eq!(numbers, [(0, 0), (1, 0), (2, 0), (1, 2), (3, 0)]);
+        assert_eq!(writer.files(), 4);
+    }
+}

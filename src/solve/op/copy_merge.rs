@@ -1,0 +1,305 @@
+//! What the sources of a copy come to together, in path order.
+//!
+//! Each match of a source is a lane of entries that are in path order already.
+//! Merging them holds one entry of each, and the directories above it. Where
+//! several have the same path, the later sources go on top of the earlier ones.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BinaryHeap, btree_map};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::copy::{At, CopyError, FileId, Look, Planned, What};
+use crate::context::checksum::Contents;
+use crate::context::entries::{Entries, Reader};
+use crate::context::select::Found;
+use crate::layer::Kind;
+
+/// A match on its way to the destination.
+pub(super) struct Lane {
+    /// Where it goes.
+    pub(super) base: PathBuf,
+    /// Its number in `contents`.
+    pub(super) part: usize,
+    pub(super) contents: Arc<Contents>,
+    /// The match itself, unless it is a directory.
+    pub(super) top: Option<Found>,
+    pub(super) below: Arc<Entries>,
+    /// Its number among the lanes.
+    pub(super) number: usize,
+    /// Later ones go on top of earlier ones.
+    pub(super) order: usize,
+}
+
+/// A lane that is being read.
+struct Open {
+    lane: Lane,
+    reader: Reader,
+}
+
+/// What comes next of a lane, or of the entries that are planned.
+struct Head {
+    path: PathBuf,
+    order: usize,
+    item: Item,
+}
+
+enum Item {
+    Planned(Planned),
+    Found(usize, Found),
+}
+
+impl Ord for Head {
+    /// The first in path order is the greatest.
+    fn cmp(&self, other: &Self) -> Ordering {
+        let order = by_path(&other.path, &self.path);
+        order.then_with(|| other.order.cmp(&self.order))
+    }
+}
+
+/// As paths compare: by their components.
+fn by_path(a: &Path, b: &Path) -> Ordering {
+    let (a, b) = (a.as_os_str().as_bytes(), b.as_os_str().as_bytes());
+    let same = a.iter().zip(b).take_while(|(x, y)| x == y).count();
+    let rank = |byte: Option<&u8>| match byte {
+        None => 0,
+        Some(b'/') => 1,
+        Some(byte) => u16::from(*byte) + 2,
+    };
+    rank(a.get(same)).cmp(&rank(b.get(same)))
+}
+
+impl PartialOrd for Head {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Head {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Head {}
+
+/// Merges lanes with entries that are planned.
+pub(super) struct Merge {
+    planned: btree_map::IntoIter<PathBuf, Planned>,
+    lanes: Vec<Open>,
+    heads: BinaryHeap<Head>,
+    /// Nothing was taken yet.
+    begun: bool,
+    /// The directories above what was taken last, and whether the root has
+    /// nothing in them.
+    above: Vec<(PathBuf, bool)>,
+}
+
+impl Merge {
+    pub(super) fn new(planned: BTreeMap<PathBuf, Planned>, lanes: Vec<Lane>) -> Self {
+        let open = |lane: Lane| Open {
+            reader: lane.below.read(),
+            lane,
+        };
+        Self {
+            planned: planned.into_iter(),
+            lanes: lanes.into_iter().map(open).collect(),
+            heads: BinaryHeap::new(),
+            begun: false,
+            above: Vec::new(),
+        }
+    }
+
+    /// The next entry.
+    pub(super) fn next(&mut self, look: &Look) -> Option<Result<(PathBuf, Planned), CopyError>> {
+        self.take(look).transpose()
+    }
+
+    fn take(&mut self, look: &Look) -> Result<Option<(PathBuf, Planned)>, CopyError> {
+        if !self.begun {
+            self.begun = true;
+            self.fetch_planned();
+            for number in 0..self.lanes.len() {
+                self.fetch(number)?;
+            }
+        }
+        let Some(head) = self.heads.pop() else {
+            return Ok(None);
+        };
+        let path = head.path;
+        while (self.above.last()).is_some_and(|(dir, _)| !is_below(dir, &path)) {
+            self.above.pop();
+        }
+        let mut state = self.put(look, &path, None, head.item)?;
+        while (self.heads.peek()).is_some_and(|next| next.path == path) {
+            if let Some(next) = self.heads.pop() {
+                state = self.put(look, &path, Some(state), next.item)?;
+            }
+        }
+        if matches!(state.what, What::Dir) {
+            self.above.push((path.clone(), state.fresh));
+        }
+        Ok(Some((path, state)))
+    }
+
+    /// Puts `item` on top of what earlier sources have at `path`.
+    fn put(
+        &mut self,
+        look: &Look,
+        path: &Path,
+        below: Option<Planned>,
+        item: Item,
+    ) -> Result<Planned, CopyError> {
+        let (number, found) = match item {
+            Item::Planned(planned) => {
+                self.fetch_planned();
+                return on_top(path, below, planned);
+            }
+            Item::Found(number, found) => (number, found),
+        };
+        self.fetch(number)?;
+        let at = match &below {
+            Some(planned) => planned.at(),
+            None if self.above.last().is_some_and(|(_, fresh)| *fresh) => At::Nothing,
+            None => look.at(path)?,
+        };
+        let order = self.lanes.get(number).map_or(0, |open| open.lane.order);
+        if found.node.kind == Kind::Dir {
+            return merge_dir(look, path, at, below, found, order);
+        }
+        if matches!(at, At::Dir) {
+            return Err(CopyError::FileOntoDirectory(path.to_owned()));
+        }
+        let shared = found.file.filter(|_| found.node.links > 1);
+        let selected = match self.lanes.get(number) {
+            Some(Open { lane, .. }) => lane.contents.file(lane.part, &found).map(|file| {
+                let id = |file| FileId::InMatch(lane.number, file);
+                (Arc::clone(&lane.contents), file, shared.map(id))
+            }),
+            None => None,
+        };
+        let mut meta = found.node.meta;
+        let what = match (found.node.kind, selected) {
+            (Kind::File { size }, Some((contents, file, shared))) => {
+                meta = look.adjusted(meta, false);
+                What::Selected {
+                    size,
+                    shared,
+                    contents,
+                    file,
+                }
+            }
+            (kind @ Kind::Symlink { .. }, _) => {
+                look.owned(&mut meta);
+                What::Plain(kind)
+            }
+            (kind, _) => {
+                meta = look.adjusted(meta, false);
+                What::Plain(kind)
+            }
+        };
+        Ok(Planned {
+            what,
+            meta,
+            fresh: true,
+            order,
+        })
+    }
+
+    fn fetch_planned(&mut self) {
+        if let Some((path, planned)) = self.planned.next() {
+            self.heads.push(Head {
+                path,
+                order: planned.order,
+                item: Item::Planned(planned),
+            });
+        }
+    }
+
+    /// Makes the next entry of a lane a head.
+    fn fetch(&mut self, number: usize) -> Result<(), CopyError> {
+        let Some(open) = self.lanes.get_mut(number) else {
+            return Ok(());
+        };
+        let next = match open.lane.top.take() {
+            Some(top) => Some(Ok(top)),
+            None => open.reader.next(),
+        };
+        let Some(found) = next else { return Ok(()) };
+        let found = found.map_err(|source| CopyError::Read {
+            path: open.lane.base.clone(),
+            source,
+        })?;
+        let path = match found.name.as_os_str().is_empty() {
+            true => open.lane.base.clone(),
+            false => open.lane.base.join(&found.name),
+        };
+        self.heads.push(Head {
+            path,
+            order: open.lane.order,
+            item: Item::Found(number, found),
+        });
+        Ok(())
+    }
+}
+
+/// Whether `path` is below `dir`.
+fn is_below(dir: &Path, path: &Path) -> bool {
+    let (dir, path) = (dir.as_os_str().as_bytes(), path.as_os_str().as_bytes());
+    path.strip_prefix(dir).is_some_and(|rest| rest.starts_with(b"/"))
+}
+
+/// An entry that was planned by itself, on top of what earlier sources have.
+fn on_top(path: &Path, below: Option<Planned>, planned: Planned) -> Result<Planned, CopyError> {
+    match (below, &planned.what) {
+        (None, _) => Ok(planned),
+        (Some(below), What::Dir) => match below.what {
+            What::Dir => Ok(below),
+            _ => Err(CopyError::NotADirectory {
+                path: path.to_owned(),
+                blocker: path.to_owned(),
+            }),
+        },
+        (Some(below), _) => match below.what {
+            What::Dir => Err(CopyError::FileOntoDirectory(path.to_owned())),
+            _ => Ok(planned),
+        },
+    }
+}
+
+fn merge_dir(
+    look: &Look,
+    path: &Path,
+    at: At,
+    below: Option<Planned>,
+    found: Found,
+    order: usize,
+) -> Result<Planned, CopyError> {
+    let meta = found.node.meta;
+    let (meta, fresh) = match at {
+        At::Nothing => (look.adjusted(meta, true), true),
+        At::Dir => {
+            let (mut there, fresh) = match below {
+                Some(planned) => (planned.meta, planned.fresh),
+                None => (look.existing(path)?, false),
+            };
+            if found.passage {
+                there.mode = meta.mode;
+            } else {
+                let mut xattrs = std::mem::take(&mut there.xattrs);
+                there = look.adjusted(meta, true);
+                xattrs.append(&mut there.xattrs);
+                there.xattrs = xattrs;
+            }
+            (there, fresh)
+        }
+        At::Link(_) | At::Other => return Err(CopyError::DirectoryOntoFile(path.to_owned())),
+    };
+    Ok(Planned {
+        what: What::Dir,
+        meta,
+        fresh,
+        order,
+    })
+}
