@@ -52,8 +52,8 @@ impl Input {
     /// written, the next build reads them again.
     pub(super) fn keep_stats(&self, store: &Store, events: &Events) {
         for (key, stats) in &self.stats {
-            if let Some(bytes) = stats.to_bytes()
-                && let Err(e) = store.stats_put(key, &bytes)
+            if stats.has_news()
+                && let Err(e) = store.stats_put(key, |out| stats.write(out))
             {
                 events.emit(Event::Warning {
                     rule: None,
@@ -76,7 +76,8 @@ fn stats_of(text: &str, dir: &Path, store: &Store) -> Option<(Digest, Arc<Stats>
     key.field(dir.canonicalize().ok()?.as_os_str().as_bytes());
     let key = key.finish();
     let load = (store.clone(), key.clone());
-    let stats = Stats::new(move || load.0.stats_get(&load.1));
+    let store = store.clone();
+    let stats = Stats::new(move || load.0.stats_open(&load.1), move || store.temp_file());
     Some((key, Arc::new(stats)))
 }
 

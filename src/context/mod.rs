@@ -15,6 +15,7 @@ pub mod local;
 pub mod pattern;
 pub mod select;
 pub mod source;
+mod stat_table;
 pub mod stats;
 pub mod tar;
 mod walk;

@@ -17,25 +17,25 @@
 //! | that there are no extended attributes to copy | asking for them costs more than the status; a change of them sets the ctime |
 //!
 //! An entry that was not seen in [`MAX_AGE`] savings is dropped, and there are
-//! never more than [`MAX_ENTRIES`].
+//! never more than [`MAX_ENTRIES`]. They stay in their file, sorted by device and
+//! inode, and a few blocks of it are in memory: see `stat_table`.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::fs::File;
+use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Node;
+use super::stat_table::{Entry, Merge, Run, Table, TableWriter};
 use crate::digest::Sha256;
 use crate::layer::{Kind, Mtime};
 
-/// Begins every file of entries; changes with their form.
-const MAGIC: &[u8; 16] = b"shiplap-stats-1\n";
-/// Bytes of one entry.
-const ENTRY: usize = 81;
 /// Savings that an entry survives without being seen.
 const MAX_AGE: u8 = 16;
-/// Entries kept: about 80 MB.
-const MAX_ENTRIES: usize = 1_000_000;
+/// Entries kept: about 85 MB.
+const MAX_ENTRIES: u64 = 1_000_000;
+/// New entries that are held in memory.
+const MAX_LEARNED: usize = 50_000;
 /// The coarsest clock of file systems that keep whole seconds (FAT has two)…
 const COARSE: Duration = Duration::from_millis(2_100);
 /// …and of those that keep fractions: a kernel's tick is 10 ms at most.
@@ -82,58 +82,61 @@ impl Stamp {
     }
 }
 
-#[derive(Debug)]
-struct Entry {
-    stamp: Stamp,
-    digest: Sha256,
-    age: u8,
-    seen: AtomicBool,
-}
-
-type Known = HashMap<(u64, u64), Entry>;
-type Load = Box<dyn FnOnce() -> Option<Vec<u8>> + Send>;
+type Load = Box<dyn FnOnce() -> Option<File> + Send>;
+type NewFile = Box<dyn Fn() -> io::Result<File> + Send + Sync>;
 
 /// Digests of files by their status.
 pub struct Stats {
-    known: OnceLock<Known>,
+    known: OnceLock<Option<Mutex<Table>>>,
     load: Mutex<Option<Load>>,
-    learned: Mutex<Vec<(Stamp, Sha256)>>,
+    learned: Mutex<Learned>,
+    new_file: NewFile,
+}
+
+/// What was found out.
+#[derive(Default)]
+struct Learned {
+    recent: Vec<Entry>,
+    /// What there was no room for, sorted; the newest last.
+    runs: Vec<Run>,
 }
 
 impl std::fmt::Debug for Stats {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let known = self.known.get().map(HashMap::len);
-        f.debug_struct("Stats").field("known", &known).finish()
+        f.write_str("Stats")
     }
 }
 
 impl Stats {
-    /// Reads what [`to_bytes`](Self::to_bytes) wrote, from what `load` gives
+    /// Reads what [`write`](Self::write) wrote, from the file that `load` gives
     /// when something is asked for; of anything else, nothing is known.
-    pub fn new(load: impl FnOnce() -> Option<Vec<u8>> + Send + 'static) -> Self {
+    /// `new_file` makes files for what is too much for the memory.
+    pub fn new(
+        load: impl FnOnce() -> Option<File> + Send + 'static,
+        new_file: impl Fn() -> io::Result<File> + Send + Sync + 'static,
+    ) -> Self {
         Self {
             known: OnceLock::new(),
             load: Mutex::new(Some(Box::new(load))),
             learned: Mutex::default(),
+            new_file: Box::new(new_file),
         }
     }
 
-    fn known(&self) -> &Known {
-        self.known.get_or_init(|| {
+    fn known(&self) -> Option<MutexGuard<'_, Table>> {
+        let known = self.known.get_or_init(|| {
             let load = lock(&self.load).take();
-            let bytes = load.and_then(|load| load());
-            bytes.map_or_else(Known::new, |bytes| parse(&bytes))
-        })
+            let file = load.and_then(|load| load())?;
+            Table::open(file).map(Mutex::new)
+        });
+        known.as_ref().map(lock)
     }
 
     /// The digest of the file's content, and that it has no extended
     /// attributes, if it has not changed since that was found out.
     pub fn get(&self, node: &Node) -> Option<Sha256> {
-        let entry = self.known().get(&node.inode)?;
-        if Some(entry.stamp) != Stamp::of(node) {
-            return None;
-        }
-        entry.seen.store(true, Ordering::Relaxed);
+        let stamp = Stamp::of(node)?;
+        let entry = self.known()?.get(&stamp)?;
         Some(entry.digest)
     }
 
@@ -141,112 +144,77 @@ impl Stats {
     /// Its status was the same before and after it was read; reading began at
     /// `read`.
     pub fn learn(&self, stamp: &Stamp, digest: Sha256, read: SystemTime) {
-        if stamp.is_settled(read) {
-            lock(&self.learned).push((*stamp, digest));
+        if !stamp.is_settled(read) {
+            return;
+        }
+        let mut learned = lock(&self.learned);
+        learned.recent.push(Entry {
+            stamp: *stamp,
+            digest,
+            age: 0,
+        });
+        if learned.recent.len() >= MAX_LEARNED {
+            let recent = std::mem::take(&mut learned.recent);
+            let run = (self.new_file)().and_then(|file| Run::write(recent, file));
+            // Without it, these files are read again next time.
+            learned.runs.extend(run);
         }
     }
 
-    /// What is worth keeping, as bytes; `None` when nothing new was learned.
-    pub fn to_bytes(&self) -> Option<Vec<u8>> {
-        let mut learned = std::mem::take(&mut *lock(&self.learned));
-        if learned.is_empty() {
-            return None;
+    /// Whether something was found out.
+    pub fn has_news(&self) -> bool {
+        let learned = lock(&self.learned);
+        !(learned.recent.is_empty() && learned.runs.is_empty())
+    }
+
+    /// Writes what is worth keeping.
+    ///
+    /// # Errors
+    /// When it can't be read back or written.
+    pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let learned = std::mem::take(&mut *lock(&self.learned));
+        let mut runs = learned.runs;
+        runs.push(Run::sorted(learned.recent));
+        let new: u64 = runs.iter().map(Run::len).sum();
+        let mut out = TableWriter::new(out)?;
+        let known = self.known();
+        // The youngest, should there be too many.
+        let mut left = MAX_ENTRIES.saturating_sub(new);
+        let mut oldest = MAX_AGE;
+        if let Some(table) = &known
+            && table.len() > left
+        {
+            let mut ages = [0_u64; MAX_AGE as usize + 1];
+            for entry in table.iter() {
+                if let Some(count) = ages.get_mut(usize::from(entry.age)) {
+                    *count += 1;
+                }
+            }
+            let mut total = 0;
+            let fits = ages.iter().take_while(|count| {
+                total += **count;
+                total <= left
+            });
+            // Of the last age that counts, only some.
+            oldest = u8::try_from(fits.count()).unwrap_or(MAX_AGE).min(MAX_AGE);
         }
-        learned.truncate(MAX_ENTRIES);
-        let mut all: HashMap<(u64, u64), (Stamp, Sha256, u8)> = HashMap::new();
-        for (stamp, digest) in learned {
-            all.insert((stamp.device, stamp.inode), (stamp, digest, 0));
-        }
-        let mut old: Vec<&Entry> = self.known().values().collect();
-        // The youngest first, should there be too many.
-        let age = |e: &Entry| match e.seen.load(Ordering::Relaxed) {
-            true => 0,
-            false => e.age.saturating_add(1),
-        };
-        old.sort_unstable_by_key(|e| age(e));
-        for entry in old {
-            let key = (entry.stamp.device, entry.stamp.inode);
-            if age(entry) <= MAX_AGE && all.len() < MAX_ENTRIES {
-                all.entry(key)
-                    .or_insert((entry.stamp, entry.digest, age(entry)));
+        let mut merge = Merge::new(runs, known.as_deref())?;
+        while let Some((entry, is_new)) = merge.next()? {
+            if is_new {
+                if out.len() < MAX_ENTRIES {
+                    out.push(&entry)?;
+                }
+            } else if entry.age <= oldest && left > 0 {
+                left -= 1;
+                out.push(&entry)?;
             }
         }
-        let mut all: Vec<_> = all.into_values().collect();
-        all.sort_unstable_by_key(|(s, ..)| (s.device, s.inode));
-        let mut out = Vec::with_capacity(MAGIC.len() + all.len() * ENTRY);
-        out.extend_from_slice(MAGIC);
-        for (stamp, digest, age) in &all {
-            encode(stamp, digest, *age, &mut out);
-        }
-        Some(out)
+        out.finish()
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn parse(bytes: &[u8]) -> Known {
-    let mut known = Known::new();
-    let Some(rest) = bytes.strip_prefix(MAGIC) else {
-        return known;
-    };
-    let (entries, rest) = rest.as_chunks::<ENTRY>();
-    if !rest.is_empty() || entries.len() > MAX_ENTRIES {
-        return known;
-    }
-    known.reserve(entries.len());
-    for bytes in entries {
-        let entry = decode(bytes);
-        known.insert((entry.stamp.device, entry.stamp.inode), entry);
-    }
-    known
-}
-
-fn encode(stamp: &Stamp, digest: &Sha256, age: u8, out: &mut Vec<u8>) {
-    out.extend_from_slice(&stamp.device.to_le_bytes());
-    out.extend_from_slice(&stamp.inode.to_le_bytes());
-    out.extend_from_slice(&stamp.size.to_le_bytes());
-    for time in [stamp.mtime, stamp.ctime] {
-        out.extend_from_slice(&time.secs.to_le_bytes());
-        out.extend_from_slice(&time.nanos.to_le_bytes());
-    }
-    out.extend_from_slice(&digest.0);
-    out.push(age);
-}
-
-fn decode(bytes: &[u8; ENTRY]) -> Entry {
-    let mut at = 0;
-    let mut long = || {
-        let mut number = [0; 8];
-        number.copy_from_slice(&bytes[at..at + 8]);
-        at += 8;
-        number
-    };
-    let (device, inode, size) = (long(), long(), long());
-    let time = |at: usize| {
-        let (mut secs, mut nanos) = ([0; 8], [0; 4]);
-        secs.copy_from_slice(&bytes[at..at + 8]);
-        nanos.copy_from_slice(&bytes[at + 8..at + 12]);
-        Mtime {
-            secs: i64::from_le_bytes(secs),
-            nanos: u32::from_le_bytes(nanos),
-        }
-    };
-    let mut digest = [0; 32];
-    digest.copy_from_slice(&bytes[48..80]);
-    Entry {
-        stamp: Stamp {
-            device: u64::from_le_bytes(device),
-            inode: u64::from_le_bytes(inode),
-            size: u64::from_le_bytes(size),
-            mtime: time(24),
-            ctime: time(36),
-        },
-        digest: Sha256(digest),
-        age: bytes[80],
-        seen: AtomicBool::new(false),
-    }
 }
 
 #[cfg(test)]
@@ -283,14 +251,19 @@ mod tests {
         UNIX_EPOCH + Duration::from_secs(secs)
     }
 
-    fn again(stats: &Stats) -> Stats {
-        let bytes = stats.to_bytes();
-        Stats::new(move || bytes)
+    fn stats(file: Option<File>) -> Stats {
+        Stats::new(move || file, tempfile::tempfile)
+    }
+
+    fn again(known: &Stats) -> Stats {
+        let mut file = tempfile::tempfile().unwrap();
+        known.write(&mut file).unwrap();
+        stats(Some(file))
     }
 
     #[test]
     fn only_the_same_status_is_known() {
-        let stats = Stats::new(|| None);
+        let stats = stats(None);
         let digest = Sha256::of(b"x");
         stats.learn(&stamp(&node(1, 5, 2_000)), digest, at(3_000));
         let stats = again(&stats);
@@ -318,28 +291,28 @@ mod tests {
     fn what_was_young_is_not_kept() {
         let digest = Sha256::of(b"x");
         for (read, nanos, kept) in [(2_000, 7, false), (2_001, 7, true), (2_001, 0, false)] {
-            let stats = Stats::new(|| None);
+            let stats = stats(None);
             let mut file = node(1, 5, 2_000);
             file.ctime.nanos = nanos;
             stats.learn(&stamp(&file), digest, at(read));
-            assert_eq!(stats.to_bytes().is_some(), kept, "{read} {nanos}");
+            assert_eq!(stats.has_news(), kept, "{read} {nanos}");
         }
         // A file from the future is young.
-        let stats = Stats::new(|| None);
+        let stats = stats(None);
         stats.learn(&stamp(&node(1, 5, 9_000)), digest, at(3_000));
-        assert_eq!(stats.to_bytes(), None);
+        assert!(!stats.has_news());
     }
 
     #[test]
     fn entries_that_nobody_sees_go_in_time() {
-        let mut stats = Stats::new(|| None);
+        let mut stats = stats(None);
         stats.learn(&stamp(&node(1, 1, 10)), Sha256::of(b"1"), at(99));
         stats.learn(&stamp(&node(2, 2, 10)), Sha256::of(b"2"), at(99));
         stats = again(&stats);
         for round in 0..=u64::from(MAX_AGE) {
             assert!(stats.get(&node(1, 1, 10)).is_some());
             // Nothing is written for its own sake.
-            assert_eq!(stats.to_bytes(), None);
+            assert!(!stats.has_news());
             stats.learn(&stamp(&node(3 + round, 1, 10)), Sha256::of(b"3"), at(99));
             stats = again(&stats);
         }
@@ -350,16 +323,51 @@ mod tests {
 
     #[test]
     fn other_bytes_say_nothing() {
-        let stats = Stats::new(|| None);
-        stats.learn(&stamp(&node(1, 1, 10)), Sha256::of(b"1"), at(99));
-        let bytes = stats.to_bytes().unwrap();
-        for other in [
+        let known = stats(None);
+        known.learn(&stamp(&node(1, 1, 10)), Sha256::of(b"1"), at(99));
+        let mut bytes = Vec::new();
+        known.write(&mut bytes).unwrap();
+        let mut others = vec![
             bytes[..bytes.len() - 1].to_vec(),
             bytes[1..].to_vec(),
             Vec::new(),
-        ] {
-            let stats = Stats::new(move || Some(other));
-            assert_eq!(stats.get(&node(1, 1, 10)), None);
+        ];
+        // Whichever byte is another one.
+        for at in 0..bytes.len() {
+            let mut other = bytes.clone();
+            other[at] ^= 1;
+            others.push(other);
+        }
+        for other in others {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&other).unwrap();
+            assert_eq!(stats(Some(file)).get(&node(1, 1, 10)), None);
+        }
+    }
+
+    #[test]
+    fn many_are_found_again() {
+        let first = stats(None);
+        let count = 3 * MAX_LEARNED as u64 + 7;
+        // Not in the order of their inodes.
+        let inode = |n: u64| n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let digest = |n: u64| Sha256::of(&n.to_le_bytes());
+        for n in 0..count {
+            first.learn(&stamp(&node(inode(n), n, 10)), digest(n), at(99));
+        }
+        // The same file once more: what was found out last counts.
+        first.learn(&stamp(&node(inode(5), 999, 10)), digest(999), at(99));
+        let second = again(&first);
+        for n in (0..count).filter(|n| *n != 5) {
+            assert_eq!(second.get(&node(inode(n), n, 10)), Some(digest(n)));
+        }
+        assert_eq!(second.get(&node(inode(5), 5, 10)), None);
+        assert_eq!(second.get(&node(inode(5), 999, 10)), Some(digest(999)));
+        second.learn(&stamp(&node(inode(9), 1, 10)), digest(1), at(99));
+        let third = again(&second);
+        for n in [0, 9, count / 2, count - 1] {
+            let size = if n == 9 { 1 } else { n };
+            assert_eq!(third.get(&node(inode(n), size, 10)), Some(digest(size)));
         }
     }
 }

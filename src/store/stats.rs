@@ -1,9 +1,10 @@
 //! What is known of the files of build contexts, one file for each context.
 //!
-//! It can be found out again, so it is not flushed; a digest in front of it
-//! tells whether it is whole. The last process to write wins.
+//! It can be found out again, so it is not flushed, and a torn file may be there:
+//! its form tells which of its parts are whole. The last process to write wins.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -11,9 +12,9 @@ use std::time::SystemTime;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
-use super::blobs::create_file;
-use super::cache::{record_payload, touch};
-use super::{Store, StoreError, read_small};
+use super::blobs::{create_file, open_regular};
+use super::cache::touch;
+use super::{Store, StoreError};
 use crate::digest::Digest;
 
 /// Contexts that are remembered…
@@ -22,22 +23,24 @@ const MAX_FILES: usize = 64;
 const MAX_BYTES: u64 = 256 << 20;
 
 impl Store {
-    /// What was kept for the context `key`, if it is whole.
-    pub fn stats_get(&self, key: &Digest) -> Option<Vec<u8>> {
+    /// The file of what was kept for the context `key`.
+    pub fn stats_open(&self, key: &Digest) -> Option<File> {
         let path = self.stats_path(key);
-        let mut bytes = read_small(&path, MAX_BYTES).ok()?;
-        let payload = record_payload(&bytes)?.len();
-        bytes.drain(..bytes.len() - payload);
+        let file = open_regular(&path).ok()?;
         touch(&path);
-        Some(bytes)
+        Some(file)
     }
 
-    /// Keeps `bytes` for the context `key`, in the place of what is there.
-    /// Contexts that were not used for long make room.
+    /// Keeps what `write` writes for the context `key`, in the place of what is
+    /// there. Contexts that were not used for long make room.
     ///
     /// # Errors
     /// When it can't be written.
-    pub fn stats_put(&self, key: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
+    pub fn stats_put(
+        &self,
+        key: &Digest,
+        write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+    ) -> Result<(), StoreError> {
         let session = self.session()?;
         let temporary = session.path("s");
         let path = self.stats_path(key);
@@ -47,9 +50,9 @@ impl Store {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(e) => return Err(e.into()),
             }
-            let mut file = create_file(&temporary)?;
-            writeln!(file, "{}", Digest::of(bytes))?;
-            file.write_all(bytes)?;
+            let mut file = BufWriter::with_capacity(64 << 10, create_file(&temporary)?);
+            write(&mut file)?;
+            file.flush()?;
             rustix::fs::rename(&temporary, &path)?;
             Ok::<_, std::io::Error>(())
         })();
