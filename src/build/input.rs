@@ -77,7 +77,10 @@ fn stats_of(text: &str, dir: &Path, store: &Store) -> Option<(Digest, Arc<Stats>
     let key = key.finish();
     let load = (store.clone(), key.clone());
     let store = store.clone();
-    let stats = Stats::new(move || load.0.stats_open(&load.1), move || store.temp_file());
+    let stats = Stats::new(
+        move || load.0.stats_open(&load.1),
+        move || store.temp_file(),
+    );
     Some((key, Arc::new(stats)))
 }
 

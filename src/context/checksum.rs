@@ -493,12 +493,12 @@ pub(super) fn describe(entry: &Found, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
     use crate::context::ignore::Ignore;
     use crate::context::local::LocalTree;
     use crate::context::select::select;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::Path;
 
     fn dir() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -514,7 +514,13 @@ mod tests {
     fn digest(dir: &Path, source: &str) -> Digest {
         let tree = LocalTree::open(dir, Some(Ignore::parse(b"**/junk").unwrap())).unwrap();
         let tree: Arc<dyn Tree> = Arc::new(tree);
-        let matches = select(&*tree, source, false, &Ignore::default(), &tempfile::tempfile);
+        let matches = select(
+            &*tree,
+            source,
+            false,
+            &Ignore::default(),
+            &tempfile::tempfile,
+        );
         let matches = matches.unwrap();
         let digest = |threads: usize| {
             let contents = Contents::of(tree.clone(), &mut matches.clone());

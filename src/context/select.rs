@@ -14,10 +14,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::checksum::{UNKNOWN, describe};
 use super::entries::{Entries, NewFile, Writer};
 use super::glob::{BadPattern, Glob, has_wildcard};
 use super::ignore::{Ignore, IgnoreError, tidy};
-use super::checksum::{UNKNOWN, describe};
 use super::walk::{self, Listed, Walked};
 use super::{Node, Tree};
 use crate::digest::{Hasher, Sha256};
@@ -184,7 +184,9 @@ pub fn select(
         && out.iter().all(|m| m.below.is_empty())
         && !exclude.ignored(&pattern)
     {
-        let path = out.first().map_or_else(|| pattern.clone(), |m| m.path.join(&pattern));
+        let path = out
+            .first()
+            .map_or_else(|| pattern.clone(), |m| m.path.join(&pattern));
         return Err(not_found(tree, source, &path));
     }
     Ok(out)
@@ -671,7 +673,14 @@ mod tests {
             assert_eq!(error.to_string(), expected, "{source}");
         }
         let (_dir, tree) = tree("*.txt");
-        let error = select(&tree, "x.txt", false, &Ignore::default(), &tempfile::tempfile).unwrap_err();
+        let error = select(
+            &tree,
+            "x.txt",
+            false,
+            &Ignore::default(),
+            &tempfile::tempfile,
+        )
+        .unwrap_err();
         assert_eq!(
             error.to_string(),
             "\"x.txt\" not found: the ignore file excludes it"

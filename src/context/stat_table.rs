@@ -226,7 +226,9 @@ impl Table {
         if self.file.read_exact_at(&mut bytes, at).is_err() {
             return Vec::new();
         }
-        let whole = bytes.split_first_chunk().is_some_and(|(sum, b)| check(b) == *sum);
+        let whole = bytes
+            .split_first_chunk()
+            .is_some_and(|(sum, b)| check(b) == *sum);
         bytes.drain(..CHECK);
         if whole { bytes } else { Vec::new() }
     }
@@ -234,7 +236,10 @@ impl Table {
     /// The entry with this very stamp; it was seen then.
     pub(super) fn get(&mut self, stamp: &Stamp) -> Option<Entry> {
         let key = (stamp.device, stamp.inode);
-        let block = self.keys.partition_point(|first| *first <= key).checked_sub(1)?;
+        let block = self
+            .keys
+            .partition_point(|first| *first <= key)
+            .checked_sub(1)?;
         if !self.blocks.contains_key(&block) {
             if self.kept.len() >= KEPT
                 && let Some(oldest) = self.kept.pop_front()

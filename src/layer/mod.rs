@@ -26,10 +26,12 @@ mod ustar;
 pub mod whiteout;
 pub mod workers;
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Bytes that the tar of one layer may have where layers are read: stops bombs.
@@ -148,6 +150,19 @@ pub enum Change {
     Opaque(PathBuf),
 }
 
+/// The order of paths: by their components, so that a directory comes just
+/// before what is in it.
+pub fn path_order(a: &Path, b: &Path) -> Ordering {
+    let (a, b) = (a.as_os_str().as_bytes(), b.as_os_str().as_bytes());
+    let same = a.iter().zip(b).take_while(|(x, y)| x == y).count();
+    let rank = |byte: Option<&u8>| match byte {
+        None => 0,
+        Some(b'/') => 1,
+        Some(byte) => u16::from(*byte) + 2,
+    };
+    rank(a.get(same)).cmp(&rank(b.get(same)))
+}
+
 /// A delta while it is being found: [`Change`]s in path order.
 ///
 /// A layer may have millions of them, so nothing holds all at once. An error
@@ -156,7 +171,7 @@ pub type Changes = Box<dyn Iterator<Item = io::Result<Change>> + Send>;
 
 impl Change {
     /// The path it is about.
-    pub fn path(&self) -> &std::path::Path {
+    pub fn path(&self) -> &Path {
         match self {
             Self::Put(entry, _) => &entry.path,
             Self::Whiteout(path) | Self::Opaque(path) => path,

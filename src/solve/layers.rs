@@ -423,8 +423,9 @@ fn listing_key(diff_id: &DiffId) -> Digest {
 
 /// Keeps what is in a layer. Without it the layer is read again some day.
 pub(super) fn keep_listing(store: &Store, diff_id: &DiffId, listing: Option<&Listing>) {
-    let bytes = listing.map_or_else(Vec::new, Listing::to_bytes);
-    let _ = store.cache_put(&listing_key(diff_id), &bytes);
+    if let Ok(bytes) = listing.map_or(Ok(Vec::new()), Listing::to_bytes) {
+        let _ = store.cache_put(&listing_key(diff_id), &bytes);
+    }
 }
 
 /// Why a blob can't be unpacked.

@@ -14,7 +14,7 @@ use super::copy::{At, CopyError, FileId, Look, Planned, What};
 use crate::context::checksum::Contents;
 use crate::context::entries::{Entries, Reader};
 use crate::context::select::Found;
-use crate::layer::Kind;
+use crate::layer::{Kind, path_order};
 
 /// A match on its way to the destination.
 pub(super) struct Lane {
@@ -53,21 +53,9 @@ enum Item {
 impl Ord for Head {
     /// The first in path order is the greatest.
     fn cmp(&self, other: &Self) -> Ordering {
-        let order = by_path(&other.path, &self.path);
+        let order = path_order(&other.path, &self.path);
         order.then_with(|| other.order.cmp(&self.order))
     }
-}
-
-/// As paths compare: by their components.
-fn by_path(a: &Path, b: &Path) -> Ordering {
-    let (a, b) = (a.as_os_str().as_bytes(), b.as_os_str().as_bytes());
-    let same = a.iter().zip(b).take_while(|(x, y)| x == y).count();
-    let rank = |byte: Option<&u8>| match byte {
-        None => 0,
-        Some(b'/') => 1,
-        Some(byte) => u16::from(*byte) + 2,
-    };
-    rank(a.get(same)).cmp(&rank(b.get(same)))
 }
 
 impl PartialOrd for Head {
@@ -247,7 +235,8 @@ impl Merge {
 /// Whether `path` is below `dir`.
 fn is_below(dir: &Path, path: &Path) -> bool {
     let (dir, path) = (dir.as_os_str().as_bytes(), path.as_os_str().as_bytes());
-    path.strip_prefix(dir).is_some_and(|rest| rest.starts_with(b"/"))
+    path.strip_prefix(dir)
+        .is_some_and(|rest| rest.starts_with(b"/"))
 }
 
 /// An entry that was planned by itself, on top of what earlier sources have.

@@ -281,11 +281,7 @@ pub(super) fn spool(solver: &Solver<'_, '_>) -> io::Result<File> {
     tempfile::tempfile_in(dir)
 }
 
-fn below(
-    tree: &dyn Tree,
-    source: &str,
-    new_file: NewFile<'_>,
-) -> Result<Vec<Match>, StepError> {
+fn below(tree: &dyn Tree, source: &str, new_file: NewFile<'_>) -> Result<Vec<Match>, StepError> {
     let nothing: [&str; 0] = [];
     let none = Ignore::from_patterns(nothing).map_err(|e| StepError::Refused {
         message: e.to_string(),
