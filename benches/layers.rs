@@ -139,8 +139,8 @@ fn layers(c: &mut Criterion) {
     group.bench_function("key of a COPY of all", |b| {
         b.iter(|| {
             let tree = Arc::new(LocalTree::open(&files, None).expect("the tree can be read"));
-            let mut found =
-                select(&*tree, ".", false, &Ignore::default()).expect("the tree is there");
+            let mut found = select(&*tree, ".", false, &Ignore::default(), &tempfile::tempfile)
+                .expect("the tree is there");
             let contents = Contents::of(tree, &mut found);
             contents
                 .read(2, &Cancel::default())
