@@ -13,6 +13,8 @@
 //! An image is unpacked beside `DIR` under a name of its own and renamed when
 //! it is complete; whatever happens before that, there is no `DIR`.
 //!
+//! [`export`] makes a tar of the files without unpacking anything.
+//!
 //! # Owners
 //! Root gives files to the owners that the layers name, or to those that a map
 //! of ids makes of them. For a plain user all files are its own; what they
@@ -21,18 +23,23 @@
 //! # Specification
 //! image-spec `layer.md`, `conversion.md`; runtime-spec `bundle.md`.
 
+mod contents;
+mod export;
 pub mod repack;
 pub mod runtime;
 pub mod state;
 pub mod unpack;
 
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-pub use repack::{Repacked, Unread, repack};
+pub use contents::ImageContents;
+pub use export::export;
+pub use repack::{Repacked, repack};
 pub use state::State;
 pub use unpack::{UnpackRequest, unpack};
 
+use crate::event::Cancel;
 use crate::layer::unpack::UnpackError;
 
 /// Name of the root filesystem in a bundle.
@@ -106,6 +113,12 @@ pub enum BundleError {
     /// The new layer can't be made.
     #[error(transparent)]
     Seal(#[from] crate::layer::pipeline::SealError),
+    /// The layers can't be put together.
+    #[error(transparent)]
+    Merge(#[from] crate::layer::merge::MergeError),
+    /// What was asked for can't be written.
+    #[error("can't write the tar")]
+    Output(#[source] io::Error),
     /// Config or manifest can't be stored.
     #[error("can't store the image")]
     Store(#[source] io::Error),
@@ -122,5 +135,20 @@ impl BundleError {
             path,
             source,
         }
+    }
+}
+
+/// A reader that fails when someone asked to stop.
+struct Watched<R> {
+    inner: R,
+    cancel: Cancel,
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(io::Error::other("it was cancelled"));
+        }
+        self.inner.read(buffer)
     }
 }

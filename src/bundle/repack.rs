@@ -25,17 +25,6 @@ pub struct Repacked {
     pub layer: Sealed,
 }
 
-/// Nothing is known of files but what the record says: one whose status has
-/// changed has changed.
-#[derive(Debug, Clone, Copy)]
-pub struct Unread;
-
-impl Contents for Unread {
-    fn digest(&self, _: &Path) -> io::Result<Option<Digest>> {
-        Ok(None)
-    }
-}
-
 /// Makes an image of what `state` is about: `base`, which it was made of, and
 /// what has changed since as one more layer. `None` when nothing has.
 /// `contents` says what the files were; `history` goes into the config.

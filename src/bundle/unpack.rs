@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::state::{self, Manner, Origin};
-use super::{BundleError, ROOTFS, runtime};
+use super::{BundleError, ROOTFS, Watched, runtime};
 use crate::digest::{DiffId, VerifyingReader};
 use crate::event::{Cancel, Events, Outcome, Task};
 use crate::image::media_type::layer_compression;
@@ -197,21 +197,6 @@ fn open(
         digest: digest(),
         source,
     })
-}
-
-/// A reader that fails when someone asked to stop.
-struct Watched<R> {
-    inner: R,
-    cancel: Cancel,
-}
-
-impl<R: Read> Read for Watched<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.cancel.is_cancelled() {
-            return Err(io::Error::other("it was cancelled"));
-        }
-        self.inner.read(buffer)
-    }
 }
 
 /// A reader that says how far it is.

@@ -20,6 +20,7 @@ mod digest;
 mod doctor;
 mod environment;
 mod error;
+mod export;
 mod graph;
 mod image;
 mod images;
@@ -141,6 +142,7 @@ enum Command {
     Import(import::ImportArgs),
     Load(archives::LoadArgs),
     Save(archives::SaveArgs),
+    Export(Box<export::ExportArgs>),
     Unpack(Box<unpack::UnpackArgs>),
     Repack(Box<repack::RepackArgs>),
     #[command(hide = true)]
@@ -182,6 +184,7 @@ impl Command {
             Self::Load(args) => args.run(session),
             Self::Save(args) => args.run(session),
             Self::Import(args) => args.run(session),
+            Self::Export(args) => args.run(session),
             Self::Unpack(args) => args.run(session),
             Self::Repack(args) => args.run(session),
             Self::Debug(args) => args.run(session),

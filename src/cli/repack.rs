@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 use serde_json::json;
-use shiplap::bundle::{Repacked, State, Unread, repack};
+use shiplap::bundle::{ImageContents, Repacked, State, repack};
 use shiplap::event::Outcome;
 use shiplap::image::media_type::{self, Compression};
 use shiplap::image::{BlobSource, History, Image};
@@ -114,7 +114,7 @@ impl RepackArgs {
             comment: self.message.clone(),
             empty_layer: false,
         };
-        let contents = Arc::new(Unread);
+        let contents = Arc::new(ImageContents::new(&base, &store));
         let made = repack(state, &base, contents, &store, &options, history, &cancel);
         task.finish(match &made {
             Ok(_) => Outcome::Done,

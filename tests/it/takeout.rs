@@ -126,6 +126,17 @@ fn what_was_not_changed_is_the_same_image() {
     let shown = s.ok(&["repack", "-q", "tree", "again", "--format", "json"]);
     let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
     assert_eq!(shown["changed"], false, "{shown}");
+    // Nor is it to move all of it: no entry has its status from before.
+    let moved = Command::new("cp")
+        .args(["-a", "tree", "copy"])
+        .current_dir(s.dir.path())
+        .status();
+    assert!(moved.unwrap().success());
+    std::fs::remove_dir_all(s.path("tree")).unwrap();
+    std::fs::rename(s.path("copy"), s.path("tree")).unwrap();
+    let shown = s.ok(&["repack", "-q", "tree", "again", "--format", "json"]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["changed"], false, "{shown}");
     // To another place.
     s.ok(&["repack", "-q", "tree", "oci:out:x", "-t", "dir:flat"]);
     let there = s.ok(&["inspect", "--format", "json", "oci:out:x"]);
@@ -455,4 +466,60 @@ fn an_interrupt_leaves_nothing() {
         .filter(|name| name.contains("never"))
         .collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn an_exported_tar_is_the_unpacked_image() {
+    let Some(s) = Sandbox::with_base("an_exported_tar_is_the_unpacked_image") else {
+        return;
+    };
+    rich(&s);
+    s.ok(&["unpack", "-q", "rich", "tree"]);
+    s.ok(&["export", "-q", "rich", "-o", "rich.tar"]);
+    let untar = |tar: &str, to: &str| {
+        std::fs::create_dir(s.path(to)).unwrap();
+        let status = Command::new("tar")
+            .args([
+                "-x",
+                "-p",
+                "--xattrs",
+                "--numeric-owner",
+                "-f",
+                tar,
+                "-C",
+                to,
+            ])
+            .current_dir(s.dir.path())
+            .status();
+        assert!(status.unwrap().success());
+    };
+    untar("rich.tar", "untarred");
+    assert_same(&s.path("tree"), &s.path("untarred"));
+    // From elsewhere and to a pipe, the same bytes.
+    s.ok(&[
+        "copy",
+        "-q",
+        "rich",
+        "oci:layout:rich",
+        "--compression",
+        "zstd",
+    ]);
+    let piped = s
+        .command(&s.store())
+        .args(["export", "-q", "oci:layout:rich"])
+        .output()
+        .unwrap();
+    assert!(piped.stdout == std::fs::read(s.path("rich.tar")).unwrap());
+    // And an image again.
+    s.ok(&["import", "-q", "rich.tar", "flat"]);
+    s.ok(&["unpack", "-q", "flat", "flattened"]);
+    assert_same(&s.path("tree"), &s.path("flattened"));
+    // What can't be written is not there.
+    let ran = s.run(&["export", "-q", "rich", "-o", "no/such.tar"]);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    let full = s.run(&["export", "-q", "rich", "-o", "/dev/full"]);
+    assert_eq!(full.code, Some(1), "{}", full.stderr);
+    let names = std::fs::read_dir(s.dir.path()).unwrap();
+    let hidden = names.filter(|e| e.as_ref().unwrap().file_name().as_bytes().starts_with(b"."));
+    assert_eq!(hidden.count(), 0);
 }
