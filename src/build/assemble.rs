@@ -123,7 +123,7 @@ pub(super) fn assemble(
 }
 
 /// The same layer under the family's media type.
-fn in_format(layer: &Descriptor, format: Format) -> Descriptor {
+pub(super) fn in_format(layer: &Descriptor, format: Format) -> Descriptor {
     match media_type::layer_compression(&layer.media_type) {
         Some(compression)
             if !layer.media_type.contains("nondistributable")

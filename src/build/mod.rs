@@ -17,9 +17,10 @@ pub mod frontend;
 pub mod import;
 mod input;
 pub mod request;
+pub mod run;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -31,9 +32,9 @@ pub use input::Stdin;
 use request::Annotated;
 pub use request::{Allow, Built, Destination, Output, OutputKind, PullPolicy, Request};
 
-use crate::container::{self, Executor, Place};
+use crate::container::{self, Executor, Isolation, Place, RootKind};
 use crate::dockerfile;
-use crate::event::{Cancel, Event, Events};
+use crate::event::{Cancel, Events};
 use crate::graph::print::KnownKey;
 use crate::graph::{
     self, BaseRequest, Bases, Graph, NamedContext, PlanOptions, Planned, Resolved, Step,
@@ -104,7 +105,12 @@ pub fn build(
         if let Some(executor) = executor.get() {
             return Ok(Arc::clone(executor));
         }
-        let made = make_executor(request, tools, events)?;
+        let wanted = Wanted {
+            isolation: request.isolation,
+            root: request.root_kind,
+            runtime: request.runtime.as_deref(),
+        };
+        let made = make_executor(wanted, tools, events)?;
         Ok(Arc::clone(executor.get_or_init(|| made)))
     };
     let mut env = Env {
@@ -224,9 +230,17 @@ fn is_import(error: &BuildError) -> bool {
     matches!(layer, solve::LayerError::Imported { .. })
 }
 
+/// How commands are isolated, as asked for.
+#[derive(Debug, Clone, Copy)]
+struct Wanted<'a> {
+    isolation: Isolation,
+    root: Option<RootKind>,
+    runtime: Option<&'a Path>,
+}
+
 /// Makes what runs commands.
 fn make_executor(
-    request: &Request,
+    wanted: Wanted<'_>,
     tools: &Tools,
     events: &Events,
 ) -> Result<Arc<dyn Executor>, StepError> {
@@ -234,18 +248,15 @@ fn make_executor(
     let place = Place {
         program: &tools.program,
         scratch: scratch.path(),
-        root: request.root_kind,
-        runtime: request.runtime.as_deref(),
+        root: wanted.root,
+        runtime: wanted.runtime,
     };
-    let made = container::executor(request.isolation, &place)?;
+    let made = container::executor(wanted.isolation, &place)?;
     if !tools.store.layer_form().owners {
-        events.emit(Event::Warning {
-            rule: None,
-            message: "there is one user id here: files that RUN gives to other users keep \
-                      the owner they had, or get the step's"
-                .into(),
-            line: None,
-        });
+        events.warn(
+            "there is one user id here: files that a command gives to other users keep the \
+             owner they had, or get the command's",
+        );
     }
     Ok(made)
 }

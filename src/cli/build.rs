@@ -288,7 +288,7 @@ fn inline_cache(build_args: &[(String, String)]) -> bool {
         .is_some_and(|(_, value)| value == "1" || value == "true")
 }
 
-fn pull_policy(text: &str) -> Result<PullPolicy, String> {
+pub(super) fn pull_policy(text: &str) -> Result<PullPolicy, String> {
     match text {
         // The digest decides whether anything is fetched: newer is always.
         "always" | "true" | "newer" => Ok(PullPolicy::Always),

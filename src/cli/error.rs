@@ -5,6 +5,7 @@
 //! | 0 | done |
 //! | 1 | failed |
 //! | 2 | wrong usage |
+//! | that of the command | `run`; 125, 126 and 127 are its own, as docker has them |
 //! | 129, 130, 143 | stopped by SIGHUP, SIGINT, SIGTERM |
 //!
 //! A message is `error: …` with its excerpt where there is one, `caused by: …`
@@ -47,6 +48,22 @@ impl Usage {
 #[derive(Debug, thiserror::Error)]
 #[error("the answer is no")]
 pub(crate) struct Negative;
+
+/// What was run in the user's stead ended so; it has said itself what there is
+/// to say.
+#[derive(Debug, thiserror::Error)]
+#[error("the command ended with exit code {0}")]
+pub(crate) struct Exited(pub(crate) u8);
+
+/// An error that has an exit code of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub(crate) struct Coded {
+    /// The exit code.
+    pub(crate) code: u8,
+    /// The error itself.
+    pub(crate) error: Error,
+}
 
 /// Advice that a command adds to an error.
 #[derive(Debug, thiserror::Error)]
@@ -184,6 +201,15 @@ pub(crate) fn located(error: BuildError) -> Error {
 pub(crate) fn report(error: &Error, session: &Session) -> u8 {
     if find::<OutputClosed>(error).is_some() {
         return 0;
+    }
+    if let Some(Coded { code, error }) = error.downcast_ref() {
+        return match find::<Exited>(error) {
+            Some(Exited(code)) => *code,
+            None => match report(error, session) {
+                1 | 2 => *code,
+                other => other,
+            },
+        };
     }
     if let Some(code) = session.interrupts.exit_code() {
         ui::output::message("canceled\n");

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 use shiplap::build::import::{ImportOptions, import};
-use shiplap::dockerfile;
+use shiplap::digest::Digest;
+use shiplap::dockerfile::{self, ast::Dockerfile};
 use shiplap::event::Outcome;
-use shiplap::graph::{self, Op, PlanOptions, Planned};
-use shiplap::image::ImageConfig;
+use shiplap::graph::{self, Graph, Op, PlanOptions, Planned, Resolved};
 use shiplap::image::media_type::Compression;
+use shiplap::image::{ContainerConfig, History, ImageConfig};
 use shiplap::layer::compress::Settings;
 use shiplap::layer::workers::Workers;
 use shiplap::platform::Platform;
@@ -128,33 +129,12 @@ fn file_name(file: &Path) -> String {
     }
 }
 
+/// What an image is called in the text that changes it.
+const BASE: &str = "image";
+
 /// The config of an empty image with `changes`, each one instruction.
 fn changed(changes: &[String], platform: Platform) -> anyhow::Result<ImageConfig> {
-    let place = Path::new("--change");
-    let text = format!("FROM scratch\n{}\n", changes.join("\n"));
-    let file = dockerfile::parse(&text).map_err(|e| Located::parse(e, place, &text))?;
-    let allowed = "only instructions that change nothing but the config can be used here";
-    let refused = || Usage::error(allowed);
-    if file.stages.len() != 1 {
-        return Err(refused());
-    }
-    let options = PlanOptions {
-        build_args: Vec::new(),
-        target: None,
-        platform: platform.clone(),
-        build_platform: platform.clone(),
-        labels: Vec::new(),
-        contexts: BTreeMap::new(),
-    };
-    let planned = graph::plan(&file, &options, &graph::Bases::new())
-        .map_err(|e| Located::plan(e, place, &text))?;
-    let Planned::Graph(graph) = planned else {
-        return Err(refused());
-    };
-    let harmless = |op: &Op| matches!(op, Op::Scratch | Op::Workdir(_));
-    if !graph.steps.iter().all(|step| harmless(&step.op)) {
-        return Err(refused());
-    }
+    let (graph, file) = planned(None, changes, &platform)?;
     let mut config = graph.config;
     // What an empty image is given is not said of a root filesystem.
     if !file.stages[0]
@@ -171,7 +151,7 @@ fn changed(changes: &[String], platform: Platform) -> anyhow::Result<ImageConfig
     config.history = graph
         .history
         .into_iter()
-        .map(|item| shiplap::image::History {
+        .map(|item| History {
             // A WORKDIR names a directory and makes none.
             empty_layer: true,
             ..item.entry
@@ -180,9 +160,94 @@ fn changed(changes: &[String], platform: Platform) -> anyhow::Result<ImageConfig
     Ok(config)
 }
 
+/// What `changes`, each one instruction, make of an image's config, and what
+/// its history says of them.
+pub(super) fn changed_from(
+    config: &ImageConfig,
+    changes: &[String],
+) -> anyhow::Result<(ContainerConfig, Vec<History>)> {
+    let mut base = config.clone();
+    // Nothing is built on it now.
+    let triggers = std::mem::take(&mut base.config.on_build);
+    let (graph, _) = planned(Some(base), changes, &config.platform())?;
+    let mut changed = graph.config.config;
+    changed.on_build.splice(..0, triggers);
+    let history = graph.history.into_iter().filter(|item| !item.inherited);
+    Ok((changed, history.map(|item| item.entry).collect()))
+}
+
+/// The plan for `changes` of an image, or of an empty one.
+fn planned(
+    base: Option<ImageConfig>,
+    changes: &[String],
+    platform: &Platform,
+) -> anyhow::Result<(Graph, Dockerfile)> {
+    let place = Path::new("--change");
+    let from = if base.is_some() { BASE } else { "scratch" };
+    let text = format!("FROM {from}\n{}\n", changes.join("\n"));
+    let file = dockerfile::parse(&text).map_err(|e| Located::parse(e, place, &text))?;
+    let allowed = "only instructions that change nothing but the config can be used here";
+    let refused = || Usage::error(allowed);
+    if file.stages.len() != 1 {
+        return Err(refused());
+    }
+    let options = PlanOptions {
+        build_args: Vec::new(),
+        target: None,
+        platform: platform.clone(),
+        build_platform: platform.clone(),
+        labels: Vec::new(),
+        contexts: BTreeMap::new(),
+    };
+    let plan = |bases: &graph::Bases| {
+        graph::plan(&file, &options, bases).map_err(|e| Located::plan(e, place, &text))
+    };
+    let mut bases = graph::Bases::new();
+    let mut planned = plan(&bases)?;
+    if let (Planned::Need(needed), Some(config)) = (&planned, base) {
+        let digest = Digest::of(&config.to_bytes());
+        let resolved = Resolved { digest, config };
+        for (request, _) in needed.iter().filter(|(request, _)| request.name == BASE) {
+            bases.insert(request.clone(), resolved.clone());
+        }
+        planned = plan(&bases)?;
+    }
+    let Planned::Graph(graph) = planned else {
+        return Err(refused());
+    };
+    let harmless = |op: &Op| matches!(op, Op::Scratch | Op::Image(_) | Op::Workdir(_));
+    if !graph.steps.iter().all(|step| harmless(&step.op)) {
+        return Err(refused());
+    }
+    Ok((*graph, file))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_images_config_can_be_changed() {
+        let mut config = ImageConfig {
+            os: "linux".into(),
+            architecture: "arm64".into(),
+            ..ImageConfig::default()
+        };
+        config.config.env = vec!["A=1".into()];
+        config.config.cmd = Some(vec!["sh".into()]);
+        config.config.on_build = vec!["RUN x".into()];
+        config.config.working_dir = "/w".into();
+        let changes = ["ENV B=${A}2", "LABEL l=m", "WORKDIR in", "ONBUILD USER y"];
+        let (changed, history) = changed_from(&config, &changes.map(str::to_owned)).unwrap();
+        assert_eq!(changed.env, ["A=1", "B=12"]);
+        assert_eq!(changed.cmd, Some(vec!["sh".to_owned()]));
+        assert_eq!(changed.on_build, ["RUN x", "USER y"]);
+        assert_eq!(changed.working_dir, "/w/in");
+        assert_eq!(history.len(), changes.len());
+        for bad in ["RUN x", "FROM image", "COPY --from=other a b"] {
+            assert!(changed_from(&config, &[bad.to_owned()]).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn changes_are_instructions() {

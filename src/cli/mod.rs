@@ -37,6 +37,7 @@ mod push;
 mod referrers;
 mod repack;
 mod results;
+mod run;
 mod shell;
 pub(crate) mod signals;
 mod source;
@@ -53,7 +54,7 @@ use std::cell::Cell;
 use std::io;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::ui::{self, Progress, Ui};
 use signals::Interrupts;
@@ -114,6 +115,7 @@ enum LogLevel {
 #[derive(Debug, Subcommand)]
 enum Command {
     Build(Box<build::BuildArgs>),
+    Run(Box<run::RunArgs>),
     Check(check::CheckArgs),
     Graph(graph::GraphArgs),
     Pull(pull::PullArgs),
@@ -156,6 +158,7 @@ impl Command {
     fn run(self, session: &Session) -> anyhow::Result<()> {
         match self {
             Self::Build(args) => args.run(session),
+            Self::Run(args) => args.run(session),
             Self::Check(args) => args.run(session),
             Self::Graph(args) => args.run(session),
             Self::Pull(args) => args.run(session),
@@ -269,8 +272,19 @@ pub(crate) fn parse() -> Result<Cli, u8> {
     Cli::try_parse().map_err(|error| {
         // Help goes to standard output; when nobody reads it, so be it.
         let _ = error.print();
-        u8::try_from(error.exit_code()).unwrap_or(2)
+        match u8::try_from(error.exit_code()).unwrap_or(2) {
+            0 => 0,
+            // Others are for what is run.
+            _ if is_run() => run::FAILED,
+            code => code,
+        }
     })
+}
+
+/// Whether a command line that is wrong is one of `run`.
+fn is_run() -> bool {
+    let read = Cli::command().ignore_errors(true).try_get_matches();
+    read.is_ok_and(|read| read.subcommand_name() == Some("run"))
 }
 
 /// Runs the command and returns the exit code.

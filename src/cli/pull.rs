@@ -1,8 +1,10 @@
 //! `shiplap pull`.
 
 use clap::Args;
+use shiplap::digest::Digest;
 use shiplap::platform::Platform;
 use shiplap::reference::Reference;
+use shiplap::store::Store;
 use shiplap::transport::endpoint::Endpoints;
 use shiplap::transport::{Destination, Location, Selection};
 
@@ -51,16 +53,43 @@ pub(super) struct PullArgs {
     progress: ProgressArgs,
 }
 
-impl PullArgs {
-    pub(super) fn run(self, session: &Session) -> anyhow::Result<()> {
-        let tag = self.tag.as_deref().map(images::new_name).transpose()?;
-        let store = session.store()?;
+/// One image to fetch, and how.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pull<'a> {
+    pub(super) name: &'a str,
+    pub(super) registry: &'a RegistryArgs,
+    pub(super) progress: &'a ProgressArgs,
+}
+
+impl Pull<'_> {
+    /// Fetches the image for one platform, which has its own name in the store
+    /// then; its digest.
+    pub(super) fn one(
+        self,
+        session: &Session,
+        store: &Store,
+        platform: Platform,
+    ) -> anyhow::Result<Digest> {
+        let transfer = TransferArgs::plain();
+        let selection = Selection::One(platform);
+        let fetched = self.fetch(session, store, (&transfer, selection), None)?;
+        let fetched = fetched.map(|(_, digest)| digest);
+        fetched.ok_or_else(|| anyhow::anyhow!("nothing was fetched"))
+    }
+
+    /// Fetches; the names that it has now, and the digest. `None` where nothing
+    /// was to be done.
+    fn fetch(
+        self,
+        session: &Session,
+        store: &Store,
+        (transfer, selection): (&TransferArgs, Selection),
+        tag: Option<Reference>,
+    ) -> anyhow::Result<Option<(Vec<Reference>, Digest)>> {
         let cancel = session.interrupts.cancel();
-        let (client, from) = self.registry.remote(&self.name, cancel)?;
-        let otherwise = Selection::One(Platform::host());
-        let selection = transfer::selection(&self.platform, self.all_platforms, otherwise);
-        let options = self.transfer.options(selection, None)?;
-        let (from, _spool) = transfer::readable(from, &store)?;
+        let (client, from) = self.registry.remote(self.name, cancel)?;
+        let options = transfer.options(selection, None)?;
+        let (from, _spool) = transfer::readable(from, store)?;
         let ends = Endpoints {
             client: &client,
             store: None,
@@ -73,11 +102,26 @@ impl PullArgs {
             (None, _) => source.references.clone(),
         };
         let destination: Box<dyn Destination> =
-            Box::new(Session::destination(&store, names.clone()));
-        let pulled =
-            self.transfer
-                .deliver(session, &self.progress, &source, &[destination], &options)?;
-        let Some(digest) = pulled.and_then(|p| Some(p.first()?.digest.clone())) else {
+            Box::new(Session::destination(store, names.clone()));
+        let pulled = transfer.deliver(session, self.progress, &source, &[destination], &options)?;
+        let digest = pulled.and_then(|p| Some(p.first()?.digest.clone()));
+        Ok(digest.map(|digest| (names, digest)))
+    }
+}
+
+impl PullArgs {
+    pub(super) fn run(self, session: &Session) -> anyhow::Result<()> {
+        let tag = self.tag.as_deref().map(images::new_name).transpose()?;
+        let store = session.store()?;
+        let otherwise = Selection::One(Platform::host());
+        let selection = transfer::selection(&self.platform, self.all_platforms, otherwise);
+        let pull = Pull {
+            name: &self.name,
+            registry: &self.registry,
+            progress: &self.progress,
+        };
+        let fetched = pull.fetch(session, &store, (&self.transfer, selection), tag)?;
+        let Some((names, digest)) = fetched else {
             return Ok(());
         };
         let lines: String = names

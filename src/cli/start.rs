@@ -35,6 +35,10 @@ pub(crate) fn start(cli: &Cli) -> Started {
             let asked = matches!(isolation, Isolation::Namespaces | Isolation::Oci);
             mounts && (asked || may_run(&args.source.context, args.source.file.as_deref()))
         }
+        Command::Run(args) => matches!(
+            args.isolation(),
+            Isolation::Auto | Isolation::Namespaces | Isolation::Oci
+        ),
         // Unpacked layers belong to ids that only a namespace has.
         Command::Prune(_) | Command::Rmi(_) => !started.by_root,
         _ => false,

@@ -18,6 +18,9 @@ use super::error::Usage;
 use super::{ProgressArgs, Session, output_spec};
 use crate::ui::{format, output};
 
+/// How many blobs are copied at once.
+const JOBS: usize = 8;
+
 /// How images are copied.
 #[derive(Debug, Clone, Args)]
 pub(super) struct TransferArgs {
@@ -46,7 +49,7 @@ pub(super) struct TransferArgs {
         long,
         alias = "image-parallel-copies",
         value_name = "N",
-        default_value_t = 8
+        default_value_t = JOBS
     )]
     jobs: usize,
     /// Print what would be sent, and send nothing
@@ -127,6 +130,18 @@ impl TransferArgs {
 }
 
 impl TransferArgs {
+    /// Copies everything as it is.
+    pub(super) fn plain() -> Self {
+        Self {
+            compression: None,
+            compression_level: None,
+            force_compression: false,
+            preserve_digests: false,
+            jobs: JOBS,
+            dry_run: false,
+        }
+    }
+
     /// Copies all sources into one archive, or says what would be copied.
     pub(super) fn gather(
         &self,

@@ -164,7 +164,15 @@ pub(super) fn renumber(uid: u32, gid: u32) -> io::Result<()> {
 
 /// Passes signals on until the child ends, and ends alike.
 fn wait_in_place_of(child: Child) -> ! {
-    let signals = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+    let signals = [
+        libc::SIGINT,
+        libc::SIGTERM,
+        libc::SIGHUP,
+        libc::SIGQUIT,
+        libc::SIGUSR1,
+        libc::SIGUSR2,
+        libc::SIGWINCH,
+    ];
     let listening = process::SignalFd::new(&signals);
     loop {
         let ended = match &listening {

@@ -10,6 +10,7 @@
 
 mod cache;
 mod copying;
+pub mod inside;
 pub mod key;
 mod known;
 pub mod layers;
@@ -437,21 +438,7 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
         let diff_ids = &image.config.rootfs.diff_ids;
         let mut key = KeyBuilder::new("image");
         key.optional("chain", ChainId::of(diff_ids).map(|c| c.to_string()));
-        let layers = image
-            .manifest
-            .layers
-            .iter()
-            .zip(diff_ids)
-            .map(|(descriptor, diff_id)| {
-                Arc::new(Layer::of_base(
-                    image,
-                    LayerBlob {
-                        descriptor: descriptor.clone(),
-                        diff_id: diff_id.clone(),
-                    },
-                ))
-            });
-        Ok(Done::new(key.finish(), layers.collect()))
+        Ok(Done::new(key.finish(), layers_of(image)))
     }
 
     /// A step that adds a layer: from the cache, or executed.
@@ -631,6 +618,21 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
     fn dirs(&self, layers: &[Arc<Layer>]) -> Result<Vec<PathBuf>, StepError> {
         Ok(layers::dirs(layers, self.env.store, &self.env.events)?)
     }
+}
+
+/// The layers of an image, lowest first; nothing of them is fetched yet.
+fn layers_of(image: &Image) -> Vec<Arc<Layer>> {
+    let blobs = image.manifest.layers.iter();
+    blobs
+        .zip(&image.config.rootfs.diff_ids)
+        .map(|(descriptor, diff_id)| {
+            let blob = LayerBlob {
+                descriptor: descriptor.clone(),
+                diff_id: diff_id.clone(),
+            };
+            Arc::new(Layer::of_base(image, blob))
+        })
+        .collect()
 }
 
 /// Changes that are all known.

@@ -14,6 +14,7 @@ pub(crate) mod output;
 mod plain;
 pub(crate) mod prompt;
 mod quiet;
+pub(crate) mod raw;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,7 @@ mod probe;
 mod push_pull;
 mod real_program;
 mod registries;
+mod run;
 mod rungs;
 mod sandbox;
 mod store;

@@ -1,4 +1,4 @@
-//! RUN for another platform: says what is missing before the kernel says no
+//! A command for another platform: says what is missing before the kernel says no
 //! more than "exec format error".
 
 use std::io::Read;
@@ -7,12 +7,17 @@ use std::path::{Path, PathBuf};
 use super::super::StepError;
 use crate::container::emulation::{self, BINFMT_MISC, HEAD};
 use crate::context::Tree;
-use crate::graph::RunOp;
 
-/// Fails when the step's program is for another architecture and nothing here
+/// Fails when the command's program is for another architecture and nothing here
 /// runs such programs. What can't be told is left to the kernel.
-pub(super) fn check(tree: &dyn Tree, op: &RunOp) -> Result<(), StepError> {
-    let Some((path, head)) = program(tree, op) else {
+pub(in super::super) fn check(
+    tree: &dyn Tree,
+    args: &[String],
+    env: &[(String, String)],
+    cwd: &str,
+) -> Result<(), StepError> {
+    let first = find(tree, args, env, cwd);
+    let Some((path, head)) = first.and_then(|first| program(tree, first)) else {
         return Ok(());
     };
     let Some(architecture) = emulation::foreign(&head) else {
@@ -68,8 +73,7 @@ fn nothing_runs_it(path: &Path, architecture: &str, own: &str) -> StepError {
 
 /// The file that is executed in the end, and how it begins: a script's
 /// interpreter stands for the script.
-fn program(tree: &dyn Tree, op: &RunOp) -> Option<(PathBuf, Vec<u8>)> {
-    let mut path = find(tree, op)?;
+fn program(tree: &dyn Tree, mut path: PathBuf) -> Option<(PathBuf, Vec<u8>)> {
     for _ in 0..4 {
         let head = head(tree, &path)?;
         let Some(line) = head.strip_prefix(b"#!") else {
@@ -90,13 +94,18 @@ fn head(tree: &dyn Tree, path: &Path) -> Option<Vec<u8>> {
 }
 
 /// The first word of the command as a path in the image.
-fn find(tree: &dyn Tree, op: &RunOp) -> Option<PathBuf> {
-    let name = op.args.first()?;
+pub(in super::super) fn find(
+    tree: &dyn Tree,
+    args: &[String],
+    env: &[(String, String)],
+    cwd: &str,
+) -> Option<PathBuf> {
+    let name = args.first()?;
     if name.contains('/') {
-        return Some(Path::new(&op.cwd).join(name));
+        return Some(Path::new(cwd).join(name));
     }
-    let path = op.env.iter().rev().find(|(n, _)| n == "PATH")?;
+    let path = env.iter().rev().find(|(n, _)| n == "PATH")?;
     let dirs = path.1.split(':').filter(|dir| !dir.is_empty());
-    let mut places = dirs.map(|dir| Path::new(&op.cwd).join(dir).join(name));
+    let mut places = dirs.map(|dir| Path::new(cwd).join(dir).join(name));
     places.find(|place| matches!(tree.lookup(place, true), Ok(Some(_))))
 }

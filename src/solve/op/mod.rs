@@ -7,7 +7,7 @@ pub mod copy;
 mod copy_changes;
 mod copy_merge;
 pub(super) mod files;
-mod foreign;
+pub(super) mod foreign;
 pub(super) mod mounts;
 pub mod run;
 pub mod sources;

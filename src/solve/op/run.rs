@@ -10,7 +10,9 @@ use super::super::trees::WorkTree;
 use super::super::{Done, Env, Layer, Made, Options, Solver, StepError};
 use super::mounts::Mounts;
 use super::workdir::make_dirs;
-use crate::container::{Confinement, Exit, Io, MOST_LAYERS, Network, RootKind, RootSpec, RunSpec};
+use crate::container::{
+    Confinement, Exit, Io, MOST_LAYERS, Network, RootKind, RootSpec, RunSpec, UserIds,
+};
 use crate::context::Tree;
 use crate::digest::Digest;
 use crate::event::{Task, Usage};
@@ -21,7 +23,7 @@ use crate::store::NewLayer;
 
 /// Name of the host inside build containers: always the same, so that it can't
 /// make two builds differ.
-const HOSTNAME: &str = "shiplap";
+pub(in super::super) const HOSTNAME: &str = "shiplap";
 
 /// A secret's value, read when a step asks for it.
 #[derive(Clone, PartialEq, Eq)]
@@ -115,9 +117,56 @@ fn network_name(network: Network) -> &'static str {
 }
 
 /// A root filesystem to run in.
-enum Base {
+pub(in super::super) enum Base {
     Overlay(NewLayer),
     Tree(WorkTree),
+}
+
+impl Base {
+    /// One of `layers`, for one run alone.
+    pub(in super::super) fn take(
+        solver: &Solver<'_, '_>,
+        kind: RootKind,
+        layers: &[Arc<Layer>],
+    ) -> Result<Self, StepError> {
+        Ok(match kind {
+            RootKind::Overlay => Self::Overlay(solver.env.store.new_layer()?),
+            RootKind::Directory => Self::Tree(solver.trees.take(solver, layers)?),
+        })
+    }
+
+    /// As the container takes it.
+    pub(in super::super) fn spec(
+        &self,
+        solver: &Solver<'_, '_>,
+        layers: &[Arc<Layer>],
+    ) -> Result<RootSpec, StepError> {
+        Ok(match self {
+            Self::Overlay(layer) => RootSpec::Overlay {
+                lower: lower_dirs(solver, layers)?,
+                upper: layer.fs().to_path_buf(),
+                work: layer.work().to_path_buf(),
+            },
+            Self::Tree(tree) => RootSpec::Dir {
+                dir: tree.root(),
+                work: tree.work(),
+            },
+        })
+    }
+}
+
+/// A user as the container takes it: the primary group is one of the process's
+/// groups, as runc has it.
+pub(in super::super) fn user_ids(user: &users::UserIds) -> UserIds {
+    let mut groups = user.groups.clone();
+    if !groups.contains(&user.gid) {
+        groups.insert(0, user.gid);
+    }
+    UserIds {
+        uid: user.uid,
+        gid: user.gid,
+        groups,
+    }
 }
 
 /// Runs the command; what comes back has what it changed.
@@ -144,13 +193,10 @@ pub(in super::super) fn run(
     }
     let executor = (env.executor)()?;
     let tree: Arc<dyn Tree> = Arc::new(solver.tree(&parent.layers)?);
-    super::foreign::check(&*tree, op)?;
+    super::foreign::check(&*tree, &op.args, &op.env, &op.cwd)?;
     let user = users::resolve_user(&*tree, if op.user.is_empty() { "0" } else { &op.user })?;
-    let base = match executor.root() {
-        RootKind::Overlay => Base::Overlay(env.store.new_layer()?),
-        RootKind::Directory => Base::Tree(solver.trees.take(solver, &parent.layers)?),
-    };
-    make_cwd(&*tree, op, &base, env)?;
+    let base = Base::take(solver, executor.root(), &parent.layers)?;
+    make_cwd(&*tree, &op.cwd, &base, env)?;
 
     let mut environment = op.env.clone();
     environment.extend(op.hidden_env.iter().cloned());
@@ -158,33 +204,14 @@ pub(in super::super) fn run(
     if !environment.iter().any(|(n, _)| n == "HOME") {
         environment.push(("HOME".into(), user.home.to_string_lossy().into_owned()));
     }
-    let root = match &base {
-        Base::Overlay(layer) => RootSpec::Overlay {
-            lower: lower_dirs(solver, &parent.layers)?,
-            upper: layer.fs().to_path_buf(),
-            work: layer.work().to_path_buf(),
-        },
-        Base::Tree(tree) => RootSpec::Dir {
-            dir: tree.root(),
-            work: tree.work(),
-        },
-    };
+    let root = base.spec(solver, &parent.layers)?;
     let mut spec = RunSpec::new(root, op.args.iter().cloned());
     spec.env = environment
         .iter()
         .map(|(n, v)| format!("{n}={v}"))
         .collect();
     spec.cwd.clone_from(&op.cwd);
-    // The primary group is one of the process's groups, as runc has it.
-    let mut groups = user.groups.clone();
-    if !groups.contains(&user.gid) {
-        groups.insert(0, user.gid);
-    }
-    spec.user = crate::container::UserIds {
-        uid: user.uid,
-        gid: user.gid,
-        groups,
-    };
+    spec.user = user_ids(&user);
     let hostname = env.options.hostname.as_ref().or(op.hostname.as_ref());
     let hostname = hostname.map_or(HOSTNAME, String::as_str);
     spec.hostname = hostname.into();
@@ -210,15 +237,15 @@ pub(in super::super) fn run(
         peak_memory_bytes: exit.peak_memory_bytes,
     });
     match exit.code {
-        Some(0) => left(solver, parent, base, &*tree, (user.uid, user.gid)),
+        Some(0) => left(solver, &parent.layers, base, &*tree, (user.uid, user.gid)),
         _ => Err(failure(op, &exit)),
     }
 }
 
 /// What a command that went well left in its root filesystem.
-fn left(
+pub(in super::super) fn left(
     solver: &Solver<'_, '_>,
-    parent: &Done,
+    layers: &[Arc<Layer>],
     base: Base,
     tree: &dyn Tree,
     user: (u32, u32),
@@ -237,7 +264,7 @@ fn left(
             Ok(Made::Dir(layer))
         }
         Base::Tree(work) => {
-            let lower = solver.tree(&parent.layers)?;
+            let lower = solver.tree(layers)?;
             let changes = work.changes(lower, guess, env).map_err(fail())?;
             Ok(Made::Tree(Box::new(changes)))
         }
@@ -315,7 +342,7 @@ fn merged(solver: &Solver<'_, '_>, dirs: &[PathBuf]) -> Result<PathBuf, StepErro
     }
 }
 
-fn hosts(hostname: &str, extra: &[(String, String)]) -> String {
+pub(in super::super) fn hosts(hostname: &str, extra: &[(String, String)]) -> String {
     let mut text =
         format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for (name, address) in extra {
@@ -326,9 +353,14 @@ fn hosts(hostname: &str, extra: &[(String, String)]) -> String {
 
 /// A base may name a working directory that it does not have; the step sees
 /// one all the same, as with every container runtime.
-fn make_cwd(tree: &dyn Tree, op: &RunOp, base: &Base, env: &Env<'_>) -> Result<(), StepError> {
-    let path = Path::new(&op.cwd);
-    let fail = || StepError::io(format!("can't make the working directory {}", op.cwd));
+pub(in super::super) fn make_cwd(
+    tree: &dyn Tree,
+    cwd: &str,
+    base: &Base,
+    env: &Env<'_>,
+) -> Result<(), StepError> {
+    let path = Path::new(cwd);
+    let fail = || StepError::io(format!("can't make the working directory {cwd}"));
     if tree.lookup(path, true).map_err(fail())?.is_some() {
         return Ok(());
     }
