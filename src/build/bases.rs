@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::request::PullPolicy;
 use crate::dockerfile::span::Span;
 use crate::graph::BaseRequest;
-use crate::image::{BlobSource, Document, Image, ImageError};
+use crate::image::{BlobSource, Descriptor, Document, Image, ImageError};
 use crate::platform::Platform;
 use crate::reference::{Reference, ReferenceError};
 use crate::registry::{Client, Repository};
@@ -134,7 +134,7 @@ impl Finder<'_> {
         let name = reference.familiar();
         let mut mismatch = None;
         if self.pull != PullPolicy::Always
-            && let Some(descriptor) = self.store.get_ref(reference)?
+            && let Some(descriptor) = self.stored(reference)?
         {
             let source = Source::load(&name, descriptor, Arc::new(self.store.clone()))?;
             match select(source, request) {
@@ -158,6 +158,22 @@ impl Finder<'_> {
         }
     }
 
+    /// What the store has of that name; with a digest it is that image, under
+    /// whatever name.
+    fn stored(&self, reference: &Reference) -> Result<Option<Descriptor>, StoreError> {
+        if let Some(found) = self.store.get_ref(reference)? {
+            return Ok(Some(found));
+        }
+        let Some(digest) = reference.digest() else {
+            return Ok(None);
+        };
+        match self.store.find(digest.as_str()) {
+            Ok(found) if found.digest == *digest => Ok(Some(found)),
+            Ok(_) | Err(StoreError::NoImage { .. }) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Remembers where the base's layers are, for pushes to the same registry.
     fn note_places(&self, base: &Base) {
         for from in &base.repositories {
@@ -170,9 +186,14 @@ impl Finder<'_> {
         }
     }
 
-    /// `DIR`, `DIR:name` or `DIR@digest`.
+    /// `DIR`, `DIR:name` or `DIR@digest`. With a digest a name says nothing
+    /// more.
     fn in_layout(&self, text: &str, request: &BaseRequest) -> Result<Base, BaseError> {
         if let Some((dir, digest)) = text.split_once('@') {
+            let dir = match dir.rsplit_once(':') {
+                Some((path, _)) if !Path::new(dir).exists() => path,
+                _ => dir,
+            };
             let digest = crate::digest::Digest::parse(digest).map_err(|e| ReferenceError {
                 text: text.to_owned(),
                 reason: e.to_string(),

@@ -19,6 +19,7 @@
 //! The Dockerfile reference.
 
 pub mod ast;
+pub mod chmod;
 pub mod lint;
 pub mod mount;
 pub mod ports;

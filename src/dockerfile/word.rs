@@ -1,14 +1,15 @@
 //! Quotes, escapes and `$variables` of one word.
 //!
-//! A word is expanded over a lookup function; nothing here knows where the
-//! values come from. What a value contains is never expanded again. Three
+//! A word is expanded over a [`Lookup`]; nothing here knows where the values
+//! come from. What a value contains is never expanded again. Three
 //! forms exist: [`expand`] keeps the result whole, [`expand_words`] splits it
 //! at blanks that came from outside quotes, and [`expand_body`] replaces
 //! variables in a heredoc's body and leaves its quotes alone.
 //!
 //! Time and memory are bounded: a word may nest [`MAX_DEPTH`] deep, its
 //! expansion may take [`MAX_EXPANSION`] bytes in all, and patterns are matched
-//! in linear time.
+//! in linear time. The words of a file together are bounded by
+//! [`Lookup::afford`].
 //!
 //! # Specification
 //! Dockerfile reference, "Environment replacement" and "Shell parameter
@@ -16,9 +17,14 @@
 
 use thiserror::Error;
 
+mod lookup;
 mod pattern;
 #[cfg(test)]
 mod tests;
+
+pub use lookup::{Lookup, Meter, Metered};
+
+use pattern::Pattern;
 
 /// How many bytes an expansion may have, all parts that were expanded on the
 /// way included.
@@ -76,6 +82,8 @@ pub enum WordProblem {
     Depth,
     #[error("the result would be longer than {MAX_EXPANSION} bytes")]
     Size,
+    #[error("with it the file's variables would be looked at for more than {} MiB", Meter::WORK >> 20)]
+    Work,
 }
 
 /// Expands `text` as one word: quotes are removed, variables replaced.
@@ -83,11 +91,7 @@ pub enum WordProblem {
 /// # Errors
 /// [`WordError`] on open quotes and braces, unknown operators, `:?` without a
 /// value and where a bound is passed.
-pub fn expand(
-    text: &str,
-    escape: char,
-    lookup: &dyn Fn(&str) -> Option<String>,
-) -> Result<Expansion, WordError> {
+pub fn expand(text: &str, escape: char, lookup: &dyn Lookup) -> Result<Expansion, WordError> {
     let mut lexer = Lexer::new(text, escape, lookup);
     let (result, _) = lexer.run()?;
     Ok(lexer.finish(result))
@@ -101,7 +105,7 @@ pub fn expand(
 pub fn expand_words(
     text: &str,
     escape: char,
-    lookup: &dyn Fn(&str) -> Option<String>,
+    lookup: &dyn Lookup,
 ) -> Result<Vec<String>, WordError> {
     let mut lexer = Lexer::new(text, escape, lookup);
     Ok(lexer.run()?.1)
@@ -114,7 +118,7 @@ pub fn expand_words(
 pub fn expand_words_with_names(
     text: &str,
     escape: char,
-    lookup: &dyn Fn(&str) -> Option<String>,
+    lookup: &dyn Lookup,
 ) -> Result<(Vec<String>, Expansion), WordError> {
     let mut lexer = Lexer::new(text, escape, lookup);
     let (result, words) = lexer.run()?;
@@ -126,10 +130,7 @@ pub fn expand_words_with_names(
 ///
 /// # Errors
 /// As [`expand`].
-pub fn expand_body(
-    text: &str,
-    lookup: &dyn Fn(&str) -> Option<String>,
-) -> Result<Expansion, WordError> {
+pub fn expand_body(text: &str, lookup: &dyn Lookup) -> Result<Expansion, WordError> {
     let mut lexer = Lexer::new(text, '\\', lookup);
     lexer.modes.quotes_are_text = true;
     let (result, _) = lexer.run()?;
@@ -153,7 +154,7 @@ pub fn has_variable(text: &str) -> bool {
 /// The words of a line in which heredocs are looked for: quotes, escapes and
 /// variables stay as they are, and blanks behind `<<` don't end a word.
 pub(crate) fn heredoc_words(line: &str) -> Option<Vec<String>> {
-    let mut lexer = Lexer::new(line, '\\', &|_| None);
+    let mut lexer = Lexer::new(line, '\\', &|_: &str| None);
     lexer.modes = Modes {
         keep_quotes: true,
         keep_escapes: true,
@@ -166,7 +167,7 @@ pub(crate) fn heredoc_words(line: &str) -> Option<Vec<String>> {
 
 /// The words of a heredoc's delimiter, with or without its quotes.
 pub(crate) fn delimiter_words(text: &str, keep_quotes: bool) -> Result<Vec<String>, WordError> {
-    let mut lexer = Lexer::new(text, '\\', &|_| None);
+    let mut lexer = Lexer::new(text, '\\', &|_: &str| None);
     lexer.modes.keep_quotes = keep_quotes;
     lexer.modes.keep_unset = true;
     lexer.run().map(|(_, words)| words)
@@ -202,7 +203,7 @@ struct Lexer<'a> {
     text: &'a str,
     at: usize,
     escape: char,
-    lookup: &'a dyn Fn(&str) -> Option<String>,
+    lookup: &'a dyn Lookup,
     modes: Modes,
     depth: usize,
     budget: usize,
@@ -217,7 +218,7 @@ struct Lexer<'a> {
 type Step<T> = Result<T, WordProblem>;
 
 impl<'a> Lexer<'a> {
-    fn new(text: &'a str, escape: char, lookup: &'a dyn Fn(&str) -> Option<String>) -> Self {
+    fn new(text: &'a str, escape: char, lookup: &'a dyn Lookup) -> Self {
         Self {
             text,
             at: 0,
@@ -471,7 +472,7 @@ impl<'a> Lexer<'a> {
     }
 
     fn value(&mut self, name: &str) -> Step<Option<String>> {
-        let value = (self.lookup)(name);
+        let value = self.lookup.value(name);
         let names = if value.is_some() {
             &mut self.used
         } else {
@@ -482,8 +483,25 @@ impl<'a> Lexer<'a> {
         }
         if let Some(value) = &value {
             self.spend(value.len())?;
+            self.afford(value.len())?;
         }
         Ok(value)
+    }
+
+    fn afford(&self, work: usize) -> Step<()> {
+        match self.lookup.afford(work) {
+            true => Ok(()),
+            false => Err(WordProblem::Work),
+        }
+    }
+
+    /// A pattern, paid for matching `value`.
+    fn pattern(&self, text: &str, value: &str) -> Step<Pattern> {
+        /// A step of matching next to one of copying.
+        const COST: usize = 4;
+        let pattern = Pattern::parse(text)?;
+        self.afford(pattern.work(value).saturating_mul(COST))?;
+        Ok(pattern)
     }
 
     /// What follows `${`.
@@ -551,7 +569,7 @@ impl<'a> Lexer<'a> {
             return Ok(if self.modes.keep_unset {
                 self.verbatim(start)
             } else {
-                pattern::check(word.strip_prefix(op).unwrap_or(&word))?;
+                Pattern::parse(word.strip_prefix(op).unwrap_or(&word))?;
                 String::new()
             });
         };
@@ -559,11 +577,12 @@ impl<'a> Lexer<'a> {
             Some(pattern) => (pattern, true),
             None => (word.as_str(), false),
         };
-        if op == '#' {
-            pattern::trim_prefix(&value, pattern, longest)
-        } else {
-            pattern::trim_suffix(&value, pattern, longest)
-        }
+        let pattern = self.pattern(pattern, &value)?;
+        let rest = match op {
+            '#' => pattern.trim_prefix(&value, longest),
+            _ => pattern.trim_suffix(&value, longest),
+        };
+        Ok(rest.to_owned())
     }
 
     /// `/` `//`.
@@ -578,12 +597,13 @@ impl<'a> Lexer<'a> {
             return Ok(if self.modes.keep_unset {
                 self.verbatim(start)
             } else {
-                pattern::check(&pattern)?;
+                Pattern::parse(&pattern)?;
                 String::new()
             });
         };
         let room = self.budget;
-        let result = pattern::replace(&value, &pattern, &replacement, all, room)?;
+        let pattern = self.pattern(&pattern, &value)?;
+        let result = pattern.replace(&value, &replacement, all, room)?;
         self.spend(result.len())?;
         Ok(result)
     }

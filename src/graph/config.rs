@@ -38,16 +38,21 @@ pub fn with_shell(config: &ContainerConfig, line: &str) -> Vec<String> {
 pub fn cmd(config: &mut ContainerConfig, command: &Command) -> String {
     let words = command_words(config, command);
     let text = format!("CMD {}", quoted(&words));
-    config.cmd = Some(words);
+    config.cmd = none_if_empty(words);
     config.args_escaped = true;
     text
+}
+
+/// An empty list takes away what the base has, and is not written out.
+fn none_if_empty(words: Vec<String>) -> Option<Vec<String>> {
+    Some(words).filter(|w| !w.is_empty())
 }
 
 /// ENTRYPOINT; clears a CMD that this stage has not set itself.
 pub fn entrypoint(config: &mut ContainerConfig, command: &Command, cmd_is_own: bool) -> String {
     let words = command_words(config, command);
     let text = format!("ENTRYPOINT {}", quoted(&words));
-    config.entrypoint = Some(words);
+    config.entrypoint = none_if_empty(words);
     if !cmd_is_own {
         config.cmd = None;
     }

@@ -18,8 +18,9 @@ use super::scope::{self, EnvPlaces, Vars};
 use super::step::{BaseRequest, CopyOp, CopySource, From, ImageOp, Op, Step, StepId};
 use super::{Bases, Graph, HistoryItem, MARKER, PlanError, PlanOptions, Planned, config, stage};
 use crate::dockerfile::ast::{Dockerfile, Instruction, InstructionKind, Text};
+use crate::dockerfile::parse_trigger;
 use crate::dockerfile::span::Span;
-use crate::dockerfile::{parse_trigger, word};
+use crate::dockerfile::word::{self, Lookup, Meter};
 use crate::image::{History, ImageConfig, MAX_CONFIG_BYTES};
 use crate::platform::Platform;
 
@@ -64,7 +65,8 @@ fn planner<'a>(
     options: &'a PlanOptions,
     bases: &'a Bases,
 ) -> Result<Planner<'a>, PlanError> {
-    let globals = global_args(file, options)?;
+    let meter = Meter::default();
+    let globals = global_args(file, options, &meter)?;
     // Whatever else gives a time is asked before; here it has none.
     let source_date_epoch = match epoch::source(file, &globals, options)? {
         Some(EpochSource::Seconds(seconds)) => Some(seconds),
@@ -85,6 +87,7 @@ fn planner<'a>(
         done: BTreeMap::new(),
         names: stage::Names::of(file),
         room: MAX_PLAN,
+        meter,
     })
 }
 
@@ -106,7 +109,7 @@ fn build_arg<'a>(options: &'a PlanOptions, name: &str) -> Option<&'a str> {
 }
 
 /// The ARGs before the first FROM, and the platform's.
-fn global_args(file: &Dockerfile, options: &PlanOptions) -> Result<Vars, PlanError> {
+fn global_args(file: &Dockerfile, options: &PlanOptions, meter: &Meter) -> Result<Vars, PlanError> {
     let mut vars = scope::platform_args(
         &options.platform,
         &options.build_platform,
@@ -122,7 +125,7 @@ fn global_args(file: &Dockerfile, options: &PlanOptions) -> Result<Vars, PlanErr
             let value = match (build_arg(options, name), &decl.default) {
                 (Some(value), _) => Some(value.to_owned()),
                 (None, Some(default)) => {
-                    let lookup = |n: &str| vars.get(n).map(str::to_owned);
+                    let lookup = meter.count(|n: &str| vars.get(n).map(str::to_owned));
                     Some(expand(default, file.directives.escape, &lookup)?)
                 }
                 // A bare ARG leaves a platform argument's value alone.
@@ -134,15 +137,17 @@ fn global_args(file: &Dockerfile, options: &PlanOptions) -> Result<Vars, PlanErr
     Ok(vars)
 }
 
-fn expand_globals(text: &Text, escape: char, vars: &Vars) -> Result<String, PlanError> {
-    expand(text, escape, &|n: &str| vars.get(n).map(str::to_owned))
-}
-
-fn expand(
+fn expand_globals(
     text: &Text,
     escape: char,
-    lookup: &dyn Fn(&str) -> Option<String>,
+    vars: &Vars,
+    meter: &Meter,
 ) -> Result<String, PlanError> {
+    let lookup = meter.count(|n: &str| vars.get(n).map(str::to_owned));
+    expand(text, escape, &lookup)
+}
+
+fn expand(text: &Text, escape: char, lookup: &dyn Lookup) -> Result<String, PlanError> {
     word::expand(&text.value, escape, lookup)
         .map(|e| e.text)
         .map_err(|e| error_at(e.to_string(), text.span))
@@ -204,6 +209,8 @@ struct Planner<'a> {
     names: stage::Names,
     /// Bytes that the plan may still take.
     room: usize,
+    /// How much the variables may still be looked at.
+    meter: Meter,
 }
 
 /// What a FROM or a `--from` leads to.
@@ -248,7 +255,12 @@ impl Planner<'_> {
     }
 
     fn expand_global(&self, text: &Text) -> Result<String, PlanError> {
-        expand_globals(text, self.file.directives.escape, &self.globals)
+        expand_globals(
+            text,
+            self.file.directives.escape,
+            &self.globals,
+            &self.meter,
+        )
     }
 
     /// The name of a stage that a named context takes the place of, with all
@@ -596,8 +608,10 @@ fn copy_of_context(input: StepId, context: &str, span: Span) -> Op {
             span,
         }],
         dest: "/".into(),
+        dest_span: None,
         workdir: "/".into(),
         chown: None,
+        chown_span: None,
         chmod: None,
         link: false,
         parents: false,

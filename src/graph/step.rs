@@ -183,10 +183,14 @@ pub struct CopyOp {
     pub sources: Vec<CopySource>,
     /// Where to; relative to `workdir`.
     pub dest: String,
+    /// Where that stands.
+    pub dest_span: Option<Span>,
     /// The working directory, absolute.
     pub workdir: String,
     /// `--chown=`.
     pub chown: Option<String>,
+    /// Where that stands.
+    pub chown_span: Option<Span>,
     /// `--chmod=`.
     pub chmod: Option<String>,
     /// `--link`.

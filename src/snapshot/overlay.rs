@@ -1,6 +1,7 @@
 //! The overlay snapshot: which directories to stack for a step, and what its
 //! upper directory changes.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -63,18 +64,28 @@ pub fn stack(base: &[PathBuf], layer: &NewLayer, empty: &Path) -> io::Result<Sta
 }
 
 /// The part of `layers` (lowest first) that is seen: nothing below one whose
-/// root is opaque. Overlayfs does not look for that mark there.
+/// root is opaque, for which overlayfs does not look there, and of a directory
+/// that is there several times the highest place. All that it has is seen
+/// there, and overlayfs refuses to stack a directory twice.
 ///
 /// # Errors
 /// When a directory can't be read.
-pub fn visible(mut layers: Vec<PathBuf>) -> io::Result<Vec<PathBuf>> {
-    for n in (0..layers.len()).rev() {
-        let root = Source::open(&layers[n])?;
-        if attr::dir_marks(root.0.as_fd())?.opaque {
-            return Ok(layers.split_off(n));
+pub fn visible(layers: Vec<PathBuf>) -> io::Result<Vec<PathBuf>> {
+    let mut seen = HashSet::new();
+    let mut highest_first = Vec::new();
+    for layer in layers.into_iter().rev() {
+        if !seen.insert(layer.clone()) {
+            continue;
+        }
+        let root = Source::open(&layer)?;
+        let hides_all = attr::dir_marks(root.0.as_fd())?.opaque;
+        highest_first.push(layer);
+        if hides_all {
+            break;
         }
     }
-    Ok(layers)
+    highest_first.reverse();
+    Ok(highest_first)
 }
 
 /// Gives the directory `to` the attributes of the root of `base`.
@@ -282,13 +293,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_opaque_root_hides_what_is_below() {
+    fn what_cannot_be_seen_is_left_out() {
         let dir = tempfile::tempdir().unwrap();
         let layers: Vec<PathBuf> = (0..5).map(|n| dir.path().join(n.to_string())).collect();
         for layer in &layers {
             std::fs::create_dir(layer).unwrap();
         }
         assert_eq!(visible(layers.clone()).unwrap(), layers);
+        let twice: Vec<PathBuf> = [0, 1, 0, 2, 2].map(|n| layers[n].clone()).into();
+        let once = [1, 0, 2].map(|n| layers[n].clone());
+        assert_eq!(visible(twice).unwrap(), once);
         let flags = rustix::fs::XattrFlags::empty();
         let marked = rustix::fs::lsetxattr(&layers[2], "user.overlay.opaque", b"y", flags);
         // Not every file system has such attributes.

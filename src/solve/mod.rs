@@ -336,11 +336,17 @@ fn at(step: &Step) -> impl FnOnce(StepError) -> SolveError + '_ {
     }
 }
 
-/// The source of a COPY that an error is about.
+/// The part of a COPY that an error is about.
 fn place(step: &Step, error: &StepError) -> Option<crate::dockerfile::span::Span> {
     use crate::context::select::SelectError;
-    let StepError::Select(error) = error else {
+    let Op::Copy(op) = &step.op else {
         return None;
+    };
+    let error = match error {
+        StepError::User(_) => return op.chown_span,
+        StepError::Copy(_) => return op.dest_span,
+        StepError::Select(error) => error,
+        _ => return None,
     };
     match error {
         SelectError::NotFound { path, .. } => step.source_span(path),

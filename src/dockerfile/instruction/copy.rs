@@ -134,7 +134,7 @@ fn with_heredocs(
 /// # Errors
 /// Where expanding `from` would change it.
 pub fn check_copy_from(from: &Text, escape: char) -> Result<(), ParseError> {
-    let expanded = word::expand(&from.value, escape, &|_| None);
+    let expanded = word::expand(&from.value, escape, &|_: &str| None);
     if expanded.is_ok_and(|e| e.text == from.value) {
         return Ok(());
     }

@@ -6,7 +6,7 @@ use super::super::ast::{
 use super::super::error::ParseError;
 use super::super::mount;
 use super::super::span::Span;
-use super::super::word::{self, Expansion, WordError};
+use super::super::word::{self, Expansion, Meter, WordError};
 use super::super::{ports, suggest};
 use super::froms::{at, given};
 use super::scope::Scope;
@@ -37,6 +37,7 @@ const NO_VALUE: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_S
 pub(super) struct Budget {
     suggestions: usize,
     bytes: usize,
+    pub(super) meter: Meter,
 }
 
 impl Budget {
@@ -44,6 +45,7 @@ impl Budget {
         Self {
             suggestions,
             bytes: MAX_EXPANDED,
+            meter: Meter::default(),
         }
     }
 
@@ -193,7 +195,7 @@ impl Walk<'_, '_> {
         span: Span,
         here: &Here<'_>,
     ) -> Result<String, ParseError> {
-        let lookup = |name: &str| self.scope.get(name).cloned();
+        let lookup = (self.budget.meter).count(|name: &str| self.scope.get(name).cloned());
         let result = word::expand(text, self.file.directives.escape, &lookup);
         self.note(result, span, here)
     }
@@ -296,7 +298,8 @@ impl Walk<'_, '_> {
                     }
                 }
                 Source::Heredoc(heredoc) if heredoc.expand => {
-                    let lookup = |name: &str| self.scope.get(name).cloned();
+                    let lookup =
+                        (self.budget.meter).count(|name: &str| self.scope.get(name).cloned());
                     let result = word::expand_body(&heredoc.body, &lookup);
                     self.note(result, heredoc.span, here)?;
                 }
@@ -323,7 +326,7 @@ impl Walk<'_, '_> {
         let mut expanded = Vec::new();
         {
             let scope = &*self.scope;
-            let lookup = |name: &str| scope.get(name).cloned();
+            let lookup = (self.budget.meter).count(|name: &str| scope.get(name).cloned());
             let results = std::cell::RefCell::new(&mut expanded);
             let escape = self.file.directives.escape;
             let parsed = mount::parse_with(&text.value, &|value| {
@@ -345,7 +348,7 @@ impl Walk<'_, '_> {
 
     fn expose(&mut self, words: &[Text], here: &Here<'_>) -> Result<(), ParseError> {
         for text in words {
-            let lookup = |name: &str| self.scope.get(name).cloned();
+            let lookup = (self.budget.meter).count(|name: &str| self.scope.get(name).cloned());
             let escape = self.file.directives.escape;
             let found =
                 word::expand_words(&text.value, escape, &lookup).map_err(|e| at(&e, text.span))?;

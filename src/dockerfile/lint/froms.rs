@@ -41,7 +41,7 @@ pub(super) fn globals(
             let value = match (given(build_args.unwrap_or_default(), name), &decl.default) {
                 (Some(value), _) => Some(value.to_owned()),
                 (None, Some(default)) => {
-                    let lookup = |name: &str| scope.get(name).cloned();
+                    let lookup = (budget.meter).count(|name: &str| scope.get(name).cloned());
                     let expanded = word::expand(&default.value, file.directives.escape, &lookup)
                         .map_err(|e| at(&e, arg.span))?;
                     budget.spend(expanded.text.len(), arg.span)?;
@@ -106,7 +106,7 @@ pub(super) fn default_names(
     let Ok(scope) = globals(file, options, None, budget) else {
         return;
     };
-    let lookup = |name: &str| scope.get(name).cloned();
+    let lookup = (budget.meter).count(|name: &str| scope.get(name).cloned());
     for stage in &file.stages {
         let Ok(name) = word::expand(&stage.base.value, file.directives.escape, &lookup) else {
             return;
@@ -194,7 +194,7 @@ fn from_word(
     sink: &mut Sink<'_>,
     budget: &mut Budget,
 ) -> Result<word::Expansion, ParseError> {
-    let lookup = |name: &str| globals.get(name).cloned();
+    let lookup = (budget.meter).count(|name: &str| globals.get(name).cloned());
     let result = word::expand(&text.value, file.directives.escape, &lookup);
     let unset = match &result {
         Ok(expanded) => &expanded.unset,

@@ -113,9 +113,9 @@ fn bodies_keep_their_quotes() {
 fn growth_is_bounded() {
     let big = "x".repeat(1 << 16);
     let word = "$V".repeat(1000);
-    let error = expand(&word, '\\', &|_| Some(big.clone())).unwrap_err();
+    let error = expand(&word, '\\', &|_: &str| Some(big.clone())).unwrap_err();
     assert_eq!(error.problem, WordProblem::Size);
-    let error = expand("${V//x/$V}", '\\', &|_| Some(big.clone())).unwrap_err();
+    let error = expand("${V//x/$V}", '\\', &|_: &str| Some(big.clone())).unwrap_err();
     assert_eq!(error.problem, WordProblem::Size);
     let deep = "${a:-".repeat(100_000);
     let error = expand(&deep, '\\', &lookup).unwrap_err();

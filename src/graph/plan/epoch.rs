@@ -8,6 +8,7 @@ use super::text::is_url;
 use super::{build_arg, error_at, expand, expand_globals, global_args};
 use crate::dockerfile::ast::{Dockerfile, InstructionKind, Source};
 use crate::dockerfile::span::Span;
+use crate::dockerfile::word::Meter;
 use crate::graph::scope::Vars;
 use crate::graph::{PlanError, PlanOptions, stage};
 
@@ -43,7 +44,7 @@ pub fn epoch_source(
     file: &Dockerfile,
     options: &PlanOptions,
 ) -> Result<Option<EpochSource>, PlanError> {
-    let globals = global_args(file, options)?;
+    let globals = global_args(file, options, &Meter::default())?;
     source(file, &globals, options)
 }
 
@@ -102,22 +103,23 @@ fn of_stage(
             Some("its time is that of the one remote file or repository that it adds".into());
         error
     };
+    let meter = Meter::default();
     let mut vars = globals.clone();
     vars.set(SOURCE_DATE_EPOCH, None);
     let escape = file.directives.escape;
-    if expand_globals(&here.base, escape, &vars)? != "scratch" {
+    if expand_globals(&here.base, escape, &vars, &meter)? != "scratch" {
         return Err(fail("must use FROM scratch", here.span));
     }
     let mut found = None;
     for instruction in &here.instructions {
-        let lookup = |n: &str| vars.get(n).map(str::to_owned);
+        let lookup = meter.count(|n: &str| vars.get(n).map(str::to_owned));
         match &instruction.kind {
             InstructionKind::Arg(decls) => {
                 for decl in decls {
                     let name = &decl.name.value;
                     let value = match (build_arg(options, name), &decl.default) {
                         (Some(value), _) => value.to_owned(),
-                        (None, Some(default)) => expand_globals(default, escape, &vars)?,
+                        (None, Some(default)) => expand_globals(default, escape, &vars, &meter)?,
                         (None, None) => continue,
                     };
                     vars.set(name, Some(value));

@@ -11,7 +11,7 @@ use crate::graph::{HistoryItem, PlanError, config};
 
 impl Planner<'_> {
     pub(super) fn expand(&self, state: &StageState, text: &Text) -> Result<String, PlanError> {
-        let lookup = |n: &str| state.lookup(n);
+        let lookup = self.meter.count(|n: &str| state.lookup(n));
         expand(text, self.file.directives.escape, &lookup).map_err(|e| PlanError {
             span: state.trigger.or(e.span),
             ..e
@@ -120,7 +120,7 @@ impl Planner<'_> {
         state: &StageState,
         words: &[Text],
     ) -> Result<Vec<String>, PlanError> {
-        let lookup = |n: &str| state.lookup(n);
+        let lookup = self.meter.count(|n: &str| state.lookup(n));
         let mut out = Vec::new();
         for text in words {
             let expanded = word::expand_words(&text.value, self.file.directives.escape, &lookup);

@@ -10,7 +10,7 @@ use super::{Base, Planner, build_arg, expand, global_args, planner};
 use crate::dockerfile::ast::{ArgDecl, Dockerfile, Instruction, InstructionKind, Text};
 use crate::dockerfile::mount::{self, MountSpec};
 use crate::dockerfile::span::Span;
-use crate::dockerfile::word;
+use crate::dockerfile::word::{self, Meter};
 use crate::graph::scope::{self, Vars};
 use crate::graph::{Bases, PlanError, PlanOptions, stage};
 
@@ -129,8 +129,9 @@ fn globals(
     options: &PlanOptions,
     mut used: BTreeSet<String>,
 ) -> Result<Vec<OutlineArg>, PlanError> {
-    let vars = global_args(file, options)?;
-    let lookup = |name: &str| vars.get(name).map(str::to_owned);
+    let meter = Meter::default();
+    let vars = global_args(file, options, &meter)?;
+    let lookup = meter.count(|name: &str| vars.get(name).map(str::to_owned));
     let mut found = Vec::new();
     for instruction in file.global_args.iter().rev() {
         let InstructionKind::Arg(decls) = &instruction.kind else {
@@ -195,7 +196,8 @@ impl Walk<'_, '_> {
             .into_iter()
             .flatten()
         {
-            let lookup = |n: &str| self.planner.globals.get(n).map(str::to_owned);
+            let get = |n: &str| self.planner.globals.get(n).map(str::to_owned);
+            let lookup = self.planner.meter.count(get);
             let expanded = word::expand(&text.value, file.directives.escape, &lookup);
             self.used
                 .extend(expanded.map(|e| e.used).unwrap_or_default());
@@ -229,7 +231,8 @@ impl Walk<'_, '_> {
             }
             InstructionKind::Env(pairs) => {
                 let before = scope.clone();
-                let lookup = |n: &str| scope::lookup(&before.env, &before.args, n);
+                let get = |n: &str| scope::lookup(&before.env, &before.args, n);
+                let lookup = self.planner.meter.count(get);
                 for (key, value) in &pairs.pairs {
                     let key = expand(key, escape, &lookup)?;
                     let value = expand(value, escape, &lookup)?;
@@ -238,7 +241,8 @@ impl Walk<'_, '_> {
             }
             InstructionKind::Run(run) => {
                 for text in &run.mounts {
-                    let lookup = |n: &str| scope::lookup(&scope.env, &scope.args, n);
+                    let get = |n: &str| scope::lookup(&scope.env, &scope.args, n);
+                    let lookup = self.planner.meter.count(get);
                     let expand = |value: &str| word::expand(value, escape, &lookup).map(|e| e.text);
                     let spec = mount::parse_with(&text.value, &expand).map_err(|e| PlanError {
                         message: e.to_string(),
@@ -270,7 +274,8 @@ impl Walk<'_, '_> {
                 return Ok(());
             }
             (None, Some(default)) => {
-                let lookup = |n: &str| scope::lookup(&scope.env, &scope.args, n);
+                let get = |n: &str| scope::lookup(&scope.env, &scope.args, n);
+                let lookup = self.planner.meter.count(get);
                 Some(expand(
                     default,
                     self.planner.file.directives.escape,

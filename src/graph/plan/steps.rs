@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 
 use super::text::{is_url, join_clean, redacted, run_history, run_network, run_words};
 use super::{Base, Planner, StageState, build_arg, error_at, history};
+use crate::context::ignore::Ignore;
 use crate::digest::Digest;
 use crate::dockerfile::ast::{Copy, Heredoc, Instruction, Run, Source, Text};
+use crate::dockerfile::chmod::Chmod;
 use crate::dockerfile::mount::{Bind, Cache, MountSpec};
 use crate::dockerfile::span::Span;
 use crate::dockerfile::{mount, word};
@@ -93,46 +95,13 @@ impl Planner<'_> {
         let (chown, chmod, checksum) = (opt(&copy.chown)?, opt(&copy.chmod)?, opt(&copy.checksum)?);
         let exclude = self.expand_all(state, &copy.exclude)?;
         let dest = self.expand(state, &copy.dest)?;
+        let trigger = state.trigger;
+        let place = |text: &Text| trigger.unwrap_or(text.span);
         if dest.is_empty() {
-            return Err(error_at(
-                "the destination is empty",
-                state.trigger.unwrap_or(copy.dest.span),
-            ));
+            return Err(error_at("the destination is empty", place(&copy.dest)));
         }
-        let mut sources = Vec::new();
-        let mut words = Vec::new();
-        for source in &copy.sources {
-            match source {
-                Source::Path(text) => {
-                    let path = self.expand(state, text)?;
-                    let span = state.trigger.unwrap_or(text.span);
-                    words.push(if is_url(&path) {
-                        redacted(&path)
-                    } else {
-                        path.clone()
-                    });
-                    if is_url(&path) && from == From::Context {
-                        if !add {
-                            return Err(PlanError {
-                                message: format!("the source {path:?} can't be a URL for COPY"),
-                                span: Some(span),
-                                hint: Some("use ADD for remote files and git repositories".into()),
-                            });
-                        }
-                        sources.push(CopySource::Url { url: path, span });
-                    } else {
-                        sources.push(CopySource::Path { path, span });
-                    }
-                }
-                Source::Heredoc(doc) => {
-                    words.push(format!("<<{}", doc.name));
-                    sources.push(CopySource::Inline {
-                        name: doc.name.clone(),
-                        content: self.heredoc(state, doc)?,
-                    });
-                }
-            }
-        }
+        check_copy_flags(copy, chmod.as_deref(), &exclude, trigger)?;
+        let (sources, words) = self.copy_sources(state, copy, i, from == From::Context, add)?;
         if let (Some(checksum), Some(text)) = (&checksum, &copy.checksum) {
             check_checksum(checksum, &sources).map_err(|message| {
                 let mut error = error_at(message, state.trigger.unwrap_or(text.span));
@@ -166,8 +135,10 @@ impl Planner<'_> {
             from,
             sources,
             dest,
+            dest_span: Some(place(&copy.dest)),
             workdir,
             chown,
+            chown_span: copy.chown.as_ref().map(place),
             chmod,
             link: copy.link,
             parents: copy.parents,
@@ -180,11 +151,67 @@ impl Planner<'_> {
         self.add_step(state, op, i, created_by)
     }
 
+    /// The sources of a COPY or ADD, and how the history has them.
+    fn copy_sources(
+        &self,
+        state: &StageState,
+        copy: &Copy,
+        i: &Instruction,
+        from_context: bool,
+        add: bool,
+    ) -> Result<(Vec<CopySource>, Vec<String>), PlanError> {
+        let mut sources = Vec::new();
+        let mut words = Vec::new();
+        for source in &copy.sources {
+            match source {
+                Source::Path(text) => {
+                    let path = self.expand(state, text)?;
+                    let span = state.trigger.unwrap_or(text.span);
+                    words.push(if is_url(&path) {
+                        redacted(&path)
+                    } else {
+                        path.clone()
+                    });
+                    if is_url(&path) && from_context {
+                        if !add {
+                            return Err(PlanError {
+                                message: format!("the source {path:?} can't be a URL for COPY"),
+                                span: Some(span),
+                                hint: Some("use ADD for remote files and git repositories".into()),
+                            });
+                        }
+                        sources.push(CopySource::Url { url: path, span });
+                    } else {
+                        sources.push(CopySource::Path { path, span });
+                    }
+                }
+                Source::Heredoc(doc) => {
+                    if !is_file_name(&doc.name) {
+                        return Err(PlanError {
+                            message: format!("{:?} can't be the name of a file", doc.name),
+                            span: Some(state.trigger.unwrap_or(i.span)),
+                            hint: Some(
+                                "the file is named after the delimiter; use one without slashes"
+                                    .into(),
+                            ),
+                        });
+                    }
+                    words.push(format!("<<{}", doc.name));
+                    sources.push(CopySource::Inline {
+                        name: doc.name.clone(),
+                        content: self.heredoc(state, doc)?,
+                    });
+                }
+            }
+        }
+        Ok((sources, words))
+    }
+
     pub(super) fn heredoc(&self, state: &StageState, doc: &Heredoc) -> Result<String, PlanError> {
         if !doc.expand {
             return Ok(doc.body.clone());
         }
-        let lookup = |n: &str| state.lookup(n);
+        let lookup = self.meter.count(|n: &str| state.lookup(n));
         word::expand_body(&doc.body, &lookup)
             .map(|e| e.text)
             .map_err(|e| error_at(e.to_string(), state.trigger.unwrap_or(doc.span)))
@@ -200,7 +227,7 @@ impl Planner<'_> {
         let mut mounts = Vec::new();
         for text in &run.mounts {
             let span = state.trigger.unwrap_or(text.span);
-            let lookup = |n: &str| state.lookup(n);
+            let lookup = self.meter.count(|n: &str| state.lookup(n));
             let escape = self.file.directives.escape;
             let expand = |value: &str| word::expand(value, escape, &lookup).map(|e| e.text);
             let mut spec = mount::parse_with(&text.value, &expand).map_err(|e| PlanError {
@@ -301,6 +328,34 @@ impl Planner<'_> {
         }));
         self.add_step(state, op, i, created_by)
     }
+}
+
+/// Refuses flags whose values mean nothing, before anything runs.
+fn check_copy_flags(
+    copy: &Copy,
+    chmod: Option<&str>,
+    exclude: &[String],
+    trigger: Option<Span>,
+) -> Result<(), PlanError> {
+    let place = |text: &Text| trigger.unwrap_or(text.span);
+    if let (Some(value), Some(text)) = (chmod, &copy.chmod) {
+        Chmod::parse(value).map_err(|e| PlanError {
+            hint: Some(Chmod::FORMS.into()),
+            ..error_at(e.to_string(), place(text))
+        })?;
+    }
+    for (value, text) in exclude.iter().zip(&copy.exclude) {
+        Ignore::from_patterns([value]).map_err(|e| PlanError {
+            hint: Some("put a `\\` before a character that is meant as it is".into()),
+            ..error_at(format!("--exclude: {}", e.fault), place(text))
+        })?;
+    }
+    Ok(())
+}
+
+/// Whether a heredoc's file can have this name.
+fn is_file_name(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])
 }
 
 /// Whether these sources can have this checksum.

@@ -35,13 +35,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::chmod::Chmod;
 pub use super::copy_changes::{CopyChanges, Fault};
 use super::copy_merge::{Lane, Merge};
 use crate::context::checksum::{Contents, Selected};
 use crate::context::ignore::tidy;
 use crate::context::select::Match;
 use crate::context::{Empty, Node, Tree};
+use crate::dockerfile::chmod::Chmod;
 use crate::layer::{Content, Entry, Kind, Meta, Mtime};
 
 /// Links followed on the way to a destination.
@@ -54,13 +54,17 @@ pub enum CopyError {
     #[error("with more than one source the destination {0:?} must be a directory and end with a /")]
     NeedsDirectory(String),
     /// A file would replace a directory.
-    #[error("cannot copy a file onto the directory {0:?}")]
+    #[error("cannot copy a file onto the directory {:?}", in_image(.0))]
     FileOntoDirectory(PathBuf),
     /// A directory would replace something else.
-    #[error("cannot copy a directory onto {0:?}, which is not a directory")]
+    #[error("cannot copy a directory onto {:?}, which is not a directory", in_image(.0))]
     DirectoryOntoFile(PathBuf),
     /// Something on the way to the destination is no directory.
-    #[error("cannot create {path:?}: {blocker:?} is not a directory")]
+    #[error(
+        "cannot create {:?}: {:?} is not a directory",
+        in_image(path),
+        in_image(blocker)
+    )]
     NotADirectory {
         /// What was to be made.
         path: PathBuf,
@@ -68,19 +72,24 @@ pub enum CopyError {
         blocker: PathBuf,
     },
     /// Links that lead in a circle, or too many of them.
-    #[error("too many symbolic links on the way to {0:?}")]
+    #[error("too many symbolic links on the way to {:?}", in_image(.0))]
     TooManyLinks(PathBuf),
     /// The name of an inline or downloaded file is no file name.
     #[error("{0:?} can't be the name of a file")]
     BadName(String),
     /// The destination's tree can't be read.
-    #[error("reading {path:?} at the destination")]
+    #[error("reading {:?} at the destination", in_image(path))]
     Read {
         /// What.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
+}
+
+/// A path as steps in the image see it.
+fn in_image(path: &Path) -> PathBuf {
+    Path::new("/").join(path)
 }
 
 /// What is copied.

@@ -10,7 +10,6 @@ use super::super::key::KeyBuilder;
 use super::super::layers::chain;
 use super::super::{Done, Solver, StepError};
 use super::add::unpack_archives;
-use super::chmod::Chmod;
 use super::copy::{self, Body, CopyChanges, CopyOptions, Single, Source};
 use super::sources::limits;
 use crate::context::checksum::Contents;
@@ -19,6 +18,7 @@ use crate::context::ignore::Ignore;
 use crate::context::select::{Match, select};
 use crate::context::{Empty, Tree};
 use crate::digest::Digest;
+use crate::dockerfile::chmod::Chmod;
 use crate::graph::{CopyOp, CopySource, From};
 use crate::layer::tar_write::{TarWriter, WriteError};
 use crate::layer::unpack::{Devices, Form, UnpackOptions, unpack};
@@ -194,8 +194,8 @@ pub(in super::super) fn plan(
     }
     let chmod = match &op.chmod {
         Some(text) => Some(Chmod::parse(text).map_err(|e| StepError::Refused {
-            message: format!("--chmod: {e}"),
-            hint: None,
+            message: e.to_string(),
+            hint: Some(Chmod::FORMS.into()),
         })?),
         None => None,
     };

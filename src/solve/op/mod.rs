@@ -2,7 +2,6 @@
 
 pub mod add;
 pub(super) mod cached;
-pub mod chmod;
 pub mod copy;
 mod copy_changes;
 mod copy_merge;

@@ -6,9 +6,7 @@
 
 /// Why a mode is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "invalid chmod parameter: {0:?}; it should be an octal number between 0 and 7777 or symbolic as in u=rwX,go=rX"
-)]
+#[error("--chmod has no mode {0:?}")]
 pub struct ChmodError(pub String);
 
 /// A change of permission bits.
@@ -53,6 +51,10 @@ enum What {
 }
 
 impl Chmod {
+    /// What the flag takes, for people.
+    pub const FORMS: &str =
+        "a mode is an octal number up to 7777, or symbolic as in u=rwX,go=rX and +x";
+
     /// Parses the value of the flag.
     pub fn parse(text: &str) -> Result<Self, ChmodError> {
         let bad = || ChmodError(text.chars().take(100).collect());
