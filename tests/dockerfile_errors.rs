@@ -95,6 +95,12 @@ const WRONG: &[&str] = &[
     // what shows only when variables and stages are looked at
     "FROM alpine:$VERSION AS Base\nFROM $NONE\n",
     "FROM Alpine\n",
+    "FROM Scratch\n",
+    "FROM alpine AS build\nFROM Build\n",
+    "FROM alpine AS build\nFROM Buidl\n",
+    "ARG VERSION=1\nFROM $VERSON\n",
+    "ARG VERSION\nFROM $VERSION\n",
+    "FROM alpine AS a\nONBUILD ENV A=${B:?}\nFROM a\n",
     "FROM --platform=linux//amd64 alpine\n",
     "FROM alpine AS a\nCOPY --from=a x y\n",
     "FROM alpine AS a\nCOPY --from=b x y\nFROM alpine AS b\n",

@@ -430,7 +430,7 @@ fn plan(
             Planned::Graph(graph) => return Ok(*graph),
             Planned::Need(requests) => {
                 let more = finder.find_all(&requests).map_err(|(request, span, e)| {
-                    let hint = graph::stage_hint(file, &request.name);
+                    let hint = dockerfile::suggest::stage(file, &request.name);
                     source.base(&request, span, hint, e)
                 })?;
                 if more.is_empty() {

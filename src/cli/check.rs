@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 use serde_json::json;
 use shiplap::build::{SourceText, frontend};
-use shiplap::dockerfile::lint::{RULES, Report, Rule};
+use shiplap::dockerfile::lint::{RULES, Report, Rule, Warning};
 use shiplap::dockerfile::span::LineIndex;
 use shiplap::dockerfile::{ParseError, suggest};
 
@@ -94,11 +94,29 @@ fn as_json(report: &Report, text: &str) -> serde_json::Value {
     json!({"warnings": warnings, "error": error})
 }
 
+/// Whether the error says the same of the same FROM, and what to do.
+fn repeats(warning: &Warning, report: &Report) -> bool {
+    let of_base = matches!(
+        warning.rule,
+        Rule::InvalidDefaultArgInFrom | Rule::UndefinedArgInFrom
+    );
+    let spans = report
+        .error
+        .as_ref()
+        .map(|error| (warning.span, error.span));
+    of_base && spans.is_some_and(|(w, e)| w.start <= e.start && e.end <= w.end)
+}
+
 fn as_text(report: &Report, text: &SourceText) -> String {
     let mut out = String::new();
     let file = &text.file;
     let lines = LineIndex::new(&text.text);
-    for warning in report.warnings.iter().take(MOST_SHOWN) {
+    let warnings: Vec<_> = report
+        .warnings
+        .iter()
+        .filter(|w| !repeats(w, report))
+        .collect();
+    for warning in warnings.iter().take(MOST_SHOWN) {
         let rule = warning.rule.info();
         let (start, end) = (warning.span.start, warning.span.end);
         let (line, column) = lines.line_column(start);
@@ -118,7 +136,7 @@ fn as_text(report: &Report, text: &SourceText) -> String {
         out.push_str(&excerpt.render(ui::width(), false));
         out.push('\n');
     }
-    let count = report.warnings.len();
+    let count = warnings.len();
     if count > MOST_SHOWN {
         out.push_str(&format!(
             "{} more are not shown; --format json has all\n",

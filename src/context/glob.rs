@@ -9,7 +9,9 @@
 
 /// A pattern that means nothing: an open class, a bad range, a `\` at the end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid pattern {0:?}")]
+#[error(
+    "the pattern {0:?} has an open or empty `[…]`, or ends with a `\\`; put a `\\` before what is meant as it is"
+)]
 pub struct BadPattern(pub String);
 
 #[derive(Debug, Clone)]

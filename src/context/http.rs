@@ -35,7 +35,7 @@ pub enum HttpError {
     #[error("{0:?} is not an http or https URL")]
     Url(String),
     /// The server can't be reached, or the connection broke.
-    #[error("fetching {url}")]
+    #[error("can't fetch {url}")]
     Transport {
         /// The URL.
         url: String,
@@ -43,7 +43,7 @@ pub enum HttpError {
         source: Box<ureq::Error>,
     },
     /// The server answered with an error.
-    #[error("fetching {url}: the server answered {status}")]
+    #[error("can't fetch {url}: the server answered {status}")]
     Status {
         /// The URL.
         url: String,
@@ -51,7 +51,7 @@ pub enum HttpError {
         status: String,
     },
     /// A redirect that is not followed.
-    #[error("fetching {url}: {reason}")]
+    #[error("can't fetch {url}: {reason}")]
     Redirect {
         /// The URL that was redirected.
         url: String,
@@ -59,7 +59,7 @@ pub enum HttpError {
         reason: String,
     },
     /// The body is longer than is allowed.
-    #[error("fetching {url}: it is longer than the {limit} bytes that are allowed")]
+    #[error("can't fetch {url}: it is longer than the {limit} bytes that are allowed")]
     TooLong {
         /// The URL.
         url: String,
@@ -67,7 +67,7 @@ pub enum HttpError {
         limit: u64,
     },
     /// The body is not what it should be, or broke off, or can't be stored.
-    #[error("fetching {url}")]
+    #[error("can't fetch {url}")]
     Body {
         /// The URL.
         url: String,

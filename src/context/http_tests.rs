@@ -109,7 +109,7 @@ fn downloads() {
     assert!(asked.contains("if-none-match: \"v1\"") && asked.contains("if-modified-since: then"));
 
     for (path, expected) in [
-        ("/cut", "fetching"),
+        ("/cut", "can't fetch"),
         ("/none", "404 Not Found"),
         ("/same", "304"),
     ] {

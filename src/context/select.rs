@@ -30,7 +30,7 @@ const MAX_DEPTH: usize = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum SelectError {
     /// There is no such path.
-    #[error("{path:?} not found{}", hint(*.left_out, .similar))]
+    #[error("{path:?} not found{}", hint(path, *.left_out, .similar))]
     NotFound {
         /// The source as it was written.
         path: String,
@@ -66,9 +66,12 @@ pub enum SelectError {
     },
 }
 
-fn hint(left_out: bool, similar: &Option<String>) -> String {
+fn hint(path: &str, left_out: bool, similar: &Option<String>) -> String {
     match (left_out, similar) {
         (true, _) => ": the ignore file excludes it".into(),
+        _ if path == ".." || path.starts_with("../") => {
+            "; `..` does not lead out of the tree, as nothing outside of it can be copied".into()
+        }
         (false, Some(name)) => format!("; did you mean {name:?}?"),
         (false, None) => String::new(),
     }
@@ -662,7 +665,11 @@ mod tests {
             ("zzzzzz", false, "\"zzzzzz\" not found"),
             ("a/none", true, "\"a/none\" not found"),
             ("main.go/x", false, "\"main.go/x\" not found"),
-            ("[", false, "invalid pattern \"[\""),
+            (
+                "[",
+                false,
+                "the pattern \"[\" has an open or empty `[…]`, or ends with a `\\`; put a `\\` before what is meant as it is",
+            ),
             (
                 "dangling",
                 false,

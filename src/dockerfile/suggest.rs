@@ -1,5 +1,7 @@
 //! "Did you mean": the known name nearest to an unknown one.
 
+use super::ast::Dockerfile;
+
 /// Names further away than this are no help.
 const FARTHEST: usize = 2;
 
@@ -22,6 +24,27 @@ pub fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Opti
         }
     }
     best.map(|(.., name)| name)
+}
+
+/// What may have been meant by the name of an image that there is not: a
+/// stage.
+pub fn stage(file: &Dockerfile, name: &str) -> Option<String> {
+    if name != "scratch" && name.eq_ignore_ascii_case("scratch") {
+        return Some("the empty image is written `scratch`".into());
+    }
+    let stages = file.stages.iter().filter_map(|s| s.name.as_ref());
+    let names: Vec<String> = stages.map(|n| n.value.to_lowercase()).collect();
+    let lower = name.to_lowercase();
+    if names.contains(&lower) && name != lower {
+        return Some(format!(
+            "to start from the stage, write its name in lower case: {lower}"
+        ));
+    }
+    if names.contains(&lower) {
+        return Some("the stage of that name comes later; move it up".into());
+    }
+    let near = nearest(&lower, names.iter().map(String::as_str))?;
+    Some(format!("did you mean the stage {near:?}?"))
 }
 
 /// Whether `a` is `b` with two neighbours swapped.

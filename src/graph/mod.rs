@@ -30,7 +30,7 @@ use crate::platform::Platform;
 pub use merge::{Merged, merge};
 pub use plan::{
     EpochSource, Outline, OutlineArg, OutlineMount, SOURCE_DATE_EPOCH, Target, epoch_source,
-    outline, plan, stage_hint, targets,
+    outline, plan, targets,
 };
 pub use step::{
     BaseRequest, CopyOp, CopySource, From, ImageOp, Op, RunMount, RunNetwork, RunOp, Step, StepId,

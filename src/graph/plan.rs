@@ -11,16 +11,16 @@ mod text;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use epoch::{EpochSource, SOURCE_DATE_EPOCH, epoch_source};
-pub use names::stage_hint;
 pub use outline::{Outline, OutlineArg, OutlineMount, Target, outline, targets};
 
 use super::scope::{self, EnvPlaces, Vars};
 use super::step::{BaseRequest, CopyOp, CopySource, From, ImageOp, Op, Step, StepId};
 use super::{Bases, Graph, HistoryItem, MARKER, PlanError, PlanOptions, Planned, config, stage};
 use crate::dockerfile::ast::{Dockerfile, Instruction, InstructionKind, Text};
-use crate::dockerfile::parse_trigger;
+use crate::dockerfile::lint::empty_base;
 use crate::dockerfile::span::Span;
 use crate::dockerfile::word::{self, Lookup, Meter};
+use crate::dockerfile::{parse_trigger, suggest};
 use crate::image::{History, ImageConfig, MAX_CONFIG_BYTES};
 use crate::platform::Platform;
 
@@ -229,7 +229,7 @@ impl Planner<'_> {
         };
         self.names.by_name_or_number(name, count).ok_or_else(|| {
             let names: Vec<String> = self.file.stages.iter().filter_map(stage::name_of).collect();
-            let near = stage::closest(name, names.iter().map(String::as_str));
+            let near = suggest::nearest(&name.to_lowercase(), names.iter().map(String::as_str));
             let hint = match near {
                 Some(near) => format!("did you mean {near:?}?"),
                 None if names.is_empty() => "no stage of this file has a name".into(),
@@ -292,12 +292,14 @@ impl Planner<'_> {
         }
         let name = self.expand_global(&from.base)?;
         if name.is_empty() {
+            let lookup = |n: &str| self.globals.get(n).map(str::to_owned);
+            let escape = self.file.directives.escape;
+            let unset = word::expand(&from.base.value, escape, &lookup).map(|e| e.unset);
+            let error = empty_base(self.file, &from.base, &unset.unwrap_or_default());
             return Err(PlanError {
-                message: format!("base name ({}) should not be blank", from.base.value),
-                span: Some(from.base.span),
-                hint: Some(
-                    "give the variable a value: an ARG with a default before the first FROM, or --build-arg".into(),
-                ),
+                message: error.message,
+                span: Some(error.span),
+                hint: error.hint,
             });
         }
         if name == "scratch" {
@@ -512,7 +514,11 @@ impl Planner<'_> {
         for text in std::mem::take(&mut state.config.config.on_build) {
             let instruction = trigger(&text, here.span)?;
             state.trigger = Some(here.span);
-            self.instruction(&mut state, &instruction)?;
+            let done = self.instruction(&mut state, &instruction);
+            done.map_err(|e| PlanError {
+                message: format!("{}, in the base's ONBUILD trigger {text:?}", e.message),
+                ..e
+            })?;
         }
         state.trigger = None;
         let is_replaced = self.replaced(index).is_some();
@@ -616,6 +622,7 @@ fn copy_of_context(input: StepId, context: &str, span: Span) -> Op {
         link: false,
         parents: false,
         exclude: Vec::new(),
+        exclude_spans: Vec::new(),
         add: false,
         checksum: None,
         keep_git_dir: None,

@@ -199,6 +199,8 @@ pub struct CopyOp {
     pub parents: bool,
     /// `--exclude=`.
     pub exclude: Vec<String>,
+    /// Where each of them stands.
+    pub exclude_spans: Vec<Span>,
     /// It is ADD: archives are unpacked.
     pub add: bool,
     /// ADD's `--checksum=`.

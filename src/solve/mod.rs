@@ -136,6 +136,9 @@ pub enum StepError {
     /// A source could not be found.
     #[error(transparent)]
     Select(#[from] crate::context::select::SelectError),
+    /// A pattern of `--exclude` means nothing; its line is its number.
+    #[error("--exclude: {}", .0.fault)]
+    Exclude(crate::context::ignore::IgnoreError),
     /// A source could not be read.
     #[error(transparent)]
     Checksum(#[from] crate::context::checksum::ChecksumError),
@@ -345,16 +348,15 @@ fn place(step: &Step, error: &StepError) -> Option<crate::dockerfile::span::Span
     let error = match error {
         StepError::User(_) => return op.chown_span,
         StepError::Copy(_) => return op.dest_span,
+        StepError::Exclude(e) => return op.exclude_spans.get(e.line.wrapping_sub(1)).copied(),
         StepError::Select(error) => error,
         _ => return None,
     };
     match error {
         SelectError::NotFound { path, .. } => step.source_span(path),
         SelectError::Pattern(pattern) => step.source_span(&pattern.0),
-        SelectError::Dangling { .. }
-        | SelectError::Exclude(_)
-        | SelectError::TooDeep(_)
-        | SelectError::Read { .. } => None,
+        SelectError::Dangling { path, .. } => step.source_span(&path.to_string_lossy()),
+        SelectError::Exclude(_) | SelectError::TooDeep(_) | SelectError::Read { .. } => None,
     }
 }
 

@@ -18,6 +18,7 @@ const WRONG: &[Wrong] = &[
     ("FROM scratch\nCOPY ../outside /\n", "", &[]),
     ("FROM scratch\nCOPY [a-c file /\n", "", &[]),
     ("FROM scratch\nCOPY --exclude=[ . /\n", "", &[]),
+    ("FROM scratch\nCOPY <<../x /d/\n../x\n", "", &[]),
     (
         "FROM base\nRUN --mount=target=/x,source=nothing true\n",
         "",
@@ -108,6 +109,10 @@ const WRONG: &[Wrong] = &[
     ),
     ("FROM scratch AS a\nCOPY --from=a /x /\n", "", &[]),
     ("FROM base AS build\nFROM biuld\n", "", &["--pull=never"]),
+    ("FROM base AS build\nFROM Build\n", "", &[]),
+    ("FROM Scratch\n", "", &[]),
+    ("ARG V\nFROM ${V}\n", "", &[]),
+    ("FROM ${V}\n", "", &[]),
     (
         "FROM base AS build\nFROM base\nCOPY --from=biuld /x /\n",
         "",

@@ -80,8 +80,14 @@ pub(super) fn unknown(raw: &Raw, context: &Context<'_>) -> ParseError {
         return ParseError::new("the continuation goes nowhere", raw.span)
             .hint("remove the escape character at the end of the line");
     }
-    let error = ParseError::new(format!("`{name}` is no instruction"), span)
-        .hint("lines that go on need the escape character at their end");
+    let error = ParseError::new(format!("`{name}` is no instruction"), span);
+    if let Some(odd) = name.chars().find(|c| c.is_whitespace()) {
+        return error.hint(format!(
+            "the blank in it is not a space but U+{:04X}; write a space",
+            odd as u32
+        ));
+    }
+    let error = error.hint("lines that go on need the escape character at their end");
     error.hint_option(args::nearest(name).map(|near| format!("did you mean `{near}`?")))
 }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::super::ast::{Dockerfile, InstructionKind, Stage, Text};
 use super::super::error::ParseError;
 use super::super::span::Span;
+use super::super::suggest;
 use super::super::word::{self, WordError};
 use super::commands::Budget;
 use super::scope::Scope;
@@ -127,6 +128,26 @@ pub(super) fn default_names(
     }
 }
 
+/// The error for a base whose name has nothing left when its variables are
+/// replaced; `unset` are those without a value.
+pub fn empty_base(file: &Dockerfile, base: &Text, unset: &[String]) -> ParseError {
+    let args = file.global_args.iter().filter_map(|i| match &i.kind {
+        InstructionKind::Arg(decls) => Some(decls),
+        _ => None,
+    });
+    let declared: Vec<&str> = args.flatten().map(|d| d.name.value.as_str()).collect();
+    let stranger = unset.iter().find(|n| !declared.contains(&n.as_str()));
+    let hint = match stranger {
+        None => "give its ARG a default, or the build a --build-arg".to_owned(),
+        Some(name) => match suggest::nearest(name, declared) {
+            Some(near) => format!("{name} is not declared; did you mean {near}?"),
+            None => format!("declare it before the first FROM, with a default: ARG {name}=…"),
+        },
+    };
+    let message = format!("the base image's name `{}` comes out empty", base.value);
+    ParseError::new(message, base.span).hint(hint)
+}
+
 /// Reads the FROM lines.
 pub(super) fn froms(
     file: &Dockerfile,
@@ -148,14 +169,7 @@ pub(super) fn froms(
             budget,
         )?;
         if expanded.text.is_empty() {
-            return Err(ParseError::new(
-                format!(
-                    "the base image's name `{}` comes out empty",
-                    stage.base.value
-                ),
-                stage.base.span,
-            )
-            .hint("give its ARG a default, or the build a --build-arg"));
+            return Err(empty_base(file, &stage.base, &expanded.unset));
         }
         let platform = match &stage.platform {
             Some(text) => Some(from_platform(

@@ -24,6 +24,7 @@ mod statics;
 #[cfg(test)]
 mod tests;
 
+pub use froms::empty_base;
 pub use rules::{RULES, Rule, RuleInfo};
 pub use settings::Settings;
 

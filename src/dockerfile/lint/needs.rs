@@ -7,6 +7,7 @@ use super::super::error::ParseError;
 use super::super::instruction::check_copy_from;
 use super::super::mount::{self, MountSpec};
 use super::super::span::Span;
+use super::super::suggest;
 use super::froms::Node;
 use super::names;
 
@@ -29,10 +30,10 @@ pub(super) fn needs(
                         None => by_name.get(&from.value.to_lowercase()).copied(),
                     };
                     match at {
-                        Some(at) if at == i => return Err(own_stage(stage, instruction.span)),
+                        Some(at) if at == i => return Err(own_stage(stage, from.span)),
                         Some(at) => node.needs.push((at, from.span)),
                         None if !names::is_reference(&from.value) => {
-                            return Err(no_image(&from.value, from.span));
+                            return Err(no_image(file, &from.value, from.span));
                         }
                         None => {}
                     }
@@ -47,7 +48,7 @@ pub(super) fn needs(
                         let Some(from) = from else { continue };
                         match by_name.get(&from.to_lowercase()) {
                             Some(at) if *at == i => {
-                                return Err(own_stage(stage, instruction.span));
+                                return Err(own_stage(stage, text.span));
                             }
                             Some(at) => node.needs.push((*at, text.span)),
                             None => {}
@@ -79,10 +80,11 @@ fn own_stage(stage: &Stage, span: Span) -> ParseError {
         .hint("a stage sees its own files without --from; take others from an earlier stage")
 }
 
-pub(super) fn no_image(name: &str, span: Span) -> ParseError {
+pub(super) fn no_image(file: &Dockerfile, name: &str, span: Span) -> ParseError {
     ParseError::new(
         format!("`{name}` is neither a stage nor an image's name"),
         span,
     )
     .hint("image names have small letters only, as in `example.org/name:tag`")
+    .hint_option(suggest::stage(file, name))
 }

@@ -100,7 +100,7 @@ fn references(file: &Dockerfile, nodes: &[Node]) -> Result<(), ParseError> {
     for (stage, node) in file.stages.iter().zip(nodes) {
         let is_image = node.parent.is_none() && node.base != "scratch";
         if is_image && !names::is_reference(&node.base) {
-            return Err(no_image(&node.base, stage.base.span));
+            return Err(no_image(file, &node.base, stage.base.span));
         }
     }
     Ok(())
@@ -247,6 +247,13 @@ fn later(stage: &Stage, node: &Node, at: usize) -> Result<(), ParseError> {
     }
 }
 
+fn in_trigger(text: &str, error: ParseError) -> ParseError {
+    ParseError {
+        message: format!("{}, in the base's ONBUILD trigger {text:?}", error.message),
+        ..error
+    }
+}
+
 /// Runs the triggers of the image, or of the stage, that `node` starts from.
 fn run_triggers(
     walk: &mut Walk<'_, '_>,
@@ -264,7 +271,7 @@ fn run_triggers(
             )
             .hint_option(e.hint)
         })?;
-        commands::run(walk, &instruction, stage.span)?;
+        commands::run(walk, &instruction, stage.span).map_err(|e| in_trigger(text, e))?;
     }
     let parent = node.parent.and_then(|p| file.stages.get(p));
     let triggers = parent

@@ -1,27 +1,12 @@
 //! What the names in FROM and `--from` lead to.
 
 use super::{Base, Planner, error_at};
-use crate::dockerfile::ast::{Dockerfile, Stage};
+use crate::dockerfile::ast::Stage;
 use crate::dockerfile::span::Span;
+use crate::dockerfile::suggest;
 use crate::graph::{BaseRequest, NamedContext, PlanError, stage};
 use crate::platform::Platform;
 use crate::reference::Reference;
-
-/// What may have been meant by the name of an image that can't be had: a stage.
-pub fn stage_hint(file: &Dockerfile, name: &str) -> Option<String> {
-    let names: Vec<String> = file.stages.iter().filter_map(stage::name_of).collect();
-    let lower = name.to_ascii_lowercase();
-    if names.contains(&lower) && name != lower {
-        return Some(format!(
-            "to start from the stage, write its name in lower case: {lower}"
-        ));
-    }
-    if names.contains(&lower) {
-        return Some("the stage of that name comes later; move it up".into());
-    }
-    let near = stage::closest(name, names.iter().map(String::as_str))?;
-    Some(format!("did you mean the stage {near:?}?"))
-}
 
 impl Planner<'_> {
     /// A named context or an image.
@@ -41,7 +26,10 @@ impl Planner<'_> {
             })),
             Some((name, NamedContext::Tree)) => Ok(Base::Context(name.to_owned())),
             None => {
-                Reference::parse(name).map_err(|e| error_at(e.to_string(), span))?;
+                Reference::parse(name).map_err(|e| PlanError {
+                    hint: suggest::stage(self.file, name),
+                    ..error_at(e.to_string(), span)
+                })?;
                 Ok(Base::Image(BaseRequest {
                     name: name.to_owned(),
                     platform,
@@ -126,12 +114,6 @@ impl Planner<'_> {
                 hint: Some("move that stage up, before the FROM of this one".into()),
             });
         }
-        self.named(text, platform, span).map_err(|mut e| {
-            let names: Vec<String> = self.file.stages.iter().filter_map(stage::name_of).collect();
-            if let Some(near) = stage::closest(text, names.iter().map(String::as_str)) {
-                e.hint = Some(format!("did you mean the stage {near:?}?"));
-            }
-            e
-        })
+        self.named(text, platform, span)
     }
 }

@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 
 use super::text::{is_url, join_clean, redacted, run_history, run_network, run_words};
 use super::{Base, Planner, StageState, build_arg, error_at, history};
-use crate::context::ignore::Ignore;
 use crate::digest::Digest;
 use crate::dockerfile::ast::{Copy, Heredoc, Instruction, Run, Source, Text};
 use crate::dockerfile::chmod::Chmod;
@@ -100,7 +99,7 @@ impl Planner<'_> {
         if dest.is_empty() {
             return Err(error_at("the destination is empty", place(&copy.dest)));
         }
-        check_copy_flags(copy, chmod.as_deref(), &exclude, trigger)?;
+        check_copy_flags(copy, chmod.as_deref(), trigger)?;
         let (sources, words) = self.copy_sources(state, copy, i, from == From::Context, add)?;
         if let (Some(checksum), Some(text)) = (&checksum, &copy.checksum) {
             check_checksum(checksum, &sources).map_err(|message| {
@@ -143,6 +142,7 @@ impl Planner<'_> {
             link: copy.link,
             parents: copy.parents,
             exclude,
+            exclude_spans: copy.exclude.iter().map(place).collect(),
             add,
             checksum,
             keep_git_dir: copy.keep_git_dir,
@@ -334,7 +334,6 @@ impl Planner<'_> {
 fn check_copy_flags(
     copy: &Copy,
     chmod: Option<&str>,
-    exclude: &[String],
     trigger: Option<Span>,
 ) -> Result<(), PlanError> {
     let place = |text: &Text| trigger.unwrap_or(text.span);
@@ -342,12 +341,6 @@ fn check_copy_flags(
         Chmod::parse(value).map_err(|e| PlanError {
             hint: Some(Chmod::FORMS.into()),
             ..error_at(e.to_string(), place(text))
-        })?;
-    }
-    for (value, text) in exclude.iter().zip(&copy.exclude) {
-        Ignore::from_patterns([value]).map_err(|e| PlanError {
-            hint: Some("put a `\\` before a character that is meant as it is".into()),
-            ..error_at(format!("--exclude: {}", e.fault), place(text))
         })?;
     }
     Ok(())

@@ -222,19 +222,19 @@ fn destinations() {
             &["f"],
             "/",
             "/file/",
-            "error: cannot create \"file\": \"file\" is not a directory",
+            "error: cannot create \"/file\": \"/file\" is not a directory",
         ),
         (
             &["f"],
             "/",
             "/file/x/y",
-            "error: cannot create \"file/x\": \"file\" is not a directory",
+            "error: cannot create \"/file/x\": \"/file\" is not a directory",
         ),
         (
             &["d"],
             "/",
             "/file",
-            "error: cannot copy a directory onto \"file\", which is not a directory",
+            "error: cannot copy a directory onto \"/file\", which is not a directory",
         ),
     ];
     let mut case = case(&src, &root);
@@ -275,17 +275,17 @@ fn conflicts_and_merging() {
         (
             "d",
             "/r",
-            "error: cannot copy a file onto the directory \"r/b\"",
+            "error: cannot copy a file onto the directory \"/r/b\"",
         ),
         (
             "d",
             "/s",
-            "error: cannot copy a directory onto \"s/a\", which is not a directory",
+            "error: cannot copy a directory onto \"/s/a\", which is not a directory",
         ),
         (
             "d",
             "/u",
-            "error: cannot copy a directory onto \"u/a\", which is not a directory",
+            "error: cannot copy a directory onto \"/u/a\", which is not a directory",
         ),
         ("e", "/r", "r/ r/b/ r/b/z<e/b/z>"),
         (
@@ -305,7 +305,7 @@ fn conflicts_and_merging() {
     }
     assert_eq!(
         case.run(&["d", "e"], "/n/"),
-        "error: cannot copy a directory onto \"n/b\", which is not a directory"
+        "error: cannot copy a directory onto \"/n/b\", which is not a directory"
     );
 }
 

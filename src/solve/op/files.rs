@@ -119,10 +119,7 @@ pub(in super::super) fn quick_key(
 }
 
 fn exclude(op: &CopyOp) -> Result<Ignore, StepError> {
-    Ignore::from_patterns(&op.exclude).map_err(|e| StepError::Refused {
-        message: format!("--exclude: {}", e.fault),
-        hint: None,
-    })
+    Ignore::from_patterns(&op.exclude).map_err(StepError::Exclude)
 }
 
 /// Finds the sources. Nothing is read but what comes from elsewhere.
