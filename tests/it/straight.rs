@@ -165,7 +165,7 @@ fn a_base_is_not_unpacked_for_copy() {
     assert!(!by_listing.is_empty());
     // What is no directory, or no name, is refused all the same.
     for (line, message) in [
-        ("COPY a /file/x", "\"file\" is not a directory"),
+        ("COPY a /file/x", "\"/file\" is not a directory"),
         (
             "COPY --chown=eve a /",
             "\"eve\" is not in the image's /etc/passwd",
