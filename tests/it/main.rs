@@ -8,6 +8,7 @@ mod chroot;
 mod confine;
 mod copy;
 mod errors;
+mod hostile_layers;
 mod housekeeping;
 mod messages;
 mod mount_escapes;
