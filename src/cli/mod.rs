@@ -9,6 +9,7 @@ mod archives;
 mod attach;
 mod blob;
 mod build;
+mod cache;
 mod cache_spec;
 mod call;
 mod check;
@@ -136,6 +137,7 @@ enum Command {
     Rmi(images::RmiArgs),
     Untag(images::UntagArgs),
     Prune(prune::PruneArgs),
+    Cache(cache::CacheMountArgs),
     Doctor(doctor::DoctorArgs),
     Df(df::DfArgs),
     Verify(verify::VerifyArgs),
@@ -179,6 +181,7 @@ impl Command {
             Self::Rmi(args) => args.run(session),
             Self::Untag(args) => args.run(session),
             Self::Prune(args) => args.run(session),
+            Self::Cache(args) => args.run(session),
             Self::Doctor(args) => args.run(session),
             Self::Df(args) => args.run(session),
             Self::Verify(args) => args.run(session),

@@ -40,7 +40,7 @@ pub(crate) fn start(cli: &Cli) -> Started {
             Isolation::Auto | Isolation::Namespaces | Isolation::Oci
         ),
         // Unpacked layers belong to ids that only a namespace has.
-        Command::Prune(_) | Command::Rmi(_) => !started.by_root,
+        Command::Prune(_) | Command::Rmi(_) | Command::Cache(_) => !started.by_root,
         _ => false,
     };
     if needed && !container::can_mount() {

@@ -4,11 +4,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::Mode;
-use rustix::io::Errno;
-
 use super::blobs::{create_file, open_regular};
-use super::{Lock, LockMode, Store, StoreError, read_small};
+use super::{Store, StoreError, read_small};
 use crate::digest::Digest;
 
 /// No record is larger.
@@ -69,27 +66,6 @@ impl Store {
     fn record_path(&self, key: &Digest) -> PathBuf {
         self.path("cache")
             .join(format!("{}-{}", key.algorithm(), key.encoded()))
-    }
-
-    /// The directory of the cache mount `key`, made if need be.
-    ///
-    /// # Errors
-    /// When it can't be made.
-    pub fn mount_dir(&self, key: &Digest) -> Result<PathBuf, StoreError> {
-        let path = self.path("mounts").join(key.encoded());
-        match rustix::fs::mkdir(&path, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => Ok(path),
-            Err(e) => Err(StoreError::io("create the cache mount", &path)(e)),
-        }
-    }
-
-    /// Waits for the lock of the cache mount `key`.
-    ///
-    /// # Errors
-    /// When the lock file can't be made.
-    pub fn lock_mount(&self, key: &Digest, mode: LockMode) -> Result<Lock, StoreError> {
-        let name = format!("mount-{}", key.encoded());
-        Lock::wait(&self.path("locks").join(name), mode)
     }
 }
 

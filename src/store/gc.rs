@@ -409,7 +409,7 @@ fn disk_size(path: &Path) -> u64 {
 
 /// Bytes on the disk of a tree; what can't be read counts nothing. Nothing is
 /// followed out of it.
-fn disk_usage(path: &Path, seen: &mut HashSet<(u64, u64)>) -> u64 {
+pub(super) fn disk_usage(path: &Path, seen: &mut HashSet<(u64, u64)>) -> u64 {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let Ok(top) = rustix::fs::open(path, flags, Mode::empty()) else {
         return 0;

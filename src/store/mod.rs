@@ -11,7 +11,7 @@
 //!   layers/<id>/notes       what its tree can't have on disk, if anything
 //!   layers/by-diff-id/<alg>-<hex>[.<form>] -> ../<id>
 //!   cache/<hex>             results of build steps by key
-//!   mounts/<hex>/           cache mounts
+//!   mounts/<hex>/           cache mounts; see `mounts`
 //!   indexes/<alg>-<hex>     what is in a layer, by the digest of its blob
 //!   stats/<hex>             what is known of the files of a build context
 //!   locks/                  lock files; they are never removed by a sweep
@@ -83,6 +83,7 @@ mod gc;
 mod indexes;
 mod layers;
 mod lock;
+mod mounts;
 mod places;
 mod recover;
 mod refs;
@@ -103,6 +104,7 @@ pub use error::StoreError;
 pub use gc::{PruneOptions, Pruned, Usage};
 pub use layers::{LayerForm, NewLayer};
 pub use lock::{Lock, LockMode};
+pub use mounts::StoredMount;
 pub use recover::{Checked, Damage};
 pub use trash::{Emptied, TempDir};
 

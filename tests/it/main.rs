@@ -3,6 +3,7 @@
 
 mod build_cache;
 mod build_run;
+mod cache_mounts;
 mod cache_travel;
 mod chroot;
 mod confine;

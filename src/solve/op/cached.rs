@@ -83,8 +83,7 @@ pub fn pack_mount(
     name: &Digest,
     max_bytes: u64,
 ) -> Result<Result<LayerBlob, &'static str>, StepError> {
-    let lock = format!("mount-{}", name.encoded());
-    let Some(_lock) = store.try_lock(&lock, LockMode::Exclusive)? else {
+    let Some(_lock) = store.try_lock_mount(name, LockMode::Exclusive)? else {
         return Ok(Err("another build uses it"));
     };
     let content = store.mount_dir(name)?.join("fs");

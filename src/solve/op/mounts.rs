@@ -204,6 +204,10 @@ impl Mounts {
                 self.fill(solver, mount, cache, &id, &dir, restore)?;
             }
         }
+        solver
+            .env
+            .store
+            .note_mount(&name, &id, sharing_name(cache.sharing));
         let mut source = content;
         if cache.read_only && !mounts {
             // It is moved to where the command sees it, and could be changed.
@@ -231,8 +235,8 @@ impl Mounts {
         Ok(())
     }
 
-    /// Makes a new cache: its first content, owner and mode, and a file that
-    /// says its id. It becomes visible when it is whole.
+    /// Makes a new cache: its first content, owner and mode. It becomes visible
+    /// when it is whole.
     fn fill(
         &self,
         solver: &Solver<'_, '_>,
@@ -277,7 +281,6 @@ impl Mounts {
         }
         let mode = std::os::unix::fs::PermissionsExt::from_mode(cache.mode.unwrap_or(0o755));
         std::fs::set_permissions(&new, mode).map_err(fail())?;
-        std::fs::write(dir.join("id"), id).map_err(fail())?;
         let content = dir.join("fs");
         if content.exists() {
             solver.env.store.trash(&content)?;
@@ -381,6 +384,14 @@ pub(super) fn target(cwd: &str, text: &str) -> PathBuf {
     path.components().collect()
 }
 
+fn sharing_name(sharing: Sharing) -> &'static str {
+    match sharing {
+        Sharing::Shared => "shared",
+        Sharing::Private => "private",
+        Sharing::Locked => "locked",
+    }
+}
+
 /// A cache that this step may use now, and the lock that says so: for
 /// `private` the first of the caches of this name that nobody uses, otherwise
 /// the one there is, waiting for its turn. Where it can't be mounted it is at
@@ -392,7 +403,6 @@ fn claim(
     mounts: bool,
 ) -> Result<(Digest, Lock), StepError> {
     let store = solver.env.store;
-    let lock_name = |name: &Digest| format!("mount-{}", name.encoded());
     let mode = match sharing {
         Sharing::Shared if mounts => LockMode::Shared,
         Sharing::Shared | Sharing::Private | Sharing::Locked => LockMode::Exclusive,
@@ -400,7 +410,7 @@ fn claim(
     let mut candidate = name.clone();
     let mut number = 0_u32;
     loop {
-        if let Some(lock) = store.try_lock(&lock_name(&candidate), mode)? {
+        if let Some(lock) = store.try_lock_mount(&candidate, mode)? {
             return Ok((candidate, lock));
         }
         if solver.env.cancel.is_cancelled() {
