@@ -15,6 +15,7 @@
 //! | [`dockerfile`] | text → typed instructions, words, lint; pure |
 //! | [`image`] | manifests, indexes, configs; blob traits |
 //! | [`layer`] | a filesystem delta ↔ a tar blob |
+//! | [`mutate`] | images made of images: flatten, append, rebase, … |
 //! | [`store`] | the local store: an OCI layout and our own directories |
 //! | [`context`] | trees that COPY and ADD read from |
 //! | [`graph`] | instructions + base configs → a graph of steps; pure |
@@ -37,6 +38,7 @@ pub mod digest;
 pub mod event;
 pub mod image;
 pub mod layer;
+pub mod mutate;
 pub mod platform;
 pub mod reference;
 

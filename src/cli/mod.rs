@@ -22,6 +22,7 @@ mod doctor;
 mod environment;
 mod error;
 mod export;
+mod flatten;
 mod graph;
 mod image;
 mod images;
@@ -37,6 +38,7 @@ mod pull;
 mod push;
 mod referrers;
 mod repack;
+mod reshape;
 mod results;
 mod run;
 mod shell;
@@ -143,6 +145,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     Inspect(inspect::InspectArgs),
     History(inspect::HistoryArgs),
+    Flatten(Box<flatten::FlattenArgs>),
+    Squash(Box<flatten::SquashArgs>),
     Import(import::ImportArgs),
     Load(archives::LoadArgs),
     Save(archives::SaveArgs),
@@ -189,6 +193,8 @@ impl Command {
             Self::History(args) => args.run(session),
             Self::Load(args) => args.run(session),
             Self::Save(args) => args.run(session),
+            Self::Flatten(args) => args.run(session),
+            Self::Squash(args) => args.run(session),
             Self::Import(args) => args.run(session),
             Self::Export(args) => args.run(session),
             Self::Unpack(args) => args.run(session),

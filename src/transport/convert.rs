@@ -3,21 +3,17 @@
 //! The content stays: a layer made anew has the diffID that its image's config
 //! names, which is verified. What is made lies in unnamed temporary files.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::plan::{Plan, Rewrite};
-use super::tar_index::Section;
+use super::scratch::Scratch;
 use super::{CopyOptions, FirstOf, Source, TransportError};
-use crate::digest::{DiffId, Digest, VerifyingReader};
+use crate::digest::{DiffId, Digest};
 use crate::event::{Cancel, Task};
 use crate::image::media_type::{self, Compression, Format};
-use crate::image::{
-    BlobSink, BlobSource, BlobWriter, Descriptor, Document, ImageConfig, MAX_CONFIG_BYTES,
-    read_blob,
-};
+use crate::image::{BlobSource, Descriptor, Document, ImageConfig, MAX_CONFIG_BYTES, read_blob};
 use crate::layer::pipeline::{self, SealOptions};
 use crate::layer::workers::Workers;
 
@@ -183,60 +179,4 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = c.source();
     }
     text
-}
-
-type Files = Arc<Mutex<HashMap<Digest, (Arc<File>, u64)>>>;
-
-/// Blobs in unnamed temporary files, gone when nobody reads them any more.
-#[derive(Default)]
-struct Scratch(Files);
-
-struct ScratchWriter {
-    file: File,
-    written: u64,
-    files: Files,
-}
-
-impl BlobSink for Scratch {
-    fn create(&self) -> io::Result<Box<dyn BlobWriter>> {
-        Ok(Box::new(ScratchWriter {
-            file: tempfile::tempfile()?,
-            written: 0,
-            files: Arc::clone(&self.0),
-        }))
-    }
-
-    fn has(&self, digest: &Digest) -> bool {
-        lock(&self.0).contains_key(digest)
-    }
-}
-
-impl Write for ScratchWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.file.write(bytes)?;
-        self.written += n as u64;
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
-impl BlobWriter for ScratchWriter {
-    fn commit(self: Box<Self>, digest: &Digest) -> io::Result<()> {
-        let entry = (Arc::new(self.file), self.written);
-        lock(&self.files).insert(digest.clone(), entry);
-        Ok(())
-    }
-}
-
-impl BlobSource for Scratch {
-    fn open(&self, d: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
-        let found = lock(&self.0).get(&d.digest).cloned();
-        let (file, size) = found.ok_or(io::ErrorKind::NotFound)?;
-        let section = Section::new(file, size);
-        let reader = VerifyingReader::new(section, d.digest.clone(), Some(d.size))?;
-        Ok(Box::new(reader))
-    }
 }

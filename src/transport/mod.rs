@@ -37,6 +37,8 @@ pub mod local;
 mod location;
 pub mod plan;
 pub mod registry;
+pub mod reshape;
+pub mod scratch;
 pub mod tar_index;
 mod tar_out;
 

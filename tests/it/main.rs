@@ -20,6 +20,7 @@ mod probe;
 mod push_pull;
 mod real_program;
 mod registries;
+mod reshape;
 mod run;
 mod rungs;
 mod sandbox;
