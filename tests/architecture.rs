@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules of the library. Each imports only modules before it.
-const ORDER: [&str; 19] = [
+const ORDER: [&str; 20] = [
     "sys",
     "digest",
     "platform",
