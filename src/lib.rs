@@ -24,6 +24,7 @@
 //! | [`registry`] | the distribution-spec client |
 //! | [`transport`] | where images live, and copying between those places |
 //! | [`verify`] | whether an image is what it says |
+//! | [`look`] | what is in an image that was never unpacked |
 //! | [`bundle`] | images as directories, and back |
 //! | [`solve`] | runs a graph: keys, cache, scheduling, the steps themselves |
 //! | [`build`] | the use case: request in, image out |
@@ -50,6 +51,7 @@ pub mod container;
 pub mod graph;
 pub mod snapshot;
 
+pub mod look;
 pub mod registry;
 pub mod transport;
 pub mod verify;

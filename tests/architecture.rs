@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules of the library. Each imports only modules before it.
-const ORDER: [&str; 20] = [
+const ORDER: [&str; 21] = [
     "sys",
     "digest",
     "platform",
@@ -26,6 +26,7 @@ const ORDER: [&str; 20] = [
     "registry",
     "transport",
     "verify",
+    "look",
     "bundle",
     "solve",
     "build",

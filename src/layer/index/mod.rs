@@ -32,7 +32,7 @@ const MAX_ENTRIES: u64 = 10_000_000;
 pub const MAX_INDEX_BYTES: usize = 1 << 30;
 /// Zeros of holes that are hashed in one layer; a file with more of them has
 /// the digest of its form.
-const MAX_HOLES: u64 = 1 << 30;
+pub(crate) const MAX_HOLES: u64 = 1 << 30;
 /// Bytes of contents that are read at a time.
 const BUFFER: usize = 128 << 10;
 
