@@ -124,7 +124,7 @@ impl<'a> Dirs<'a> {
         )
     }
 
-    /// Opens a directory that exists, through links.
+    /// Opens a directory that exists, through links, to work in it.
     pub(super) fn find(&mut self, path: &Path) -> Result<Option<Rc<Dir>>, UnpackError> {
         if let Some(dir) = self.cache.get(path) {
             return Ok(Some(Rc::clone(dir)));
@@ -141,6 +141,21 @@ impl<'a> Dirs<'a> {
                 Some(Errno::NAMETOOLONG) => Ok(self.walk(path, Make::Nothing)?.map(|(dir, _)| dir)),
                 _ => Err(e).step("open", path),
             },
+        }
+    }
+
+    /// Opens a directory that exists, through links, to look at what is in it:
+    /// that makes it none of the layer's own.
+    pub(super) fn look(&mut self, path: &Path) -> Result<Option<Rc<Dir>>, UnpackError> {
+        if let Some(dir) = self.cache.get(path) {
+            return Ok(Some(Rc::clone(dir)));
+        }
+        match self.root.open_dir(path) {
+            Ok(fd) => {
+                let ino = rustix::fs::fstat(&fd).step("look at", path)?.st_ino;
+                Ok(Some(Rc::new(Dir { fd, ino })))
+            }
+            Err(_) => self.find(path),
         }
     }
 

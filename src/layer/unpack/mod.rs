@@ -494,7 +494,7 @@ impl Unpacker<'_> {
         let (Some(target_name), Some(target_parent)) = (target.file_name(), target.parent()) else {
             return missing("is the root");
         };
-        let from = self.dirs.find(target_parent)?;
+        let from = self.dirs.look(target_parent)?;
         let stat = match &from {
             Some(from) => match lstat_at(from.fd.as_fd(), target_name) {
                 Ok(stat) => Some(stat),
