@@ -21,6 +21,7 @@ mod digest;
 mod doctor;
 mod environment;
 mod error;
+mod explore;
 mod export;
 mod flatten;
 mod graph;
@@ -147,6 +148,7 @@ enum Command {
     History(inspect::HistoryArgs),
     Flatten(Box<flatten::FlattenArgs>),
     Squash(Box<flatten::SquashArgs>),
+    Explore(explore::ExploreArgs),
     Import(import::ImportArgs),
     Load(archives::LoadArgs),
     Save(archives::SaveArgs),
@@ -195,6 +197,7 @@ impl Command {
             Self::Save(args) => args.run(session),
             Self::Flatten(args) => args.run(session),
             Self::Squash(args) => args.run(session),
+            Self::Explore(args) => args.run(session),
             Self::Import(args) => args.run(session),
             Self::Export(args) => args.run(session),
             Self::Unpack(args) => args.run(session),

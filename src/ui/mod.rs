@@ -8,6 +8,7 @@
 
 pub(crate) mod escape;
 pub(crate) mod excerpt;
+pub(crate) mod explore;
 pub(crate) mod format;
 mod json;
 pub(crate) mod output;
@@ -15,6 +16,7 @@ mod plain;
 pub(crate) mod prompt;
 mod quiet;
 pub(crate) mod raw;
+pub(crate) mod screen;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;
@@ -141,9 +143,12 @@ fn dumb_terminal() -> bool {
 /// Whether standard error takes colours: it is a terminal that can do more
 /// than print, and the user did not decline (`NO_COLOR`).
 pub(crate) fn colors() -> bool {
-    io::stderr().is_terminal()
-        && !dumb_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+    io::stderr().is_terminal() && !dumb_terminal() && wants_colors()
+}
+
+/// Whether the user did not decline colours.
+fn wants_colors() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
 /// Columns of the terminal, 100 where there is none.

@@ -1,0 +1,131 @@
+//! `shiplap explore`: a picture of an image.
+
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use clap::Args;
+use shiplap::image::{BlobSource, Descriptor, Image, PartReader};
+use shiplap::look::Indexer;
+
+use super::error::Hinted;
+use super::image::ImageArgs;
+use super::values::write_file;
+use super::{Format, Session};
+use crate::ui::explore::data::Data;
+use crate::ui::explore::page::page;
+use crate::ui::explore::picture::{Contents, Outline};
+use crate::ui::{explore, output, screen};
+
+const EXAMPLES: &str = "\
+Examples:
+    shiplap explore app:1
+    shiplap explore docker://debian:bookworm
+    shiplap explore app:1 --html app.html";
+
+/// Show layers and files of an image, and go around in them
+///
+/// On the left the layers, on the right the files, with what the chosen layer
+/// added (A), changed (C) and removed (R). The key ? shows what keys do.
+///
+/// --html writes a page with the layers, a map of the files by size, a table
+/// of them and what is wasted. --format json prints an object: name, digest,
+/// platform, created, size; layers (digest, diff_id, size, unpacked_size,
+/// instruction, added, changed, removed); waste (efficiency, bytes, paths);
+/// files, also those that are gone (path, kind, size, mode, uid, gid, mtime,
+/// target, digest, layer, removed, changes).
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct ExploreArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// Write a page for a browser instead, one file that needs no other; - is
+    /// standard output
+    #[arg(long, value_name = "FILE", conflicts_with = "format")]
+    html: Option<PathBuf>,
+    /// Show it, or print the data
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+impl ExploreArgs {
+    pub(super) fn run(self, session: &Session) -> anyhow::Result<()> {
+        let on_screen = self.html.is_none() && self.format == Format::Text;
+        if on_screen && !screen::is_there() {
+            return Err(Hinted {
+                hint: "shiplap tree prints the files; --html FILE writes a page, --format json \
+                       prints the data"
+                    .into(),
+                error: anyhow::anyhow!("there is no terminal to draw on"),
+            }
+            .into());
+        }
+        let store = session.store()?;
+        let opened = self.image.open(session, &store)?;
+        let mut image = opened.image()?;
+        let outline = Outline::of(&self.image.image, &image);
+        let cancel = session.interrupts.cancel();
+        let indexer = Indexer::new(&store, cancel.clone());
+        if on_screen {
+            let counter = Arc::new(AtomicU64::new(0));
+            image.blobs = Arc::new(Counted {
+                inner: Arc::clone(&image.blobs),
+                bytes: Arc::clone(&counter),
+            });
+            let load = Box::new(move || contents(&indexer, &image));
+            let read = move || counter.load(Ordering::Relaxed);
+            session.interrupts.at_exit(Some(Box::new(screen::restore)));
+            let result = explore::run(outline, load, &read, &cancel);
+            session.interrupts.at_exit(None);
+            return result;
+        }
+        let contents = contents(&indexer, &image)?;
+        match self.html {
+            None => output::json(&Data::of(&outline, &contents)),
+            Some(file) => {
+                let page = page(&outline, &contents)?;
+                match file.as_os_str() == "-" {
+                    true => output::result(&page),
+                    false => write_file(&file, &page),
+                }
+            }
+        }
+    }
+}
+
+fn contents(indexer: &Indexer, image: &Image) -> anyhow::Result<Contents> {
+    Ok(Contents::of(&indexer.image(image)?))
+}
+
+/// Counts the bytes that are read of blobs.
+struct Counted {
+    inner: Arc<dyn BlobSource>,
+    bytes: Arc<AtomicU64>,
+}
+
+impl BlobSource for Counted {
+    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
+        Ok(Box::new(CountedReader {
+            inner: self.inner.open(descriptor)?,
+            bytes: Arc::clone(&self.bytes),
+        }))
+    }
+
+    fn open_from(&self, descriptor: &Descriptor, offset: u64) -> io::Result<Option<PartReader>> {
+        self.inner.open_from(descriptor, offset)
+    }
+}
+
+struct CountedReader {
+    inner: Box<dyn Read + Send>,
+    bytes: Arc<AtomicU64>,
+}
+
+impl Read for CountedReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.bytes.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
+}

@@ -1,0 +1,224 @@
+//! The same picture as one page for a browser: no other file, no network.
+//!
+//! Names come from the image and are hostile until escaped. In the page's text
+//! they are; as data they are JSON in which no `<` is left, and the script
+//! puts them into the page as text only. The policy in the page's head allows
+//! that script and that style and nothing else, by their digests.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+use shiplap::digest::Sha256;
+
+use super::picture::{Contents, Outline, one_line};
+use super::walk::{LayerChanges, Walk};
+use crate::ui::{escape, format};
+
+const STYLE: &str = include_str!("../page/page.css");
+const SCRIPT: &str = include_str!("../page/page.js");
+const FILES: &str = include_str!("../page/page.html");
+
+/// Wasted paths that are listed.
+const MOST_WASTED: usize = 100;
+
+/// What the script is given.
+#[derive(Serialize)]
+struct Data<'a> {
+    #[serde(flatten)]
+    image: &'a Outline,
+    files: &'a super::walk::Columns,
+    changes: Vec<LayerChanges>,
+}
+
+/// The page.
+///
+/// # Errors
+/// When the data can't be written as JSON, which does not happen.
+pub(crate) fn page(outline: &Outline, contents: &Contents) -> serde_json::Result<String> {
+    let walk = Walk::of(&contents.tree);
+    let data = Data {
+        image: outline,
+        files: &walk.columns,
+        changes: (0..contents.tree.layers())
+            .map(|layer| walk.changes(contents, layer))
+            .collect(),
+    };
+    let data = serde_json::to_string(&data)?.replace('<', "\\u003c");
+    let name = html(&outline.name);
+    let mut page = String::with_capacity(data.len() + (64 << 10));
+    page.push_str("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
+    page.push_str(&format!(
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; \
+         style-src '{}'; script-src '{}'; base-uri 'none'; form-action 'none'\">\n",
+        source(STYLE),
+        source(SCRIPT)
+    ));
+    page.push_str(
+        "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"referrer\" content=\"no-referrer\">\n",
+    );
+    page.push_str(&format!("<title>{name}</title>\n<style>{STYLE}</style>\n"));
+    page.push_str(&format!("</head>\n<body>\n<h1>{name}</h1>\n"));
+    page.push_str(&summary(outline, contents));
+    page.push_str(&layers(outline, contents));
+    page.push_str(FILES);
+    page.push_str(&wasted(contents));
+    page.push_str("<script type=\"application/json\" id=\"data\">");
+    page.push_str(&data);
+    page.push_str(&format!(
+        "</script>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
+    ));
+    Ok(page)
+}
+
+/// A script or a style in a content security policy.
+fn source(text: &str) -> String {
+    format!("sha256-{}", STANDARD.encode(Sha256::of(text.as_bytes()).0))
+}
+
+/// Text of a page, on one line, with what is not visible made so.
+fn html(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in escape::text(text).chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// The colour of a layer; the script has the same.
+fn color(layer: usize) -> String {
+    let hue = (layer as f64 * 137.508 + 210.0) % 360.0;
+    format!("hsl({hue:.0} 55% 70%)")
+}
+
+fn summary(outline: &Outline, contents: &Contents) -> String {
+    let unpacked = contents.tar_bytes.iter().copied();
+    let unpacked = unpacked.fold(0, u64::saturating_add);
+    let waste = &contents.waste;
+    let mut fields = vec![
+        (
+            "size",
+            format!(
+                "{} in {} layers, {} unpacked",
+                format::size(outline.size()),
+                outline.layers.len(),
+                format::size(unpacked)
+            ),
+        ),
+        (
+            "wasted",
+            format!(
+                "{} at {} paths, efficiency {:.1}%",
+                format::size(waste.bytes),
+                waste.paths.len(),
+                waste.efficiency * 100.0
+            ),
+        ),
+        ("platform", outline.platform.clone()),
+        ("digest", outline.digest.clone()),
+    ];
+    fields.extend(outline.created.clone().map(|time| ("created", time)));
+    let problems = contents.tree.problems();
+    if let Some((layer, problem)) = problems.first() {
+        let text = format!(
+            "{}, the first in layer {}: {problem}",
+            problems.len(),
+            layer + 1
+        );
+        fields.push(("problems", text));
+    }
+    let mut out = String::from("<dl>\n");
+    for (name, value) in fields {
+        out.push_str(&format!("<dt>{name}</dt><dd>{}</dd>\n", html(&value)));
+    }
+    out.push_str("</dl>\n");
+    out
+}
+
+fn layers(outline: &Outline, contents: &Contents) -> String {
+    let mut out = String::from("<h2>Layers</h2>\n<svg class=\"stack\" aria-hidden=\"true\">");
+    let mut begins = 0.0;
+    for number in 0..outline.layers.len() {
+        let share = outline.share(number) * 100.0;
+        out.push_str(&format!(
+            "<rect x=\"{begins:.3}%\" width=\"{share:.3}%\" height=\"100%\" fill=\"{}\"/>",
+            color(number)
+        ));
+        begins += share;
+    }
+    out.push_str(
+        "</svg>\n<div class=\"scroll\"><table id=\"layers\">\n<thead><tr><th class=\"n\">layer</th>\
+         <th class=\"n\">size</th><th class=\"n\">share</th><th class=\"n\">unpacked</th>\
+         <th class=\"n\">added</th><th class=\"n\">changed</th><th class=\"n\">removed</th>\
+         <th>made by</th><th>digest</th></tr></thead>\n<tbody>\n",
+    );
+    for (number, layer) in outline.layers.iter().enumerate() {
+        let did = contents.layers.get(number).copied().unwrap_or_default();
+        let unpacked = contents.tar_bytes.get(number).copied().unwrap_or(0);
+        let share = outline.share(number) * 100.0;
+        out.push_str(&format!(
+            "<tr><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">\
+             <svg class=\"bar\" viewBox=\"0 0 100 10\" preserveAspectRatio=\"none\" aria-hidden=\"true\">\
+             <rect class=\"all\" width=\"100\" height=\"10\"/>\
+             <rect width=\"{share:.2}\" height=\"10\" fill=\"{}\"/></svg> {share:.1}%</td>\
+             <td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
+             <td class=\"n\">{}</td><td class=\"text mono\">{}</td>\
+             <td class=\"mono short\" title=\"{}\">{}</td></tr>\n",
+            number + 1,
+            format::size(layer.size),
+            color(number),
+            format::size(unpacked),
+            did.added,
+            did.changed,
+            did.removed,
+            html(&one_line(&layer.instruction)),
+            html(&layer.digest),
+            html(layer.digest.get(..19).unwrap_or(&layer.digest)),
+        ));
+    }
+    out.push_str("</tbody>\n</table></div>\n");
+    out
+}
+
+fn wasted(contents: &Contents) -> String {
+    let waste = &contents.waste;
+    let mut out = String::from("<h2>Wasted</h2>\n");
+    if waste.paths.is_empty() {
+        out.push_str("<p>Nothing is written that a later layer overwrites or removes.</p>\n");
+        return out;
+    }
+    out.push_str(&format!(
+        "<p>{} of files that a later layer overwrites or removes.",
+        format::size(waste.bytes)
+    ));
+    if waste.paths.len() > MOST_WASTED {
+        out.push_str(&format!(
+            " The largest {MOST_WASTED} of {} paths:",
+            waste.paths.len()
+        ));
+    }
+    out.push_str(
+        "</p>\n<div class=\"scroll\"><table>\n<thead><tr><th class=\"n\">wasted</th>\
+         <th class=\"n\">files</th><th>in the end</th><th>path</th></tr></thead>\n<tbody>\n",
+    );
+    for wasted in waste.paths.iter().take(MOST_WASTED) {
+        let path = contents.tree.path(wasted.node);
+        out.push_str(&format!(
+            "<tr><td class=\"n\">{}</td><td class=\"n\">{}</td><td>{}</td>\
+             <td class=\"text mono\">/{}</td></tr>\n",
+            format::size(wasted.bytes),
+            wasted.files,
+            if wasted.removed { "removed" } else { "there" },
+            html(&path.to_string_lossy()),
+        ));
+    }
+    out.push_str("</tbody>\n</table></div>\n");
+    out
+}
