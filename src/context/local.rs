@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -24,7 +25,7 @@ use rustix::io::Errno;
 
 use super::ignore::Ignore;
 use super::stats::{Stamp, Stats};
-use super::{Node, Tree};
+use super::{DirNames, Node, Tree};
 use crate::digest::Sha256;
 use crate::layer::{Kind, Meta, Mtime};
 use crate::sys::fs::{Root, list_xattrs, lstat_at, proc_fd, xattrs_at};
@@ -217,28 +218,67 @@ impl LocalTree {
         path: &Path,
         canonical: Option<&Path>,
     ) -> io::Result<Vec<(OsString, Node)>> {
-        let mut out = Vec::new();
-        for name in names(dir).map_err(|e| named(e, path))? {
+        let names = self.visible_names(dir, path, canonical)?;
+        self.stated(dir, path, names.range(0..names.len()))
+    }
+
+    /// The names in the open directory `dir`, those that are left out are.
+    fn visible_names(
+        &self,
+        dir: &OwnedFd,
+        path: &Path,
+        canonical: Option<&Path>,
+    ) -> io::Result<DirNames> {
+        let mut out = DirNames::default();
+        for entry in rustix::fs::Dir::read_from(dir).map_err(|e| named(e.into(), path))? {
+            let entry = entry.map_err(|e| named(e.into(), path))?;
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            let name = OsStr::from_bytes(name);
             if let Some(canonical) = canonical
-                && !self.visible(dir, &name, &canonical.join(&name), 0)?
+                && !self.visible(dir, name, &canonical.join(name), 0)?
             {
                 continue;
             }
-            let stat = match lstat_at(dir.as_fd(), &name) {
+            out.push(name);
+        }
+        out.sort();
+        Ok(out)
+    }
+
+    /// What the open directory `dir` has under some of its names.
+    fn stated<'a>(
+        &self,
+        dir: &OwnedFd,
+        path: &Path,
+        names: impl Iterator<Item = &'a OsStr>,
+    ) -> io::Result<Vec<(OsString, Node)>> {
+        let mut out = Vec::with_capacity(names.size_hint().0);
+        for name in names {
+            let stat = match lstat_at(dir.as_fd(), name) {
                 Ok(stat) => stat,
                 // Gone since it was listed: as if it had never been there.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(named(e, &path.join(name))),
             };
-            let target = || link_target(dir, &*name);
+            let target = || link_target(dir, name);
             match self.node(&stat, target) {
-                Ok(Some(node)) => out.push((name, node)),
+                Ok(Some(node)) => out.push((name.to_owned(), node)),
                 Ok(None) => {}
                 Err(e) => return Err(named(e, &path.join(name))),
             }
         }
-        out.sort_unstable_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
         Ok(out)
+    }
+
+    /// Opens a directory that was found by listing the ones above it.
+    fn open_dir(&self, path: &Path) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        self.root
+            .open_plain(path, flags)
+            .map_err(|e| named(e, path))
     }
 
     fn node(
@@ -299,12 +339,24 @@ impl Tree for LocalTree {
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<(OsString, Node)>> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        let dir = self
-            .root
-            .open_plain(path, flags)
-            .map_err(|e| named(e, path))?;
-        let mut entries = self.entries(&dir, path, self.filters().then_some(path))?;
+        let names = self.names(path)?.unwrap_or_default();
+        self.list_some(path, &names, 0..names.len())
+    }
+
+    fn names(&self, path: &Path) -> io::Result<Option<DirNames>> {
+        let dir = self.open_dir(path)?;
+        let canonical = self.filters().then_some(path);
+        self.visible_names(&dir, path, canonical).map(Some)
+    }
+
+    fn list_some(
+        &self,
+        path: &Path,
+        names: &DirNames,
+        some: Range<usize>,
+    ) -> io::Result<Vec<(OsString, Node)>> {
+        let dir = self.open_dir(path)?;
+        let mut entries = self.stated(&dir, path, names.range(some))?;
         for (name, node) in &mut entries {
             if matches!(node.kind, Kind::Symlink { .. }) {
                 continue;

@@ -12,6 +12,7 @@ pub mod glob;
 pub mod http;
 pub mod ignore;
 pub mod local;
+pub mod names;
 pub mod pattern;
 pub mod select;
 pub mod source;
@@ -23,8 +24,11 @@ mod walk;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+pub use names::DirNames;
 
 use crate::digest::Sha256;
 use crate::layer::{Kind, Meta, Mtime};
@@ -76,6 +80,23 @@ pub trait Tree: Send + Sync {
             }
         }
         Ok(entries)
+    }
+    /// The names in a directory that was found by listing the ones above it,
+    /// for [`list_some`](Self::list_some); `None` where only all of it can be
+    /// listed at once.
+    fn names(&self, path: &Path) -> io::Result<Option<DirNames>> {
+        let _ = path;
+        Ok(None)
+    }
+    /// What [`list`](Self::list) says of the entries `some` of `names`.
+    fn list_some(
+        &self,
+        path: &Path,
+        names: &DirNames,
+        some: Range<usize>,
+    ) -> io::Result<Vec<(OsString, Node)>> {
+        let _ = (names, some);
+        self.list(path)
     }
     /// Opens the regular file at `path` (followed); nothing but a regular file
     /// is ever opened.

@@ -19,7 +19,7 @@ use super::entries::{Entries, NewFile, Writer};
 use super::glob::{BadPattern, Glob, has_wildcard};
 use super::ignore::{Ignore, IgnoreError, tidy};
 use super::walk::{self, Listed, Walked};
-use super::{Node, Tree};
+use super::{DirNames, Node, Tree};
 use crate::digest::{Hasher, Sha256};
 use crate::layer::Kind;
 
@@ -171,10 +171,11 @@ pub fn select(
                 name: PathBuf::new(),
                 path: path.clone(),
                 depth: 0,
+                rest: None,
             };
             walk::walk(
                 below,
-                |dir| list(tree, &filter, &dir),
+                |dir| list(tree, &filter, dir),
                 |take| flatten(take, &mut picked, &path),
             )?;
         }
@@ -296,11 +297,16 @@ fn follow(tree: &dyn Tree, path: &Path) -> Result<Option<PathBuf>, SelectError> 
     Ok(None)
 }
 
+/// Entries of one directory that are looked at together.
+const TOGETHER: usize = 4 << 10;
+
 /// A directory whose entries are to be selected.
 struct Dir {
     name: PathBuf,
     path: PathBuf,
     depth: usize,
+    /// For the rest of a directory: all its names, and the place of the next.
+    rest: Option<(Arc<DirNames>, usize)>,
 }
 
 /// An entry of a listed directory that is selected, or may lead to one.
@@ -313,15 +319,25 @@ struct Child {
 }
 
 /// What the selection takes of the directory `dir`.
-fn list(
-    tree: &dyn Tree,
-    filter: &Filter<'_>,
-    dir: &Dir,
-) -> Result<Listed<Dir, Child>, SelectError> {
+fn list(tree: &dyn Tree, filter: &Filter<'_>, dir: Dir) -> Result<Listed<Dir, Child>, SelectError> {
     if dir.depth > MAX_DEPTH {
         return Err(SelectError::TooDeep(dir.path.clone()));
     }
-    let listed = tree.list(&dir.path).map_err(|e| read(&dir.path, e))?;
+    let fail = |e| read(&dir.path, e);
+    let names = match &dir.rest {
+        Some((names, from)) => Some((Arc::clone(names), *from)),
+        None => (tree.names(&dir.path).map_err(fail)?).map(|names| (Arc::new(names), 0)),
+    };
+    let mut rest = None;
+    let listed = match names {
+        Some((names, from)) => {
+            let to = names.len().min(from + TOGETHER);
+            let listed = tree.list_some(&dir.path, &names, from..to);
+            rest = (to < names.len()).then_some((names, to));
+            listed.map_err(fail)?
+        }
+        None => tree.list(&dir.path).map_err(fail)?,
+    };
     let mut entries = Vec::with_capacity(listed.len());
     let mut below = Vec::new();
     for (file_name, mut node) in listed {
@@ -346,6 +362,7 @@ fn list(
                     name: name.clone(),
                     path: dir.path.join(file_name),
                     depth: dir.depth + 1,
+                    rest: None,
                 });
             }
             passage = !wanted || filter.take.is_some();
@@ -366,7 +383,15 @@ fn list(
             below: number,
         });
     }
-    Ok(Listed { entries, below })
+    let rest = rest.map(|rest| Dir {
+        rest: Some(rest),
+        ..dir
+    });
+    Ok(Listed {
+        entries,
+        below,
+        rest,
+    })
 }
 
 /// What a match has, as it is found.
@@ -442,6 +467,8 @@ fn flatten(
     struct Open {
         children: std::vec::IntoIter<Child>,
         first: usize,
+        /// Number of the rest of the directory.
+        rest: Option<usize>,
         /// The directory itself, as long as it only may lead somewhere.
         held: Option<Found>,
     }
@@ -450,13 +477,18 @@ fn flatten(
         Ok::<_, SelectError>(Open {
             children: listed.entries.into_iter(),
             first: listed.first,
+            rest: listed.rest,
             held,
         })
     };
     let mut stack: Vec<Open> = vec![open(0, None)?];
     while let Some(dir) = stack.last_mut() {
         let Some(child) = dir.children.next() else {
+            let (rest, held) = (dir.rest, dir.held.take());
             stack.pop();
+            if let Some(rest) = rest {
+                stack.push(open(rest, held)?);
+            }
             continue;
         };
         let number = child.below.map(|below| dir.first + below);
@@ -642,6 +674,32 @@ mod tests {
             let names = names(source, *parents, exclude).unwrap();
             assert_eq!(names, *expected, "{source} {parents} {exclude:?}");
         }
+    }
+
+    #[test]
+    fn a_large_directory_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let count = TOGETHER + 100;
+        for n in 0..count {
+            let path = dir.path().join(format!("n{n:05}"));
+            match n % 100 {
+                0 => {
+                    std::fs::create_dir(&path).unwrap();
+                    std::fs::write(path.join("inside"), "").unwrap();
+                }
+                _ => std::fs::write(path, "").unwrap(),
+            }
+        }
+        let tree = LocalTree::open(dir.path(), None).unwrap();
+        let found = select(&tree, "/", false, &Ignore::default(), &tempfile::tempfile).unwrap();
+        let names: Vec<PathBuf> = found[0].below.read().map(|f| f.unwrap().name).collect();
+        assert_eq!(names.len(), count + count.div_ceil(100));
+        assert!(names.is_sorted());
+        // Nothing but the last one, and the directory that it is in.
+        let last = [format!("!n{:05}", count - 1)];
+        let but = Ignore::from_patterns(["*".as_bytes(), last[0].as_bytes()]).unwrap();
+        let found = select(&tree, "/", false, &but, &tempfile::tempfile).unwrap();
+        assert_eq!(found[0].below.len(), 1);
     }
 
     #[test]

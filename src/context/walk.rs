@@ -20,6 +20,8 @@ pub(super) struct Listed<D, E> {
     pub(super) entries: Vec<E>,
     /// Directories to list next, each with what `list` needs to know.
     pub(super) below: Vec<D>,
+    /// What is left of the directory itself, to be listed after those.
+    pub(super) rest: Option<D>,
 }
 
 /// A listing that was taken.
@@ -27,6 +29,8 @@ pub(super) struct Walked<E> {
     pub(super) entries: Vec<E>,
     /// Number of the first directory of `below`; the others follow it.
     pub(super) first: usize,
+    /// Number of the rest, if there is one.
+    pub(super) rest: Option<usize>,
 }
 
 enum Slot<D, E, X> {
@@ -133,8 +137,11 @@ impl<D, E, X, L: Fn(D) -> Result<Listed<D, E>, X>> Shared<D, E, X, L> {
                     state = self.wait(state);
                 }
                 None => {
-                    let (entries, first) = (Vec::new(), 0);
-                    return Ok(Walked { entries, first });
+                    return Ok(Walked {
+                        entries: Vec::new(),
+                        first: 0,
+                        rest: None,
+                    });
                 }
             }
         }
@@ -180,16 +187,25 @@ impl<D, E, X> State<D, E, X> {
         listed: Result<Listed<D, E>, X>,
         changed: &Condvar,
     ) -> Result<Walked<E>, X> {
-        let Listed { entries, below } = listed?;
+        let Listed {
+            entries,
+            below,
+            rest,
+        } = listed?;
         let first = self.next;
-        self.next += below.len();
-        if !below.is_empty() {
+        let number = rest.as_ref().map(|_| first + below.len());
+        self.next += below.len() + usize::from(rest.is_some());
+        let slots = below.into_iter().chain(rest).map(Slot::Waiting);
+        self.slots.extend((first..).zip(slots));
+        self.queue.extend((first..self.next).rev());
+        if first < self.next {
             changed.notify_all();
         }
-        self.queue.extend((first..self.next).rev());
-        let slots = below.into_iter().map(Slot::Waiting);
-        self.slots.extend((first..).zip(slots));
-        Ok(Walked { entries, first })
+        Ok(Walked {
+            entries,
+            first,
+            rest: number,
+        })
     }
 }
 
@@ -207,7 +223,11 @@ mod tests {
             _ => (0..10).map(|n| (depth - 1, number * 10 + n)).collect(),
         };
         let entries = (0..10).map(|n| number * 10 + n).collect();
-        Ok(Listed { entries, below })
+        Ok(Listed {
+            entries,
+            below,
+            rest: None,
+        })
     }
 
     fn all(depth: u32, number: u64) -> Result<Vec<u64>, String> {
