@@ -6,6 +6,7 @@ mod build_run;
 mod cache_mounts;
 mod cache_travel;
 mod chroot;
+mod compression;
 mod confine;
 mod copy;
 mod errors;
