@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Err(code) => return ExitCode::from(code),
     };
     let started = cli::start(&cli);
+    shiplap::sys::process::share_heaps();
     shiplap::sys::process::raise_open_files();
     // Before any thread: handlers for all of them.
     match cli::signals::Interrupts::install() {

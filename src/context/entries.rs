@@ -33,12 +33,20 @@ pub struct Entries {
     /// What comes before `bytes`, and its length.
     file: Option<(File, u64)>,
     count: u64,
+    /// A bit for each file, up to the last that has several names.
+    shared: Vec<u64>,
 }
 
 impl Entries {
     /// How many there are.
     pub fn len(&self) -> u64 {
         self.count
+    }
+
+    /// Whether the file with this number has several names in the list.
+    pub fn is_shared(&self, file: u32) -> bool {
+        let bits = self.shared.get(file as usize / 64);
+        bits.is_some_and(|bits| bits >> (file % 64) & 1 == 1)
     }
 
     /// Whether there are none.
@@ -70,18 +78,21 @@ pub(super) struct Writer<'a> {
     /// Of files with several names: the number of the entry that came first,
     /// and that of the file.
     linked: HashMap<(u64, u64), (u64, u32)>,
+    /// A bit for each file: whether it has several names in the list.
+    shared: Vec<u64>,
     /// Number of the next entry.
     number: u64,
 }
 
 impl<'a> Writer<'a> {
-    /// `before` is the entry that comes before the list, and that it counts.
+    /// An empty list.
     pub(super) fn new(new_file: NewFile<'a>) -> Self {
         Self {
             new_file,
             list: Entries::default(),
             files: 0,
             linked: HashMap::new(),
+            shared: Vec::new(),
             number: 0,
         }
     }
@@ -101,6 +112,15 @@ impl<'a> Writer<'a> {
             self.files = self.files.max(file.saturating_add(1));
             found.back = self.number - first;
             found.file = Some(file);
+            if found.back > 0 {
+                let (at, bit) = (file as usize / 64, file % 64);
+                if self.shared.len() <= at {
+                    self.shared.resize(at + 1, 0);
+                }
+                if let Some(bits) = self.shared.get_mut(at) {
+                    *bits |= 1 << bit;
+                }
+            }
         }
         self.number += 1;
     }
@@ -136,6 +156,7 @@ impl<'a> Writer<'a> {
 
     pub(super) fn finish(mut self) -> Entries {
         self.list.bytes.shrink_to_fit();
+        self.list.shared = self.shared;
         self.list
     }
 }
@@ -463,5 +484,8 @@ mod tests {
         }
         assert_eq!(numbers, [(0, 0), (1, 0), (2, 0), (1, 2), (3, 0)]);
         assert_eq!(writer.files(), 4);
+        let list = writer.finish();
+        let shared: Vec<bool> = (0..5).map(|n| list.is_shared(n)).collect();
+        assert_eq!(shared, [false, true, false, false, false]);
     }
 }

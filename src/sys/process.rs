@@ -8,6 +8,10 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::thread::UnshareFlags;
 
+/// Heaps of the process.
+#[cfg(target_env = "gnu")]
+const HEAPS: i32 = 2;
+
 /// Descriptors are looked for up to here where nothing lists them.
 const MOST_DESCRIPTORS: RawFd = 65_536;
 /// Numbers of signals go up to here, and their set takes this many bytes.
@@ -295,6 +299,16 @@ pub fn new_keyring() -> io::Result<()> {
     match error.raw_os_error() {
         Some(libc::ENOSYS | libc::EPERM | libc::EOPNOTSUPP) => Ok(()),
         _ => Err(error),
+    }
+}
+
+/// Lets all threads share a few heaps. One for each thread, as glibc has it,
+/// keeps much memory that other threads have freed.
+pub fn share_heaps() {
+    // SAFETY: it takes two numbers, and may be called at any time.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, HEAPS);
     }
 }
 

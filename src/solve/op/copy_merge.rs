@@ -159,9 +159,9 @@ impl Merge {
         if matches!(at, At::Dir) {
             return Err(CopyError::FileOntoDirectory(path.to_owned()));
         }
-        let shared = found.file.filter(|_| found.node.links > 1);
         let selected = match self.lanes.get(number) {
             Some(Open { lane, .. }) => lane.contents.file(lane.part, &found).map(|file| {
+                let shared = found.file.filter(|file| lane.below.is_shared(*file));
                 let id = |file| FileId::InMatch(lane.number, file);
                 (Arc::clone(&lane.contents), file, shared.map(id))
             }),
