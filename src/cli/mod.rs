@@ -33,6 +33,7 @@ mod inspect;
 mod login;
 mod logout;
 mod manifest;
+mod mount;
 mod output_spec;
 mod prune;
 mod pull;
@@ -153,6 +154,8 @@ enum Command {
     Load(archives::LoadArgs),
     Save(archives::SaveArgs),
     Export(Box<export::ExportArgs>),
+    Mount(Box<mount::MountArgs>),
+    Umount(mount::UmountArgs),
     Unpack(Box<unpack::UnpackArgs>),
     Repack(Box<repack::RepackArgs>),
     #[command(hide = true)]
@@ -200,6 +203,8 @@ impl Command {
             Self::Explore(args) => args.run(session),
             Self::Import(args) => args.run(session),
             Self::Export(args) => args.run(session),
+            Self::Mount(args) => args.run(session),
+            Self::Umount(args) => args.run(session),
             Self::Unpack(args) => args.run(session),
             Self::Repack(args) => args.run(session),
             Self::Debug(args) => args.run(session),

@@ -66,6 +66,7 @@ pub use cgroup::{Limits, Most};
 pub use init::child_main;
 pub use isolation::{Isolation, IsolationError, Place, Refusal, RootKind, Rung, executor, survey};
 pub use network::private_resolv_conf;
+pub use overlay::mount_layers;
 pub use profile::{Profile, ProfileError};
 pub use spec::{
     Confinement, Device, Helper, Labels, MOST_LAYERS, Mount, MountKind, Network, Resource,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::UnmountFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::protocol::{Failure, Tried};
 use super::rootfs::{Stage, bind, nodev};
@@ -56,10 +56,6 @@ impl Layers {
         };
         // Descriptors' numbers as names, from /proc/self/fd: they fit where
         // 500 paths do not, and no character in them means anything.
-        let number = |fd: &OwnedFd| {
-            use std::os::fd::AsRawFd;
-            fd.as_raw_fd().to_string()
-        };
         let lower: Vec<String> = self.lower.iter().rev().map(number).collect();
         let options = format!(
             "lowerdir={},upperdir={},workdir={},redirect_dir=nofollow,metacopy=off,index=off",
@@ -94,6 +90,59 @@ impl Layers {
         let count = self.lower.len();
         done.tried(format!("mounting an overlay{hint} of {count} layers"))
     }
+}
+
+/// Mounts layer directories at `target`, an absolute path, for processes
+/// outside of any container: without devices and set-user-id programs. They
+/// are read-only unless there are directories for changes and for overlayfs to
+/// work in.
+///
+/// `lower` begins with the lowest and has at least two; one may be empty.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn mount_layers(
+    lower: &[PathBuf],
+    upper: Option<(&Path, &Path)>,
+    target: &Path,
+) -> std::io::Result<()> {
+    let open = |path: &Path| {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::empty())
+    };
+    let lower: Vec<OwnedFd> = lower.iter().map(|p| open(p)).collect::<Result<_, _>>()?;
+    let numbers: Vec<String> = lower.iter().rev().map(number).collect();
+    let mut options = format!(
+        "lowerdir={},redirect_dir=nofollow,metacopy=off,index=off",
+        numbers.join(":")
+    );
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    let upper = match upper {
+        Some((upper, work)) => Some((open(upper)?, open(work)?)),
+        None => None,
+    };
+    match &upper {
+        Some((upper, work)) => {
+            options += &format!(",upperdir={},workdir={}", number(upper), number(work));
+        }
+        None => flags |= MountFlags::RDONLY,
+    }
+    let scratch = upper.as_ref().map(|(_, work)| work).or(lower.first());
+    if scratch.is_some_and(|dir| !has_trusted_xattrs(dir)) {
+        options += ",userxattr";
+    }
+    let options = std::ffi::CString::new(options)?;
+    let here = rustix::fs::open(".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::process::chdir("/proc/self/fd")?;
+    let done = rustix::mount::mount("overlay", target, "overlay", flags, &*options);
+    rustix::process::fchdir(&here)?;
+    Ok(done?)
+}
+
+/// A descriptor's number as a name, from `/proc/self/fd`.
+fn number(fd: &OwnedFd) -> String {
+    use std::os::fd::AsRawFd;
+    fd.as_raw_fd().to_string()
 }
 
 /// Whether overlayfs may write its attributes where only root sees them. A user

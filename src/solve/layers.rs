@@ -399,6 +399,11 @@ impl Layer {
         Ok(dir)
     }
 
+    /// The directory that nobody else may find, if it is one.
+    pub(super) fn take_made(&self) -> Option<NewLayer> {
+        self.lock().made.take()
+    }
+
     /// Publishes the directory that a step made, so that later builds find it.
     /// Only when no step uses it any more: another's may be kept instead.
     pub(super) fn publish(&self) {

@@ -10,6 +10,7 @@
 
 mod cache;
 mod copying;
+mod image_dirs;
 pub mod inside;
 pub mod key;
 mod known;
@@ -36,6 +37,7 @@ use crate::snapshot::Merged;
 use crate::store::{LayerForm, Store, TempDir};
 
 use copying::Uses;
+pub use image_dirs::LayerDirs;
 use key::KeyBuilder;
 pub use known::{Imported, Imports, recompress};
 use known::{form, noted};

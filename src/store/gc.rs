@@ -247,6 +247,14 @@ impl Store {
         pruned: &mut Pruned,
     ) -> Result<(), StoreError> {
         let mut seen = HashSet::new();
+        if !options.dry_run {
+            self.attached()?;
+        }
+        let attached = self.attached_layers()?;
+        let is_attached = |dir: &Path| {
+            let id = dir.file_name().and_then(OsStr::to_str);
+            id.is_some_and(|id| attached.contains(id))
+        };
         for (diff_id, link) in layer_links(self.root())? {
             if reached.layers.contains(&diff_id) {
                 continue;
@@ -254,6 +262,9 @@ impl Store {
             if let Some(fs) = self.layer_behind(&link)
                 && let Some(dir) = fs.parent()
             {
+                if is_attached(dir) {
+                    continue;
+                }
                 pruned.layers += 1;
                 pruned.bytes += disk_usage(dir, &mut seen);
                 // First the link: from then on nobody finds it.

@@ -188,6 +188,13 @@ impl NewLayer {
         &self.work
     }
 
+    /// Leaves the directory as it is, for a record of [`Store::attach`] that
+    /// leads to it.
+    pub fn keep(mut self) {
+        self.kept = true;
+        let _ = self.store.trash(&self.work);
+    }
+
     /// Makes the tree findable as `diff_id`; nothing in it may change from now
     /// on. Returns the directory that is found: another one where another
     /// process was first, and then this one stays usable until this process

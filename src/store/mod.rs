@@ -14,6 +14,7 @@
 //!   mounts/<hex>/           cache mounts; see `mounts`
 //!   indexes/<alg>-<hex>     what is in a layer, by the digest of its blob
 //!   stats/<hex>             what is known of the files of a build context
+//!   attached/<number>/      where an image is mounted, and the layers that it needs
 //!   locks/                  lock files; they are never removed by a sweep
 //!   tmp/<session>/          what a running process is about to make
 //!   trash/                  what waits for its removal
@@ -75,6 +76,7 @@
 //! image-spec `image-layout.md`, `annotations.md`
 //! (`org.opencontainers.image.ref.name`).
 
+mod attached;
 mod blobs;
 mod cache;
 mod error;
@@ -99,6 +101,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+pub use attached::{Attached, NewAttached};
 pub use blobs::Ingest;
 pub use error::StoreError;
 pub use gc::{PruneOptions, Pruned, Usage};

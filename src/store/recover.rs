@@ -66,7 +66,7 @@ pub(super) fn enter(root: &Path) -> Result<Option<Lock>, StoreError> {
     }
 }
 
-fn boot_id() -> Vec<u8> {
+pub(super) fn boot_id() -> Vec<u8> {
     read_small_proc("/proc/sys/kernel/random/boot_id").unwrap_or_else(|_| b"unknown\n".to_vec())
 }
 
@@ -273,7 +273,9 @@ impl Store {
         if dirs.is_empty() {
             return Vec::new();
         }
-        let mut linked = BTreeSet::new();
+        let Ok(mut linked) = self.attached_layers() else {
+            return Vec::new();
+        };
         for (_, link) in &links {
             match rustix::fs::readlink(link, Vec::new()) {
                 Ok(target) => {

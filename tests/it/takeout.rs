@@ -523,3 +523,133 @@ fn an_exported_tar_is_the_unpacked_image() {
     let hidden = names.filter(|e| e.as_ref().unwrap().file_name().as_bytes().starts_with(b"."));
     assert_eq!(hidden.count(), 0);
 }
+
+/// Runs a script in a mount namespace of its own; `s` is the program.
+fn in_namespace(s: &Sandbox, unshare: &[&str], store: &Path, script: &str) -> Ran {
+    let define = format!(
+        "set -e; s() {{ {} --root {} \"$@\"; }}\n",
+        env!("CARGO_BIN_EXE_shiplap"),
+        store.display()
+    );
+    let ran = Command::new("unshare")
+        .args(unshare)
+        .args(["--mount", "sh", "-c", &(define + script)])
+        .current_dir(s.dir.path())
+        .env("HOME", s.dir.path())
+        .env_remove("SHIPLAP_ROOT")
+        .output();
+    ran.unwrap().into()
+}
+
+#[test]
+fn images_are_mounted_and_stay_whole() {
+    let Some(s) = Sandbox::with_base("images_are_mounted_and_stay_whole") else {
+        return;
+    };
+    let probe = in_namespace(&s, &[], &s.store(), "mount -t tmpfs none /mnt");
+    if probe.code != Some(0) {
+        skip(
+            "images_are_mounted_and_stay_whole",
+            "nothing can be mounted here",
+        );
+        return;
+    }
+    rich(&s);
+    s.ok(&["unpack", "-q", "rich", "tree"]);
+    std::fs::create_dir(s.path("at")).unwrap();
+    let ran = in_namespace(
+        &s,
+        &[],
+        &s.store(),
+        "s mount -q rich at
+         cp -a at copied
+         if touch at/x; then exit 3; fi
+         s mount
+         s rmi rich base > out; s prune --all > out
+         cat at/hidden/new at/bin/busybox > out
+         if s umount tree; then exit 4; fi
+         exec 3< at/bin/busybox
+         if s umount at 2> busy; then exit 5; fi
+         exec 3<&-
+         s umount at; ls at",
+    );
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_same(&s.path("tree"), &s.path("copied"));
+    assert!(
+        ran.stdout.contains("rich") && ran.stdout.contains("/at\n"),
+        "{}",
+        ran.stdout
+    );
+    let busy = std::fs::read_to_string(s.path("busy")).unwrap();
+    assert!(busy.contains("--lazy"), "{busy}");
+    // What nothing is mounted of goes.
+    s.ok(&["prune", "--all"]);
+    let layers = std::fs::read_dir(s.store().join("layers")).unwrap();
+    let left: Vec<_> = layers.map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["by-diff-id"]);
+    assert_eq!(
+        std::fs::read_dir(s.store().join("attached"))
+            .unwrap()
+            .count(),
+        0
+    );
+
+    // To write to, at a place of the store's; nothing of it stays.
+    s.import_at(&s.store());
+    let ran = in_namespace(
+        &s,
+        &[],
+        &s.store(),
+        "d=$(s mount -q --writable base); echo new > $d/new; rm -r $d/etc; cat $d/new
+         s umount base; e=$(s mount -q base); ls $e; s umount --all; s mount --format json",
+    );
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(ran.stdout, "new\nbin\netc\nroot\ntmp\n[]\n");
+    // The namespace is gone, and with it the mount; its record goes too.
+    let ran = in_namespace(
+        &s,
+        &[],
+        &s.store(),
+        "s mount -q base at; s mount --format json",
+    );
+    assert!(ran.stdout.contains("\"image\": \"base\""), "{}", ran.stdout);
+    assert_eq!(s.ok(&["mount", "--format", "json"]), "[]");
+
+    // A plain user is told how; in a namespace of its own it works.
+    let user = |store: &str, script: &str| {
+        let define = format!("set -e; s() {{ mine/shiplap --root {store} \"$@\"; }}\n");
+        let ran = Command::new("setpriv")
+            .args(["--reuid", "12345", "--regid", "12345", "--clear-groups"])
+            .args(["sh", "-c", &(define + script)])
+            .current_dir(s.dir.path())
+            .env("HOME", s.path("mine"))
+            .output();
+        Ran::from(ran.unwrap())
+    };
+    std::fs::create_dir(s.path("mine")).unwrap();
+    std::fs::copy(env!("CARGO_BIN_EXE_shiplap"), s.path("mine/shiplap")).unwrap();
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(s.dir.path(), open).unwrap();
+    s.ok(&["copy", "-q", "base", "oci:mine/layout"]);
+    let chown = Command::new("chown")
+        .args(["-R", "12345"])
+        .arg(s.path("mine"))
+        .status();
+    assert!(chown.unwrap().success());
+    let ran = user("mine/one", "s mount oci:mine/layout at");
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("unshare"), "{}", ran.stderr);
+    let ran = user(
+        "mine/two",
+        "unshare --user --map-root-user --mount sh -c \
+         'mine/shiplap --root mine/two mount -q oci:mine/layout /mnt && ls /mnt && mine/shiplap --root mine/two umount /mnt'",
+    );
+    if ran.stderr.contains("unshare failed") {
+        skip(
+            "images_are_mounted_and_stay_whole",
+            "plain users have no user namespaces here",
+        );
+        return;
+    }
+    assert_eq!(ran.stdout, "/mnt\nbin\netc\nroot\ntmp\n", "{}", ran.stderr);
+}
