@@ -9,7 +9,7 @@ use crate::image::Descriptor;
 use crate::image::media_type::{Compression, Format};
 use crate::platform::Platform;
 use crate::reference::Reference;
-use crate::solve::Ran;
+use crate::solve::{Agent, Ran};
 
 /// A build, as asked for.
 #[derive(Debug, Clone)]
@@ -78,7 +78,7 @@ pub struct Request {
     /// `--secret`s.
     pub secrets: Vec<Secret>,
     /// Sockets of agents that `RUN --mount=type=ssh,id=` asks for, by id.
-    pub ssh: Vec<(String, PathBuf)>,
+    pub ssh: Vec<(String, Agent)>,
 }
 
 /// What a Dockerfile may ask for, because the user said so.

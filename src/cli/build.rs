@@ -4,20 +4,22 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 use shiplap::build;
 use shiplap::build::request::{Allow, Destination, Output, PullPolicy, Request, Secret};
 use shiplap::container::Isolation;
 use shiplap::graph::SOURCE_DATE_EPOCH;
 use shiplap::reference::Reference;
+use shiplap::solve::agent::Programs;
 
 use super::access::{RegistryArgs, Scope, Side};
 use super::cache_spec::CacheArgs;
 use super::call::{self, Call, What};
-use super::error::{Usage, located};
+use super::error::{Hinted, Usage, located};
 use super::results::{self, ResultArgs};
 use super::source::{SourceArgs, environment};
-use super::steps::StepArgs;
+use super::steps::{StepArgs, find_program};
 use super::{Format, ProgressArgs, Session, check, values};
 use crate::ui::output;
 
@@ -84,8 +86,10 @@ pub(super) struct BuildArgs {
     /// Secret for RUN --mount=type=secret: id=NAME[,src=FILE|,env=VARIABLE]
     #[arg(long, value_name = "SPEC", help_heading = "Steps")]
     secret: Vec<String>,
-    /// Agent for RUN --mount=type=ssh: default, or ID=SOCKET
-    #[arg(long, value_name = "ID[=SOCKET]", help_heading = "Steps")]
+    /// Agent for RUN --mount=type=ssh: default for the one that runs, or
+    /// ID=SOCKET, or ID=KEY[,KEY...] for one with the private keys in these
+    /// files
+    #[arg(long, value_name = "ID[=SOCKET|=KEY,...]", help_heading = "Steps")]
     ssh: Vec<String>,
 
     #[command(flatten)]
@@ -236,8 +240,9 @@ impl BuildArgs {
             .ssh
             .iter()
             .map(|text| {
-                values::ssh(text, agent.clone().map(PathBuf::from))
-                    .map_err(|e| Usage::error(format!("--ssh {text}: {e}")))
+                let agent = agent.clone().map(PathBuf::from);
+                values::ssh(text, agent, || openssh(variable))
+                    .with_context(|| format!("--ssh {text}"))
             })
             .collect::<anyhow::Result<_>>()?;
         let mut request = Request {
@@ -279,6 +284,22 @@ impl BuildArgs {
     }
 }
 
+/// The programs that keys in files take.
+fn openssh(variable: &dyn Fn(&str) -> Option<OsString>) -> anyhow::Result<Programs> {
+    let find = |name: &str| {
+        let hint = "install OpenSSH's client (Debian, Ubuntu: openssh-client), or give the socket \
+                    of an agent that runs elsewhere";
+        find_program(name, variable).ok_or_else(|| Hinted {
+            hint: hint.into(),
+            error: anyhow::anyhow!("keys in files take the program {name}, which is not installed"),
+        })
+    };
+    Ok(Programs {
+        agent: find("ssh-agent")?,
+        add: find("ssh-add")?,
+    })
+}
+
 /// Whether BuildKit's argument asks for a cache in the image.
 fn inline_cache(build_args: &[(String, String)]) -> bool {
     let argument = build_args.iter().rev();
@@ -312,6 +333,8 @@ mod tests {
     use shiplap::build::request::{OutputKind, SecretSource};
     use shiplap::container::Network;
     use shiplap::image::media_type::Compression;
+    use shiplap::solve::Agent;
+    use std::path::Path;
 
     #[derive(Debug, Parser)]
     struct Line {
@@ -409,7 +432,9 @@ mod tests {
         );
         assert!(r.rewrite_timestamp && r.push);
         assert_eq!(r.platforms.len(), 3);
-        assert_eq!(r.ssh, [("default".into(), PathBuf::from("/agent"))]);
+        assert!(
+            matches!(&r.ssh[..], [(id, Agent::Socket(path))] if id == "default" && path == Path::new("/agent"))
+        );
         assert_eq!(r.secrets[0].source, SecretSource::File("/f".into()));
     }
 

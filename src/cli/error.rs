@@ -24,6 +24,7 @@ use shiplap::dockerfile::span::Span;
 use shiplap::graph::PlanError;
 use shiplap::registry::{Failure, RegistryError};
 use shiplap::solve::StepError;
+use shiplap::solve::agent::KeyError;
 use shiplap::store::StoreError;
 use shiplap::transport::TransportError;
 
@@ -377,6 +378,9 @@ fn hints(error: &Error) -> Vec<String> {
                 hint("name it with -f FILE, or give another directory as the context");
             }
             _ => {}
+        }
+        if let Some(KeyError::Passphrase(_)) = cause.downcast_ref() {
+            hint("give the key to an agent with ssh-add, and the agent to the build with --ssh ID");
         }
         if let Some(OpenError::Directory { .. }) = cause.downcast_ref() {
             hint(

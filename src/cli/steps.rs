@@ -162,7 +162,11 @@ pub(super) fn installed_runtime(variable: &dyn Fn(&str) -> Option<OsString>) -> 
         .find_map(|name| find_program(name, variable))
 }
 
-fn find_program(name: &str, variable: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+/// A program on the PATH, or where systems have theirs.
+pub(super) fn find_program(
+    name: &str,
+    variable: &dyn Fn(&str) -> Option<OsString>,
+) -> Option<PathBuf> {
     let path = variable("PATH").unwrap_or_default();
     let own = std::env::split_paths(&path).filter(|d| d.is_absolute());
     let usual = ["/usr/sbin", "/usr/bin", "/sbin", "/usr/local/bin"].map(PathBuf::from);

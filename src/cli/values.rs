@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use shiplap::build::request::{Secret, SecretSource};
 use shiplap::container::Ulimit;
+use shiplap::solve::agent::{Agent, Programs};
 
 use super::error::Usage;
 use super::output_spec::csv;
@@ -197,14 +198,25 @@ pub(crate) fn secret(
     Ok(Secret { id, source })
 }
 
-/// `ID=SOCKET`, or `ID` alone for the agent that `agent` names.
-pub(crate) fn ssh(text: &str, agent: Option<PathBuf>) -> Result<(String, PathBuf), String> {
+/// `ID=SOCKET`, `ID=KEY[,KEY…]` with files, or `ID` alone for the agent that
+/// `agent` names. `programs` finds OpenSSH's.
+pub(crate) fn ssh(
+    text: &str,
+    agent: Option<PathBuf>,
+    programs: impl FnOnce() -> anyhow::Result<Programs>,
+) -> anyhow::Result<(String, Agent)> {
     match text.split_once('=') {
-        Some((id, path)) if !id.is_empty() && !path.is_empty() => Ok((id.into(), path.into())),
-        Some(_) => Err("it must be ID=SOCKET".into()),
+        Some((id, paths)) if !id.is_empty() && !paths.is_empty() => {
+            let paths: Vec<PathBuf> = paths.split(',').map(PathBuf::from).collect();
+            let agent = Agent::new(&paths, programs)?;
+            Ok((id.into(), agent))
+        }
+        Some(_) => Err(Usage::error("it must be ID=SOCKET or ID=KEY")),
         None => match agent {
-            Some(agent) => Ok((text.into(), agent)),
-            None => Err("no agent runs (SSH_AUTH_SOCK is not set); give ID=SOCKET".into()),
+            Some(agent) => Ok((text.into(), Agent::Socket(agent))),
+            None => Err(Usage::error(
+                "no agent runs (SSH_AUTH_SOCK is not set); give ID=SOCKET or ID=KEY",
+            )),
         },
     }
 }

@@ -167,7 +167,7 @@ impl Placed {
                 let (dir, name, path) = self.place(target, false)?;
                 let aside = self.clear(&dir, &name, &path)?;
                 if FileType::from_raw_mode(stat.st_mode) == FileType::Socket {
-                    let socket = super::relay::listen(dir.as_fd(), &name).tried(what())?;
+                    let socket = super::relay::listen(dir.as_fd(), &name, &stat).tried(what())?;
                     self.relays.push((socket, source));
                     return self.note(dir, name, path, Care::Loose, None, aside);
                 }

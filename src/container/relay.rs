@@ -8,16 +8,20 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{AtFlags, Mode};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Uid};
 
 use crate::sys::fs::proc_fd;
 use crate::sys::process;
 
-/// Makes a socket in `dir` that listens. Whoever reaches it may use it: the
-/// store lets nobody else in.
-pub(super) fn listen(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
+/// Makes a socket in `dir` that listens, with owner and mode of `like`.
+pub(super) fn listen(dir: BorrowedFd<'_>, name: &OsStr, like: &Stat) -> io::Result<OwnedFd> {
     let socket = UnixListener::bind(proc_fd(dir).join(name))?;
-    rustix::fs::chmodat(dir, name, Mode::from_raw_mode(0o666), AtFlags::empty())?;
+    let owner = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
+    // A process with one id can't give it away, and need not.
+    let _ = rustix::fs::chownat(dir, name, Some(owner.0), Some(owner.1), flags);
+    let mode = Mode::from_raw_mode(like.st_mode & 0o777);
+    rustix::fs::chmodat(dir, name, mode, AtFlags::empty())?;
     Ok(socket.into())
 }
 
@@ -51,7 +55,10 @@ pub(super) fn serve(relays: Vec<(OwnedFd, PathBuf)>) -> ! {
 
 /// Carries bytes both ways until one side has no more.
 fn talk(client: UnixStream, agent: &Path) -> io::Result<()> {
-    let agent = UnixStream::connect(agent)?;
+    // Its path may be longer than an address of a socket can be.
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let open = rustix::fs::open(agent, flags, Mode::empty())?;
+    let agent = UnixStream::connect(proc_fd(open.as_fd()))?;
     let mut buffer = vec![0; 16 << 10];
     loop {
         let mut polled = [

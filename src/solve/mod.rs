@@ -8,6 +8,7 @@
 //! Does not know where base images come from ([`Env::bases`] hands out images
 //! whose blobs are fetched when read) nor where the result goes.
 
+pub mod agent;
 mod cache;
 mod copying;
 mod image_dirs;
@@ -36,6 +37,7 @@ use crate::layer::{Change, Changes};
 use crate::snapshot::Merged;
 use crate::store::{LayerForm, Store, TempDir};
 
+pub use agent::Agent;
 use copying::Uses;
 pub use image_dirs::LayerDirs;
 use key::KeyBuilder;
@@ -104,8 +106,8 @@ pub struct Options {
     pub confinement: crate::container::Confinement,
     /// Secrets by id.
     pub secrets: BTreeMap<String, Secret>,
-    /// Agents' sockets by id.
-    pub ssh: BTreeMap<String, PathBuf>,
+    /// SSH agents by id.
+    pub ssh: BTreeMap<String, Agent>,
     /// RUN may ask for `--security=insecure`.
     pub allow_insecure: bool,
     /// RUN may ask for `--network=host` whatever `network` is.

@@ -336,6 +336,27 @@ pub fn die_with_parent() -> io::Result<()> {
     ))?)
 }
 
+/// Has the child of `command` die with the thread that starts it, whatever
+/// program it is: it gains no privileges by its file's bits, as those would undo
+/// that.
+pub fn tie(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let parent = std::process::id();
+    let tie = move || {
+        die_with_parent()?;
+        rustix::thread::set_no_new_privs(true)?;
+        let now = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+        match u32::try_from(now) == Ok(parent) {
+            true => Ok(()),
+            // It was gone before.
+            false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        }
+    };
+    // SAFETY: between fork and exec only system calls are made, and nothing is
+    // allocated.
+    unsafe { command.pre_exec(tie) };
+}
+
 /// Makes this process the parent of descendants whose parents end.
 pub fn adopt_orphans() -> io::Result<()> {
     // SAFETY: prctl with integers only.

@@ -178,10 +178,10 @@ fn an_agent_answers() {
     std::thread::spawn(move || {
         for client in listener.incoming() {
             let mut client = client.unwrap();
-            let mut asked = [0; 4];
+            let mut asked = [0; 5];
             client.read_exact(&mut asked).unwrap();
-            client.write_all(b"answer to ").unwrap();
-            client.write_all(&asked).unwrap();
+            assert_eq!(asked, [0, 0, 0, 1, 11]);
+            client.write_all(&[0, 0, 0, 5, 12, 0, 0, 0, 0]).unwrap();
         }
     });
     let marker = format!("96{}", std::process::id());
@@ -211,10 +211,16 @@ fn an_agent_answers() {
         || running(&format!("sleep\0{marker}")) && !path().is_empty()
     ));
     let mut client = UnixStream::connect(path()).unwrap();
-    client.write_all(b"ping").unwrap();
-    let mut answer = [0; 14];
-    client.read_exact(&mut answer).unwrap();
-    assert_eq!(&answer, b"answer to ping");
+    // What may not be asked for, and what may.
+    for (kind, expected) in [
+        (19, &[0, 0, 0, 1, 5][..]),
+        (11, &[0, 0, 0, 5, 12, 0, 0, 0, 0]),
+    ] {
+        client.write_all(&[0, 0, 0, 1, kind]).unwrap();
+        let mut answer = vec![0; expected.len()];
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, expected);
+    }
     drop(client);
     child.kill().unwrap();
     child.wait().unwrap();

@@ -25,6 +25,7 @@ mod reshape;
 mod run;
 mod rungs;
 mod sandbox;
+mod ssh;
 mod store;
 mod straight;
 mod takeout;

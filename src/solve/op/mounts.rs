@@ -8,11 +8,12 @@
 //! | cache | a directory of the store that outlives the build |
 //! | tmpfs | memory |
 //! | secret | a file in memory, or a variable |
-//! | ssh | the agent's socket |
+//! | ssh | a socket whose other end asks the agent, for lists and signatures only |
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::super::agent::Proxy;
 use super::super::key::KeyBuilder;
 use super::super::{Imported, Solver, StepError};
 use crate::container::{Executor, Mount, MountKind, RootKind};
@@ -35,6 +36,8 @@ pub(super) struct Mounts {
     scratch: Vec<NewLayer>,
     /// Locks on cache directories.
     locks: Vec<Lock>,
+    /// What answers in the place of agents.
+    proxies: Vec<Proxy>,
 }
 
 /// Adds what the command can see of its mounts.
@@ -348,7 +351,7 @@ impl Mounts {
         ssh: &Ssh,
         environment: &mut Vec<(String, String)>,
     ) -> Result<(), StepError> {
-        let Some(socket) = solver.env.options.ssh.get(&ssh.id) else {
+        let Some(agent) = solver.env.options.ssh.get(&ssh.id) else {
             if ssh.required {
                 return Err(StepError::Refused {
                     message: format!("the SSH agent {:?} is required and was not given", ssh.id),
@@ -366,14 +369,21 @@ impl Mounts {
             "SSH_AUTH_SOCK".into(),
             target.to_string_lossy().into_owned(),
         ));
+        let own = (
+            ssh.mode.unwrap_or(0o600),
+            ssh.uid.unwrap_or(0),
+            ssh.gid.unwrap_or(0),
+        );
+        let proxy = Proxy::new(agent, own, solver.env.store)?;
         self.specs.push(Mount {
             target,
             kind: MountKind::Bind {
-                source: socket.clone(),
+                source: proxy.path(),
                 subpath: None,
                 read_only: false,
             },
         });
+        self.proxies.push(proxy);
         Ok(())
     }
 }
