@@ -41,7 +41,7 @@ pub(crate) fn lines(text: &str) -> String {
 
 /// Control characters, line and paragraph separators, and the marks that
 /// reorder what stands around them.
-pub(super) fn is_dangerous(c: char) -> bool {
+pub(crate) fn is_dangerous(c: char) -> bool {
     c.is_control()
         || matches!(
             c,

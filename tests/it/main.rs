@@ -10,6 +10,7 @@ mod compression;
 mod confine;
 mod copy;
 mod errors;
+mod explore;
 mod hostile_layers;
 mod housekeeping;
 mod messages;

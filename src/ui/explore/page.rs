@@ -43,7 +43,7 @@ pub(crate) fn page(outline: &Outline, contents: &Contents) -> serde_json::Result
             .map(|layer| walk.changes(contents, layer))
             .collect(),
     };
-    let data = serde_json::to_string(&data)?.replace('<', "\\u003c");
+    let data = harmless(&serde_json::to_string(&data)?);
     let name = html(&outline.name);
     let mut page = String::with_capacity(data.len() + (64 << 10));
     page.push_str("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
@@ -69,6 +69,21 @@ pub(crate) fn page(outline: &Outline, contents: &Contents) -> serde_json::Result
         "</script>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
     ));
     Ok(page)
+}
+
+/// JSON that can't end the element it is in, and in which nothing turns the
+/// direction of writing. What is replaced is only in strings.
+fn harmless(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            c if c == '<' || escape::is_dangerous(c) => {
+                out.push_str(&format!("\\u{:04x}", u32::from(c)));
+            }
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// A script or a style in a content security policy.

@@ -119,10 +119,10 @@ pub(crate) struct Wanted<'a> {
     pub(crate) open: &'a [bool],
 }
 
-/// The lines, and how many entries they would be with all unfolded.
+/// The lines, and how many entries are wanted, those that only lead there not
+/// counted.
 pub(crate) fn rows(tree: &Tree, view: &View, wanted: &Wanted<'_>) -> (Vec<Row>, usize) {
-    let shown = shown(tree, view, wanted);
-    let count = shown.iter().skip(1).filter(|s| **s).count();
+    let (shown, count) = shown(tree, view, wanted);
     let mut rows = Vec::new();
     let mut todo = Vec::new();
     let mut children = Vec::new();
@@ -145,25 +145,31 @@ pub(crate) fn rows(tree: &Tree, view: &View, wanted: &Wanted<'_>) -> (Vec<Row>, 
     (rows, count)
 }
 
-/// By number of node: whether it is wanted, or leads to what is.
-fn shown(tree: &Tree, view: &View, wanted: &Wanted<'_>) -> Vec<bool> {
+/// By number of node: whether it is wanted, or leads to what is. And how many
+/// are wanted.
+fn shown(tree: &Tree, view: &View, wanted: &Wanted<'_>) -> (Vec<bool>, usize) {
     let changes = wanted.only_changes && view.has_marks();
     let mut shown: Vec<bool> = tree
         .nodes()
         .map(|node| view.shows(tree, node) && !(changes && view.mark(node) == Mark::None))
         .collect();
     let Some(filter) = wanted.filter else {
-        return shown;
+        let count = shown.iter().skip(1).filter(|s| **s).count();
+        return (shown, count);
     };
     // One path is written at a time, so that long ones in deep trees cost no
     // more than they are long.
     let mut path = Vec::new();
     let mut todo: Vec<(NodeId, usize)> = vec![(Tree::ROOT, 0)];
     let mut hits = vec![false; shown.len()];
+    let mut count = 0;
     while let Some((node, begins)) = todo.pop() {
         path.truncate(begins);
         path.extend_from_slice(tree.name(node));
-        hits[node.index()] = node != Tree::ROOT && filter.matches(&path);
+        if node != Tree::ROOT && filter.matches(&path) {
+            hits[node.index()] = true;
+            count += 1;
+        }
         if !tree.children(node).is_empty() {
             if node != Tree::ROOT {
                 path.push(b'/');
@@ -179,5 +185,5 @@ fn shown(tree: &Tree, view: &View, wanted: &Wanted<'_>) -> Vec<bool> {
             hits[parent.index()] = true;
         }
     }
-    shown
+    (shown, count)
 }

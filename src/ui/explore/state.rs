@@ -109,7 +109,7 @@ pub(crate) struct State {
     pub(crate) quit: bool,
     pub(crate) view: View,
     pub(crate) rows: Vec<Row>,
-    /// Entries that [`rows`](Self::rows) would have with all unfolded.
+    /// Entries that are wanted, folded away or not.
     pub(crate) count: usize,
     /// By number of node.
     open: Vec<bool>,
