@@ -31,6 +31,11 @@ pub enum BuildError {
     /// The request can't be met as it is.
     #[error("{0}")]
     Input(String),
+    /// There is a command to run, and [`Request::without_run`] says no.
+    ///
+    /// [`Request::without_run`]: super::Request::without_run
+    #[error("the image takes a RUN step, and this process is not prepared for that")]
+    WouldRun,
     /// The context can't be had.
     #[error(transparent)]
     Context(#[from] OpenError),

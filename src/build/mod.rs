@@ -96,6 +96,10 @@ pub fn build(
         graphs,
         _kept,
     } = prepared?;
+    let runs = |step: &Step| matches!(step.op, graph::Op::Run(_));
+    if request.without_run && graphs.iter().flat_map(|g| &g.steps).any(runs) {
+        return Err(BuildError::WouldRun);
+    }
     let (seconds, nanos) = now();
     let epoch = graphs.iter().find_map(|g| g.source_date_epoch);
     let seal = seal_options(request, epoch);

@@ -69,6 +69,10 @@ pub struct Request {
     pub annotations: Vec<Annotation>,
     /// No mtime later than `SOURCE_DATE_EPOCH` stays in new layers.
     pub rewrite_timestamp: bool,
+    /// A build that has a RUN step ends with
+    /// [`BuildError::WouldRun`](super::BuildError::WouldRun) before anything is
+    /// made: for a process that would move elsewhere first.
+    pub without_run: bool,
     /// How RUN steps are isolated.
     pub isolation: Isolation,
     /// What their root filesystems are made of; `None` is what works best.

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use shiplap::build;
 use shiplap::build::request::{Allow, Destination, Output, PullPolicy, Request, Secret};
+use shiplap::build::{self, BuildError};
 use shiplap::container::Isolation;
 use shiplap::graph::SOURCE_DATE_EPOCH;
 use shiplap::reference::Reference;
@@ -20,7 +20,7 @@ use super::error::{Hinted, Usage, located};
 use super::results::{self, ResultArgs};
 use super::source::{SourceArgs, environment};
 use super::steps::{StepArgs, find_program};
-use super::{Format, ProgressArgs, Session, check, values};
+use super::{Format, ProgressArgs, Session, check, start, values};
 use crate::ui::output;
 
 const EXAMPLES: &str = "\
@@ -162,7 +162,8 @@ impl BuildArgs {
     }
 
     fn build(&self, session: &Session) -> anyhow::Result<()> {
-        let request = self.request(&environment)?;
+        let mut request = self.request(&environment)?;
+        request.without_run = !session.started.may_run;
         let names = request.outputs.iter().flat_map(|o| &o.names);
         let registries: Vec<&str> = names
             .chain(&request.tags)
@@ -181,8 +182,14 @@ impl BuildArgs {
         let mut tools = session.tools(client)?;
         tools.resolv_conf = self.steps.resolv_conf(&tools.resolv_conf);
         let ui = session.ui(&self.progress)?;
-        let built = build::build(&request, &tools, &ui.events(), &cancel).map_err(located);
+        let built = build::build(&request, &tools, &ui.events(), &cancel);
         drop(ui);
+        if matches!(built, Err(BuildError::WouldRun)) {
+            // The store is closed first: nobody else will.
+            drop(tools);
+            return Err(start::again().into());
+        }
+        let built = built.map_err(located);
         // Scratch trees go when all is shown; what can't be removed now is
         // removed by the next build.
         let _ = tools.store.empty_trash();

@@ -104,6 +104,9 @@ struct Global {
     #[arg(short, long, action = clap::ArgAction::Count)]
     #[arg(help_heading = "Global options")]
     verbose: u8,
+    /// Said by a build to itself: there will be a RUN step
+    #[arg(long, hide = true)]
+    will_run: bool,
 }
 
 /// How much is logged.

@@ -86,6 +86,7 @@ impl SourceArgs {
             format: shiplap::image::media_type::Format::Oci,
             annotations: Vec::new(),
             rewrite_timestamp: false,
+            without_run: false,
             isolation: Isolation::Auto,
             root_kind: None,
             runtime: None,

@@ -1,8 +1,10 @@
 //! RUN and what the other instructions do to it.
 
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
-use crate::sandbox::{Sandbox, eventually};
+use crate::sandbox::{Ran, Sandbox, eventually};
 
 #[test]
 fn instructions_reach_the_command() {
@@ -225,4 +227,58 @@ fn more_layers_than_an_overlay_takes() {
     let context = s.context("ctx", &[("Dockerfile", &text), ("low", "from below\n")]);
     let seen = s.file_of(&context, &[], "seen");
     assert_eq!(seen, "from below\n500\n0\n600\n");
+}
+
+#[test]
+fn a_run_of_the_bases_is_isolated_as_any_other() {
+    const NOBODY_ELSE: u32 = 64_125;
+    let Some(s) = Sandbox::with_base("a_run_of_the_bases_is_isolated_as_any_other") else {
+        return;
+    };
+    let open = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    open(s.dir.path(), 0o755);
+    open(&s.path("base.tar"), 0o644);
+    let program = s.path("program");
+    std::fs::copy(env!("CARGO_BIN_EXE_shiplap"), &program).unwrap();
+    let trigger = "FROM base\nONBUILD RUN echo pid $$ uid $(id -u)\n";
+    let parent = s.context("parent", &[("Dockerfile", trigger)]);
+    // The file beside the context is read, and has no RUN.
+    let child = s.context("child", &[("Dockerfile", "FROM parent\nENV A=1\n")]);
+    let base = s.path("base.tar");
+    for uid in [0, NOBODY_ELSE] {
+        let home = s.path(&format!("home{uid}"));
+        std::fs::create_dir(&home).unwrap();
+        std::os::unix::fs::chown(&home, Some(uid), Some(uid)).unwrap();
+        let run = |args: &[&str], stdin: Stdio| -> Ran {
+            let mut command = std::process::Command::new(&program);
+            command
+                .uid(uid)
+                .gid(uid)
+                .current_dir(&home)
+                .env("HOME", &home);
+            command.arg("--root").arg(home.join("store")).args(args);
+            let ran: Ran = command.stdin(stdin).output().unwrap().into();
+            assert_eq!(ran.code, Some(0), "{uid} {args:?}: {}", ran.stderr);
+            ran
+        };
+        run(&["import", base.to_str().unwrap(), "base"], Stdio::null());
+        run(&["build", "-t", "parent", &parent], Stdio::null());
+        let ran = run(
+            &["build", "--progress=plain", "-t", "child", &child],
+            Stdio::null(),
+        );
+        assert!(ran.stderr.contains("pid 1 uid 0"), "{uid}: {}", ran.stderr);
+        // What is read once only is not read twice.
+        let mut tar = tar::Builder::new(std::fs::File::create(s.path("context.tar")).unwrap());
+        tar.append_dir_all(".", &child).unwrap();
+        drop(tar.into_inner().unwrap());
+        let file = format!("{child}/Dockerfile");
+        let stdin = std::fs::File::open(s.path("context.tar")).unwrap().into();
+        let args = ["build", "--progress=plain", "--no-cache", "-f", &file, "-"];
+        assert!(run(&args, stdin).stderr.contains("pid 1 uid 0"));
+        let left = std::fs::read_dir(home.join("store/tmp")).unwrap().count();
+        assert_eq!(left, 0, "{uid}");
+    }
 }
