@@ -133,7 +133,7 @@ fn file_name(file: &Path) -> String {
 const BASE: &str = "image";
 
 /// The config of an empty image with `changes`, each one instruction.
-fn changed(changes: &[String], platform: Platform) -> anyhow::Result<ImageConfig> {
+pub(super) fn changed(changes: &[String], platform: Platform) -> anyhow::Result<ImageConfig> {
     let (graph, file) = planned(None, changes, &platform)?;
     let mut config = graph.config;
     // What an empty image is given is not said of a root filesystem.

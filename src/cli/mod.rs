@@ -5,6 +5,7 @@
 
 mod access;
 mod annotations;
+mod append;
 mod archives;
 mod attach;
 mod blob;
@@ -13,6 +14,7 @@ mod cache;
 mod cache_spec;
 mod call;
 mod check;
+mod convert;
 mod copy;
 mod debug;
 mod delete;
@@ -34,10 +36,12 @@ mod login;
 mod logout;
 mod manifest;
 mod mount;
+mod mutate;
 mod output_spec;
 mod prune;
 mod pull;
 mod push;
+mod rebase;
 mod referrers;
 mod repack;
 mod reshape;
@@ -48,7 +52,9 @@ pub(crate) mod signals;
 mod source;
 mod start;
 mod steps;
+mod strip;
 mod tags;
+mod timestamp;
 mod transfer;
 mod unpack;
 mod values;
@@ -153,6 +159,13 @@ enum Command {
     Flatten(Box<flatten::FlattenArgs>),
     Squash(Box<flatten::SquashArgs>),
     Explore(explore::ExploreArgs),
+    Append(Box<append::AppendArgs>),
+    Rebase(Box<rebase::RebaseArgs>),
+    Mutate(Box<mutate::MutateArgs>),
+    Recompress(Box<convert::RecompressArgs>),
+    Convert(Box<convert::ConvertArgs>),
+    Timestamp(Box<timestamp::TimestampArgs>),
+    Strip(Box<strip::StripArgs>),
     Import(import::ImportArgs),
     Load(archives::LoadArgs),
     Save(archives::SaveArgs),
@@ -204,6 +217,13 @@ impl Command {
             Self::Flatten(args) => args.run(session),
             Self::Squash(args) => args.run(session),
             Self::Explore(args) => args.run(session),
+            Self::Append(args) => args.run(session),
+            Self::Rebase(args) => args.run(session),
+            Self::Mutate(args) => args.run(session),
+            Self::Recompress(args) => args.run(session),
+            Self::Convert(args) => args.run(session),
+            Self::Timestamp(args) => args.run(session),
+            Self::Strip(args) => args.run(session),
             Self::Import(args) => args.run(session),
             Self::Export(args) => args.run(session),
             Self::Mount(args) => args.run(session),

@@ -6,22 +6,25 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 use serde_json::json;
-use shiplap::event::{Cancel, Outcome};
-use shiplap::image::media_type::{Compression, Format as Family};
+use shiplap::event::{Cancel, Events, Outcome};
+use shiplap::image::media_type::{self, Compression, Format as Family};
 use shiplap::image::{BlobSink, BlobSource, Descriptor, Image};
 use shiplap::layer::pipeline::SealOptions;
-use shiplap::mutate::{MutateError, NewBlobs};
+use shiplap::mutate::{MutateError, NewBlobs, Places};
 use shiplap::platform::Platform;
 use shiplap::reference::Reference;
+use shiplap::registry::Client;
 use shiplap::store::Store;
 use shiplap::transport::endpoint::Endpoints;
 use shiplap::transport::reshape::reshape;
 use shiplap::transport::scratch::{Kept, Scratch};
-use shiplap::transport::{self, CopyOptions, FirstOf, Location, Selection, TransportError};
+use shiplap::transport::{
+    self, CopyOptions, Location, Plan, Recompress, Rewrite, Selection, Source, TransportError,
+};
 
 use super::access::{RegistryArgs, Scope};
 use super::error::Usage;
-use super::{Format, ProgressArgs, Session, image, output_spec, transfer};
+use super::{Format, ProgressArgs, Session, image, output_spec, transfer, values};
 use crate::ui::output;
 
 /// The image, and where the new one goes.
@@ -135,7 +138,7 @@ impl ReshapeArgs {
         };
         let new = NewBlobs {
             sink,
-            blobs: Arc::new(FirstOf(vec![made, Arc::new(old)])),
+            blobs: Arc::new(Places::new(vec![made, Arc::new(old)])),
             seal: SealOptions {
                 level: layers.and_then(|l| l.compression_level),
                 ..SealOptions::default()
@@ -168,22 +171,80 @@ impl ReshapeArgs {
         let reshaped = reshaped
             .map_err(|Failed(error)| error)
             .with_context(|| format!("can't {verb} {}", self.image))?;
-        let registry = transfer::registry_of(&to);
+        let options = CopyOptions::default();
+        let copied = self.write(&store, &reshaped.source, &to, &options, &events, &cancel)?;
+        drop(ui);
+        show(form, is_stream, &to, &copied, &reshaped.images)
+    }
+
+    /// Copies the image, or each of several, in another form.
+    pub(super) fn copy(
+        &self,
+        session: &Session,
+        verb: &str,
+        form: Format,
+        format: Option<Family>,
+        recompress: Option<Recompress>,
+    ) -> anyhow::Result<()> {
+        let cancel = session.interrupts.cancel();
+        let store = session.store()?;
+        let opened = image::open(session, &store, &self.registry, &self.image)?;
+        let to = self.destination(&opened.location, &store)?;
+        let is_stream = transfer::is_stream(&to)?;
+        let options = CopyOptions {
+            selection: transfer::selection(self.platform.as_slice(), true, Selection::All),
+            format,
+            recompress,
+            ..CopyOptions::default()
+        };
+        let ui = session.ui(&self.progress)?;
+        let copied = self
+            .write(&store, &opened.source, &to, &options, &ui.events(), &cancel)
+            .with_context(|| format!("can't {verb} {}", self.image))?;
+        drop(ui);
+        let images = match (form, is_stream) {
+            (Format::Json, false) => {
+                let client = self.client(&to, &cancel)?;
+                let ends = Endpoints {
+                    client: &client,
+                    store: Some(&store),
+                };
+                images(&ends.open(&to)?, &copied)?
+            }
+            _ => Vec::new(),
+        };
+        show(form, is_stream, &to, &copied, &images)
+    }
+
+    fn client(&self, to: &Location, cancel: &Cancel) -> anyhow::Result<Client> {
+        let registry = transfer::registry_of(to);
         let scope = Scope::Registries(registry.as_slice());
-        let client = self.registry.client(scope, cancel.clone())?;
+        self.registry.client(scope, cancel.clone())
+    }
+
+    /// Puts an image where it shall be.
+    fn write(
+        &self,
+        store: &Store,
+        source: &Source,
+        to: &Location,
+        options: &CopyOptions,
+        events: &Events,
+        cancel: &Cancel,
+    ) -> anyhow::Result<Descriptor> {
+        let client = self.client(to, cancel)?;
         let ends = Endpoints {
             client: &client,
-            store: Some(&store),
+            store: Some(store),
         };
-        let destination = ends.create(&to, || Box::new(io::stdout()))?;
-        let options = CopyOptions::default();
-        let copied = transport::copy(&reshaped.source, &*destination, &options, &events, &cancel)?;
-        drop(ui);
-        match (is_stream, form) {
-            (true, _) => Ok(()),
-            (false, Format::Text) => output::result(&format!("{}\n", copied.digest)),
-            (false, Format::Json) => output::json(&report(&to, &copied, &reshaped.images)),
-        }
+        let destination = ends.create(to, || Box::new(io::stdout()))?;
+        Ok(transport::copy(
+            source,
+            &*destination,
+            options,
+            events,
+            cancel,
+        )?)
     }
 
     /// Where the new image goes. The old one keeps its name unless it was
@@ -238,6 +299,38 @@ fn is_remote(location: &Location, store: &Store) -> bool {
         Location::Name(name) => store.find(name).is_err(),
         _ => false,
     }
+}
+
+fn show(
+    form: Format,
+    is_stream: bool,
+    to: &Location,
+    copied: &Descriptor,
+    images: &[Image],
+) -> anyhow::Result<()> {
+    match (is_stream, form) {
+        (true, _) => Ok(()),
+        (false, Format::Text) => output::result(&format!("{}\n", copied.digest)),
+        (false, Format::Json) => output::json(&report(to, copied, images)),
+    }
+}
+
+/// The images of what was copied.
+fn images(source: &Source, copied: &Descriptor) -> anyhow::Result<Vec<Image>> {
+    let plan = Plan::make(source, &Selection::All, &Rewrite::default())?;
+    anyhow::ensure!(
+        plan.root.digest == copied.digest,
+        "it has been replaced meanwhile"
+    );
+    let mut images = Vec::new();
+    for (descriptor, bytes) in plan.manifests {
+        if media_type::is_manifest(&descriptor.media_type)
+            && let Ok(image) = Image::load(descriptor, bytes, Arc::clone(&source.blobs))
+        {
+            images.push(image);
+        }
+    }
+    Ok(images)
 }
 
 /// What was made, for programs.
@@ -299,4 +392,14 @@ impl<R: Read> Read for WatchedReader<R> {
         }
         self.inner.read(buffer)
     }
+}
+/// The time of what is made now: SOURCE_DATE_EPOCH, else the clock's.
+pub(super) fn now() -> anyhow::Result<String> {
+    let epoch = values::source_date_epoch(std::env::var_os("SOURCE_DATE_EPOCH"))?;
+    let time = match epoch {
+        Some(seconds) => jiff::Timestamp::from_second(seconds)
+            .map_err(|e| Usage::error(format!("SOURCE_DATE_EPOCH: {e}")))?,
+        None => jiff::Timestamp::now(),
+    };
+    Ok(time.to_string())
 }

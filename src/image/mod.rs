@@ -66,6 +66,44 @@ pub trait BlobWriter: Write + Send {
     fn commit(self: Box<Self>, digest: &Digest) -> io::Result<()>;
 }
 
+/// Reads from the first of several places that has the blob.
+pub struct FirstOf(pub Vec<Arc<dyn BlobSource>>);
+
+impl std::fmt::Debug for FirstOf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FirstOf({})", self.0.len())
+    }
+}
+
+impl BlobSource for FirstOf {
+    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
+        let mut last = None;
+        for source in &self.0 {
+            match source.open(descriptor) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => last = Some(e),
+                result => return result,
+            }
+        }
+        Err(last.unwrap_or_else(|| nothing_has(descriptor)))
+    }
+
+    fn open_from(&self, d: &Descriptor, offset: u64) -> io::Result<Option<PartReader>> {
+        let mut last = None;
+        for source in &self.0 {
+            match source.open_from(d, offset) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => last = Some(e),
+                result => return result,
+            }
+        }
+        Err(last.unwrap_or_else(|| nothing_has(d)))
+    }
+}
+
+fn nothing_has(descriptor: &Descriptor) -> io::Error {
+    let text = format!("nothing has {}", descriptor.digest);
+    io::Error::new(io::ErrorKind::NotFound, text)
+}
+
 /// Reads a whole small blob (a manifest or a config) into memory.
 ///
 /// # Errors

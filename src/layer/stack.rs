@@ -132,6 +132,8 @@ pub struct Stack {
 pub enum Applied {
     /// It put something here.
     Put(NameId),
+    /// It gave what has the second name the first name too.
+    Linked(NameId, NameId),
     /// It removed what lower layers have of this name in this directory.
     Removed(NameId, OsString),
     /// It removed what lower layers have in this directory.
@@ -201,7 +203,7 @@ impl Stack {
     /// When an unpacker would refuse it.
     pub fn apply(&mut self, item: &Item) -> Result<Applied, StackError> {
         let done = match item {
-            Item::Put(entry) => self.put(entry).map(Applied::Put),
+            Item::Put(entry) => self.put(entry),
             Item::Whiteout(path) => self.whiteout(path),
             Item::Opaque(path) => self.opaque(path),
         };
@@ -249,7 +251,7 @@ impl Stack {
         self.dir(dir)?.children.get(name.as_bytes()).copied()
     }
 
-    fn put(&mut self, entry: &Entry) -> Result<NameId, String> {
+    fn put(&mut self, entry: &Entry) -> Result<Applied, String> {
         let origin = self.origin();
         let layer = self.layer;
         let stated = |entry: &Entry| Some((origin, entry.meta.clone()));
@@ -260,7 +262,7 @@ impl Stack {
             if let What::Dir(dir) = &mut root.what {
                 dir.stated = stated(entry);
             }
-            return Ok(ROOT);
+            return Ok(Applied::Put(ROOT));
         };
         let parent = self.make(parent)?;
         let link = match &entry.kind {
@@ -273,14 +275,14 @@ impl Stack {
                 if let Some(dir) = self.dir_mut(id) {
                     dir.stated = stated(entry);
                 }
-                return Ok(id);
+                return Ok(Applied::Put(id));
             }
             Kind::Hardlink { target } => {
-                let id = self.hard_link(parent, name, target)?;
+                let (id, target) = self.hard_link(parent, name, target)?;
                 if self.split.is_some() {
                     self.linked.insert(id, entry.meta.clone());
                 }
-                return Ok(id);
+                return Ok(Applied::Linked(id, target));
             }
             Kind::Char { major: 0, minor: 0 } => {
                 return Err(
@@ -295,10 +297,15 @@ impl Stack {
         };
         let node = NodeId(u32::try_from(self.nodes.len()).map_err(|_| too_many())?);
         self.nodes.push(Node { origin, link });
-        self.add(parent, name, What::Node(node))
+        self.add(parent, name, What::Node(node)).map(Applied::Put)
     }
 
-    fn hard_link(&mut self, parent: NameId, name: &OsStr, target: &Path) -> Result<NameId, String> {
+    fn hard_link(
+        &mut self,
+        parent: NameId,
+        name: &OsStr,
+        target: &Path,
+    ) -> Result<(NameId, NameId), String> {
         let text = target.as_os_str().as_bytes().escape_ascii();
         let missing = |reason: &str| Err(format!("its target {text} {reason}"));
         let (Some(target_name), Some(target_parent)) = (target.file_name(), target.parent()) else {
@@ -322,7 +329,7 @@ impl Stack {
         if place.is_some_and(|place| self.is_below(found, place)) {
             return missing("does not exist");
         }
-        self.add(parent, name, What::Node(node))
+        Ok((self.add(parent, name, What::Node(node))?, found))
     }
 
     fn is_below(&self, mut id: NameId, above: NameId) -> bool {
@@ -514,6 +521,15 @@ impl Stack {
         }
         parts.reverse();
         OsString::from_vec(parts.join(&b'/')).into()
+    }
+
+    /// What is at `path`, in which no link is followed.
+    pub fn at(&self, path: &Path) -> Option<NameId> {
+        let mut here = ROOT;
+        for part in path.iter() {
+            here = self.child(here, part)?;
+        }
+        Some(here)
     }
 
     /// The directory that a name is in; the root is in itself.

@@ -8,6 +8,11 @@
 //! | function | what it makes |
 //! |---|---|
 //! | [`flatten`](flatten::flatten) | one layer of several |
+//! | [`append`](append::append), [`append_tar`](append::append_tar) | one layer more |
+//! | [`rebase`](rebase::rebase) | the same on another base |
+//! | [`edit`](config::edit) | another config |
+//! | [`clamp`](time::clamp) | no time after an instant |
+//! | [`hide`](strip::hide), [`purge`](strip::purge) | without some files |
 //!
 //! # History
 //! A history says the truth afterwards: as many entries that made a layer as
@@ -16,16 +21,21 @@
 //! # Specification
 //! image-spec `manifest.md`, `config.md`.
 
+pub mod append;
+pub mod config;
 pub mod flatten;
 pub mod history;
+pub mod rebase;
+pub mod strip;
+pub mod time;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::image::media_type::{self, Compression, Format};
 use crate::image::{
-    BlobSink, BlobSource, Descriptor, Image, ImageConfig, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES,
-    Manifest,
+    BlobSink, BlobSource, Descriptor, FirstOf, Image, ImageConfig, MAX_CONFIG_BYTES,
+    MAX_MANIFEST_BYTES, Manifest,
 };
 use crate::layer::merge::{LayerBlob, MergeError};
 use crate::layer::pipeline::{SealError, SealOptions, Sealed};
@@ -40,7 +50,7 @@ pub struct NewBlobs {
     /// Takes them.
     pub sink: Arc<dyn BlobSink>,
     /// Reads what the sink has, and everything that the images before have.
-    pub blobs: Arc<dyn BlobSource>,
+    pub blobs: Arc<Places>,
     /// How layers are made; the form is the image's own.
     pub seal: SealOptions,
     /// How layers are compressed; like the image's last one when `None`.
@@ -67,6 +77,15 @@ impl NewBlobs {
         }
     }
 
+    /// How to write a layer of `image` anew: in the form it has.
+    fn seal_like(&self, image: &Image, layer: &LayerBlob) -> SealOptions {
+        let own = media_type::layer_compression(&layer.blob.media_type);
+        SealOptions {
+            compression: self.compression.or(own).unwrap_or(Compression::Gzip),
+            ..self.seal_for(image)
+        }
+    }
+
     /// Puts a document into the sink.
     ///
     /// # Errors
@@ -78,6 +97,35 @@ impl NewBlobs {
         let mut writer = self.sink.create()?;
         writer.write_all(bytes)?;
         writer.commit(&descriptor.digest)
+    }
+}
+
+/// Places that have blobs, of which more may become known.
+pub struct Places(Mutex<Vec<Arc<dyn BlobSource>>>);
+
+impl std::fmt::Debug for Places {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Places")
+    }
+}
+
+impl Places {
+    /// Begins with `places`; the first that has a blob is asked for it.
+    pub fn new(places: Vec<Arc<dyn BlobSource>>) -> Self {
+        Self(Mutex::new(places))
+    }
+
+    fn add(&self, place: Arc<dyn BlobSource>) {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        places.push(place);
+    }
+}
+
+impl BlobSource for Places {
+    fn open(&self, d: &Descriptor) -> io::Result<Box<dyn io::Read + Send>> {
+        let places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = FirstOf(places.clone());
+        places.open(d)
     }
 }
 
@@ -96,6 +144,9 @@ pub enum MutateError {
     /// An entry can't be part of a layer.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// A blob or an archive can't be read.
+    #[error("can't read what the new layer is made of")]
+    Read(#[source] io::Error),
     /// The new documents can't be stored.
     #[error("can't store the new image")]
     Store(#[source] io::Error),
@@ -167,7 +218,7 @@ impl<'a> Draft<'a> {
             manifest: self.manifest,
             config_bytes,
             config: self.config,
-            blobs: Arc::clone(&new.blobs),
+            blobs: Arc::clone(&new.blobs) as _,
         })
     }
 }

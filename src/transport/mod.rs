@@ -46,6 +46,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use crate::image::FirstOf;
 pub use convert::Recompress;
 pub use copy::{CopyOptions, Destination, Fate, Preview, copy, copy_all, copy_to_each, preview};
 pub use location::{Location, LocationError};
@@ -53,7 +54,7 @@ pub use plan::{Plan, Rewrite, Selection};
 pub use tar_out::Output;
 
 use crate::digest::Digest;
-use crate::image::{BlobSource, Descriptor, Document, Image, ImageError, PartReader, media_type};
+use crate::image::{BlobSource, Descriptor, Document, Image, ImageError, media_type};
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::{RegistryError, Repository};
@@ -164,44 +165,6 @@ impl Source {
         self.repositories = repositories;
         self
     }
-}
-
-/// Reads from the first of several places that has the blob.
-pub struct FirstOf(pub Vec<Arc<dyn BlobSource>>);
-
-impl std::fmt::Debug for FirstOf {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "FirstOf({})", self.0.len())
-    }
-}
-
-impl BlobSource for FirstOf {
-    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn io::Read + Send>> {
-        let mut last = None;
-        for source in &self.0 {
-            match source.open(descriptor) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => last = Some(e),
-                result => return result,
-            }
-        }
-        Err(last.unwrap_or_else(|| nothing_has(descriptor)))
-    }
-
-    fn open_from(&self, d: &Descriptor, offset: u64) -> io::Result<Option<PartReader>> {
-        let mut last = None;
-        for source in &self.0 {
-            match source.open_from(d, offset) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => last = Some(e),
-                result => return result,
-            }
-        }
-        Err(last.unwrap_or_else(|| nothing_has(d)))
-    }
-}
-
-fn nothing_has(descriptor: &Descriptor) -> io::Error {
-    let text = format!("nothing has {}", descriptor.digest);
-    io::Error::new(io::ErrorKind::NotFound, text)
 }
 
 /// Why an image could not be read or copied.

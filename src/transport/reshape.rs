@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Selection, Source, TransportError};
 use crate::image::media_type;
-use crate::image::{Descriptor, Document, Image, Index};
+use crate::image::{BlobSource, Descriptor, Document, Image, Index};
 use crate::mutate::NewBlobs;
 
 /// How deep indexes may be nested.
@@ -69,14 +69,14 @@ fn renew(source: &Source, descriptor: Descriptor, bytes: Vec<u8>, new: &NewBlobs
         source.name.clone(),
         descriptor,
         bytes,
-        Arc::clone(&new.blobs),
+        Arc::clone(&new.blobs) as _,
     )
     .with_repositories(source.repositories.clone())
 }
 
 fn with_blobs(image: Image, new: &NewBlobs) -> Image {
     Image {
-        blobs: Arc::clone(&new.blobs),
+        blobs: Arc::clone(&new.blobs) as _,
         ..image
     }
 }
@@ -105,7 +105,7 @@ fn visit<E: From<TransportError>>(
             if !is_image {
                 return Ok((descriptor.clone(), bytes.to_vec()));
             }
-            let blobs = Arc::clone(&new.blobs);
+            let blobs: Arc<dyn BlobSource> = Arc::clone(&new.blobs) as _;
             let image = Image::load(descriptor.clone(), bytes.to_vec(), blobs);
             let before = image.map_err(TransportError::from)?;
             let after = change(&before)?;
@@ -131,7 +131,7 @@ fn visit<E: From<TransportError>>(
         if entry.annotations.contains_key(REFERENCE) {
             continue;
         }
-        let child = Source::load(&source.name, entry.clone(), Arc::clone(&new.blobs))?;
+        let child = Source::load(&source.name, entry.clone(), Arc::clone(&new.blobs) as _)?;
         let (here, bytes) = visit(source, entry, &child.bytes, new, depth + 1, change)?;
         let put = new.put(&here, &bytes);
         put.map_err(TransportError::blob(&here))?;

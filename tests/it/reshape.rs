@@ -500,3 +500,636 @@ fn layers_that_no_unpacker_takes_are_refused() {
     assert_eq!(ran.code, Some(1));
     assert!(ran.stderr.contains("`..`"), "{}", ran.stderr);
 }
+
+/// Paths in an image's layers, lowest first.
+fn listed(s: &Sandbox, dir: &str, manifest: &Value) -> Vec<Vec<String>> {
+    let layers = manifest["layers"].as_array().unwrap().iter();
+    let paths = |layer: &Value| {
+        let hex = layer["digest"].as_str().unwrap().replace("sha256:", "");
+        let blob = s.path(dir).join("blobs/sha256").join(hex);
+        let bytes = std::fs::read(blob).unwrap();
+        let entries = match layer["mediaType"].as_str().unwrap().ends_with("gzip") {
+            true => {
+                use std::io::Read;
+                let mut tar = Vec::new();
+                let mut gzip = flate2::read::MultiGzDecoder::new(&bytes[..]);
+                gzip.read_to_end(&mut tar).unwrap();
+                tar
+            }
+            false => bytes,
+        };
+        let mut archive = tar::Archive::new(&entries[..]);
+        let path = |e: std::io::Result<tar::Entry<'_, &[u8]>>| {
+            e.unwrap().path().unwrap().display().to_string()
+        };
+        archive.entries().unwrap().map(path).collect()
+    };
+    layers.map(paths).collect()
+}
+
+/// A sandbox with an image of three plain layers at `oci:in:x`.
+fn plain(s: &Sandbox) -> String {
+    let layers = [
+        Layer::new()
+            .dir("etc/", 0o755)
+            .file("etc/hello", b"hello\n")
+            .file("etc/secret", b"secret")
+            .end(),
+        Layer::new().hard("etc/copy", "etc/secret").end(),
+        Layer::new().file("last", b"last").end(),
+    ];
+    layout(s, "in", &layers, "amd64")
+}
+
+#[test]
+fn a_layer_is_appended() {
+    const NAME: &str = "a_layer_is_appended";
+    if !has("skopeo") || !has("umoci") || !rustix::process::geteuid().is_root() {
+        return skip(NAME, "it takes root, skopeo and umoci");
+    }
+    let s = Sandbox::new();
+    let from = plain(&s);
+    let files = s.path("files");
+    std::fs::create_dir_all(files.join("sub")).unwrap();
+    std::fs::write(files.join("sub/a"), "a").unwrap();
+    std::fs::hard_link(files.join("sub/a"), files.join("b")).unwrap();
+    std::os::unix::fs::symlink("sub/a", files.join("c")).unwrap();
+    let to = |name: &str| format!("oci:{}:x", s.path(name).display());
+    let args = [
+        "append",
+        &from,
+        "files",
+        "-t",
+        &to("dir"),
+        "--prefix",
+        "/srv/www",
+    ];
+    s.ok(&[
+        &args[..],
+        &["--chown", "7:8", "--chmod", "0750", "-m", "mine"],
+    ]
+    .concat());
+    let (manifest, config) = documents(&s, &to("dir"));
+    assert_eq!(manifest["layers"].as_array().unwrap().len(), 4);
+    let last = config["history"]
+        .as_array()
+        .unwrap()
+        .last()
+        .unwrap()
+        .clone();
+    assert_eq!(last["comment"], "mine");
+    let tree = unpacked(&s, &to("dir"), "dir-bundle");
+    let is = |path: &str, begin: &str| {
+        let seen = &tree[Path::new(path)];
+        assert!(seen.starts_with(begin), "{path}: {seen}");
+    };
+    is("srv/www/sub/a", "100750 7:8");
+    is("srv/www/sub", "40750 7:8");
+    is("srv/www/c", "120777 7:8");
+    is("etc/hello", "100644 0:0");
+    assert!(
+        tree[Path::new("srv/www/sub/a")].contains("=srv/www/b"),
+        "a hard link"
+    );
+    // A tar in any compression, whiteouts in it, from a pipe too.
+    let tar = Layer::new()
+        .file("new", b"n")
+        .file("etc/.wh.hello", b"")
+        .end();
+    std::fs::write(s.path("t.tar.zst"), zstd::encode_all(&tar[..], 3).unwrap()).unwrap();
+    std::fs::write(s.path("t.tar"), &tar).unwrap();
+    let one = s.ok(&[
+        "append",
+        &from,
+        "t.tar.zst",
+        "-t",
+        &to("tar"),
+        "--created-by",
+        "x",
+    ]);
+    let piped = s
+        .command(&s.store())
+        .env("SOURCE_DATE_EPOCH", "1600000000")
+        .args(["append", &from, "-", "-t", "piped"])
+        .stdin(std::fs::File::open(s.path("t.tar")).unwrap())
+        .output()
+        .unwrap();
+    assert!(piped.status.success() && one.starts_with("sha256:"));
+    let history = s.ok(&["history", "piped", "--format", "json"]);
+    assert!(history.contains("2020-09-13T12:26:40Z"), "{history}");
+    let tree = unpacked(&s, &to("tar"), "tar-bundle");
+    assert!(tree.contains_key(Path::new("new")) && !tree.contains_key(Path::new("etc/hello")));
+    // Nothing that leads out, nothing that is no tar.
+    for (content, why) in [("in", "oci-layout"), ("in/oci-layout", "no tar")] {
+        let ran = s.run(&["append", &from, content, "-t", "y", "--prefix", "/"]);
+        assert_eq!(
+            ran.code == Some(0),
+            content == "in",
+            "{why}: {}",
+            ran.stderr
+        );
+    }
+    assert_eq!(
+        s.run(&["append", &from, "files", "-t", "y", "--prefix", "/../x"])
+            .code,
+        Some(2)
+    );
+    std::fs::write(files.join(".wh.x"), "").unwrap();
+    let ran = s.run(&["append", &from, "files", "-t", "z"]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains(".wh."), "{}", ran.stderr);
+    assert_ne!(s.run(&["inspect", "z"]).code, Some(0));
+}
+
+#[test]
+fn an_image_comes_to_stand_on_another_base() {
+    const NAME: &str = "an_image_comes_to_stand_on_another_base";
+    if !has("skopeo") || !has("umoci") {
+        return skip(NAME, "skopeo or umoci is missing");
+    }
+    let s = Sandbox::new();
+    let base = |text: &str| {
+        vec![
+            Layer::new()
+                .dir("etc/", 0o755)
+                .file("etc/base", text.as_bytes())
+                .end(),
+            Layer::new().file("etc/second", text.as_bytes()).end(),
+        ]
+    };
+    let old = layout(&s, "old", &base("old"), "amd64");
+    let mut new_layers = base("new");
+    new_layers.push(Layer::new().file("etc/third", b"third").end());
+    let new = layout(&s, "new", &new_layers, "amd64");
+    let mut own = base("old");
+    own.push(Layer::new().file("app", b"app").end());
+    let app = layout(&s, "app", &own, "amd64");
+    s.ok(&["copy", &old, "base:1"]);
+    let at = |name: &str| format!("oci:{}:x", s.path(name).display());
+    let args = ["--old-base", "base:1", "--new-base", &new, "-t", &at("out")];
+    s.ok(&[&["rebase", &app][..], &args].concat());
+    let (manifest, config) = documents(&s, &at("out"));
+    let (new_manifest, _) = documents(&s, &new);
+    assert_eq!(manifest["layers"].as_array().unwrap().len(), 4);
+    assert_eq!(
+        manifest["layers"][2], new_manifest["layers"][2],
+        "layers keep their digests"
+    );
+    let by: Vec<&str> = (config["history"].as_array().unwrap().iter())
+        .map(|e| e["created_by"].as_str().unwrap())
+        .collect();
+    let wanted = [
+        "layer 1", "after 1", "layer 2", "after 2", "layer 3", "after 3",
+    ];
+    assert_eq!(by, [&wanted[..], &["layer 3", "after 3"]].concat());
+    // Without names, as the annotations say: what the base's name stands for
+    // now, and what it was then.
+    s.ok(&[
+        "rebase",
+        &app,
+        "--old-base",
+        "base:1",
+        "--new-base",
+        "base:1",
+        "-t",
+        "app:1",
+    ]);
+    let noted = s.ok(&["inspect", "--manifest", "app:1"]);
+    assert!(
+        noted.contains("image.base.name\": \"docker.io/library/base:1\""),
+        "{noted}"
+    );
+    s.ok(&["tag", "base:1", "kept"]);
+    s.ok(&["copy", &new, "base:1"]);
+    s.ok(&["rebase", "app:1", "-t", "app:2"]);
+    s.ok(&["copy", "app:2", &at("two")]);
+    let tree = |name: &str| {
+        let bundle = format!("{name}-bundle");
+        unpacked(&s, &at(name), &bundle)
+            .into_keys()
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(tree("two"), tree("out"));
+    // An image that stands on something else is refused.
+    let ran = s.run(&[
+        "rebase",
+        &app,
+        "--old-base",
+        &new,
+        "--new-base",
+        &old,
+        "-t",
+        "x",
+    ]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("does not stand on"), "{}", ran.stderr);
+    let ran = s.run(&["rebase", &app, "-t", "x"]);
+    assert!(
+        ran.stderr.contains("--new-base") || ran.stderr.contains("--old-base"),
+        "{}",
+        ran.stderr
+    );
+    assert_ne!(s.run(&["inspect", "x"]).code, Some(0));
+}
+
+#[test]
+fn every_field_of_a_config_can_be_changed() {
+    const NAME: &str = "every_field_of_a_config_can_be_changed";
+    if !has("skopeo") {
+        return skip(NAME, "skopeo is missing");
+    }
+    let s = Sandbox::new();
+    let from = plain(&s);
+    let to = format!("oci:{}:x", s.path("out").display());
+    let set = [
+        "mutate",
+        &from,
+        "-t",
+        &to,
+        "--env",
+        "PATH=/sbin",
+        "--env",
+        "A=b=c",
+        "--label",
+        "l=1",
+        "--user",
+        "7:8",
+        "--workdir",
+        "/w",
+        "--entrypoint",
+        r#"["e","f"]"#,
+        "--cmd",
+        "echo $HOME",
+        "--shell",
+        r#"["/bin/x"]"#,
+        "--expose",
+        "80",
+        "--expose",
+        "53/udp",
+        "--volume",
+        "/v",
+        "--stop-signal",
+        "SIGINT",
+        "--healthcheck",
+        "--interval=5s CMD true",
+        "--author",
+        "me",
+        "--annotation",
+        "n=o",
+        "--set-platform",
+        "linux/arm/v7",
+        "--created",
+        "2021-01-01T00:00:00Z",
+    ];
+    s.ok(&set);
+    let (manifest, config) = documents(&s, &to);
+    assert_eq!(manifest["annotations"], json!({"n": "o"}));
+    assert_eq!(config["author"], "me");
+    assert_eq!(config["created"], "2021-01-01T00:00:00Z");
+    assert_eq!(
+        [&config["os"], &config["architecture"], &config["variant"]],
+        ["linux", "arm", "v7"]
+    );
+    assert_eq!(
+        config["config"],
+        json!({
+            "User": "7:8", "WorkingDir": "/w", "Env": ["PATH=/sbin", "A=b=c"],
+            "Entrypoint": ["e", "f"], "Cmd": ["/bin/x", "echo $HOME"], "Shell": ["/bin/x"],
+            "ExposedPorts": {"80/tcp": {}, "53/udp": {}}, "Volumes": {"/v": {}},
+            "Labels": {"l": "1"}, "StopSignal": "SIGINT",
+            "Healthcheck": {"Test": ["CMD-SHELL", "true"], "Interval": 5_000_000_000_i64},
+        })
+    );
+    let told = config["history"]
+        .as_array()
+        .unwrap()
+        .last()
+        .unwrap()
+        .to_string();
+    assert!(
+        told.contains("ENV A=b=c") && told.contains("empty_layer\":true"),
+        "{told}"
+    );
+    // And taken away again.
+    let undo = [
+        "mutate",
+        &to,
+        "--in-place",
+        "--no-history",
+        "--unset-env",
+        "A",
+        "--unset-label",
+        "l",
+        "--user",
+        "",
+        "--workdir",
+        "",
+        "--unset-entrypoint",
+        "--unset-cmd",
+        "--unset-expose",
+        "80",
+        "--unset-volume",
+        "/v",
+        "--unset-stop-signal",
+        "--unset-healthcheck",
+        "--author",
+        "",
+        "--unset-annotation",
+        "n",
+    ];
+    s.ok(&undo);
+    let (manifest, after) = documents(&s, &to);
+    assert_eq!(manifest["annotations"], Value::Null);
+    assert_eq!(
+        after["config"],
+        json!({"Env": ["PATH=/sbin"], "ExposedPorts": {"53/udp": {}}, "Shell": ["/bin/x"]})
+    );
+    assert_eq!(after["history"], config["history"]);
+    for (args, code, why) in [
+        (&["--unset-env", "NONE"][..], 1, "no variable NONE"),
+        (&["--unset-volume", "/none"], 1, "no volume /none"),
+        (&[], 2, "nothing is to be changed"),
+        (&["--expose", "many"], 1, "many"),
+        (&["--created", "yesterday"], 2, "RFC 3339"),
+        (&["--cmd", "x\nRUN y"], 2, "line end"),
+    ] {
+        let ran = s.run(&[&["mutate", &from, "-t", "x"][..], args].concat());
+        assert_eq!(ran.code, Some(code), "{args:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(why), "{args:?}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn layers_in_another_form_have_the_same_content() {
+    const NAME: &str = "layers_in_another_form_have_the_same_content";
+    if !has("skopeo") {
+        return skip(NAME, "skopeo is missing");
+    }
+    let s = Sandbox::new();
+    let from = plain(&s);
+    let at = |name: &str| format!("oci:{}:x", s.path(name).display());
+    let (_, config) = documents(&s, &from);
+    let kinds = |manifest: &Value| {
+        let layers = manifest["layers"].as_array().unwrap().iter();
+        layers
+            .map(|l| l["mediaType"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    s.ok(&[
+        "recompress",
+        &from,
+        "--compression",
+        "zstd",
+        "-t",
+        &at("zstd"),
+    ]);
+    let (zstd, same) = documents(&s, &at("zstd"));
+    assert_eq!(same, config);
+    assert!(kinds(&zstd).iter().all(|k| k.ends_with("+zstd")));
+    let args = [
+        "recompress",
+        &at("zstd"),
+        "--compression",
+        "gzip",
+        "--compression-level",
+        "9",
+    ];
+    let made = s.ok(&[&args[..], &["-t", "g", "--format", "json"]].concat());
+    let made: Value = serde_json::from_str(&made).unwrap();
+    assert_eq!(made["images"][0]["layers"].as_array().unwrap().len(), 3);
+    assert_eq!(made["name"], "g");
+    s.ok(&["convert", &at("zstd"), "--format", "docker", "-t", "dir:d"]);
+    let (docker, same) = documents(&s, "dir:d");
+    assert!(docker["mediaType"].as_str().unwrap().contains("docker"));
+    assert!(
+        kinds(&docker).iter().all(|k| k.ends_with("tar.gzip")),
+        "{docker}"
+    );
+    assert_eq!(same["rootfs"], config["rootfs"]);
+    // New layers have the family of their image.
+    std::fs::write(s.path("t.tar"), Layer::new().file("n", b"").end()).unwrap();
+    s.ok(&["append", "dir:d", "t.tar", "-t", "dir:e"]);
+    let (docker, _) = documents(&s, "dir:e");
+    assert!(
+        kinds(&docker).iter().all(|k| k.ends_with("tar.gzip")),
+        "{docker}"
+    );
+    let ran = s.run(&[
+        "append",
+        "dir:d",
+        "t.tar",
+        "-t",
+        "dir:f",
+        "--compression",
+        "zstd",
+    ]);
+    assert!(
+        ran.code != Some(0) && ran.stderr.contains("zstd"),
+        "{}",
+        ran.stderr
+    );
+    s.ok(&["convert", "dir:e", "--format", "oci", "-t", &at("back")]);
+    assert!(
+        documents(&s, &at("back")).0["mediaType"]
+            .as_str()
+            .unwrap()
+            .contains("oci")
+    );
+}
+
+#[test]
+fn nothing_is_later_than_the_instant() {
+    const NAME: &str = "nothing_is_later_than_the_instant";
+    if !has("skopeo") || !has("umoci") {
+        return skip(NAME, "skopeo or umoci is missing");
+    }
+    let s = Sandbox::new();
+    let late = |mtime| Put {
+        mtime,
+        ..Put::default()
+    };
+    let layers = [
+        Layer::new().file("old", b"old").end(),
+        Layer::new()
+            .put(tar::EntryType::Regular, "late", 0o644, late(1_700_000_000))
+            .put(tar::EntryType::Regular, "early", 0o644, late(1_000_000_000))
+            .end(),
+    ];
+    let from = layout(&s, "in", &layers, "amd64");
+    let to = format!("oci:{}:x", s.path("out").display());
+    let epoch = "1550000000";
+    let digest = s.ok(&["timestamp", &from, "-t", &to, "--epoch", epoch]);
+    let (before, _) = documents(&s, &from);
+    let (manifest, config) = documents(&s, &to);
+    assert_eq!(manifest["layers"][0], before["layers"][0]);
+    assert_ne!(manifest["layers"][1], before["layers"][1]);
+    assert_eq!(config["created"], "2019-02-12T19:33:20Z");
+    assert!(!config.to_string().contains("2020-"), "{config}");
+    let tree = unpacked(&s, &to, "bundle");
+    for (path, time) in [
+        ("old", " 1500000000."),
+        ("late", " 1550000000."),
+        ("early", " 1000000000."),
+    ] {
+        assert!(tree[Path::new(path)].contains(time), "{path}");
+    }
+    // The same from the environment; and again, nothing.
+    let again = s
+        .command(&s.store())
+        .env("SOURCE_DATE_EPOCH", epoch)
+        .args(["timestamp", &from, "-t", "env"])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&again.stdout).trim(), digest);
+    let time = "2019-02-12T19:33:20Z";
+    assert_eq!(
+        s.ok(&["timestamp", "env", "-t", "twice", "--epoch", time]),
+        digest
+    );
+    assert_eq!(s.run(&["timestamp", &from, "-t", "x"]).code, Some(2));
+}
+
+#[test]
+fn files_are_stripped_and_their_links_stay() {
+    const NAME: &str = "files_are_stripped_and_their_links_stay";
+    if !has("skopeo") || !has("umoci") || !rustix::process::geteuid().is_root() {
+        return skip(NAME, "it takes root, skopeo and umoci");
+    }
+    let s = Sandbox::new();
+    let layers = [
+        Layer::new()
+            .dir("etc/", 0o755)
+            .file("etc/secret", b"secret")
+            .hard("etc/within", "etc/secret")
+            .hard("etc/more", "etc/within")
+            .dir("doc/", 0o755)
+            .file("doc/a", b"a")
+            .dir("usr/", 0o755)
+            .dir("usr/lib/", 0o755)
+            .sym("lib", "usr/lib")
+            .end(),
+        // Of the layer below, by a name that goes and through one that goes.
+        Layer::new()
+            .hard("other", "etc/secret")
+            .file("lib/x", b"x")
+            .end(),
+        Layer::new()
+            .file("last", b"last")
+            .file("doc/.wh.a", b"")
+            .end(),
+    ];
+    let from = layout(&s, "in", &layers, "amd64");
+    let before = unpacked(&s, &from, "in-bundle");
+    let at = |name: &str| format!("oci:{}:x", s.path(name).display());
+    let gone = |path: &Path| {
+        path.starts_with("doc") || path == Path::new("etc/secret") || path == Path::new("lib")
+    };
+    let mut wanted: BTreeMap<PathBuf, String> = before;
+    wanted.retain(|path, _| !gone(path));
+    for (name, more) in [("soft", &[][..]), ("hard", &["--hard"])] {
+        let patterns = ["/etc/sec*", "doc", "lib"];
+        let to = at(name);
+        let args = [&["strip", &from, "-t", &to][..], more, &patterns].concat();
+        s.ok(&args);
+        let (manifest, _) = documents(&s, &at(name));
+        let mut tree = unpacked(&s, &at(name), &format!("{name}-bundle"));
+        // Directories in which something is gone have another time.
+        for dir in ["etc", "", "usr/lib"] {
+            tree.remove(Path::new(dir));
+            wanted.remove(Path::new(dir));
+        }
+        assert_eq!(tree, wanted, "{name}");
+        let paths = listed(&s, name, &manifest);
+        if name == "soft" {
+            assert_eq!(paths.len(), 4);
+            assert_eq!(paths[3], [".wh.doc", "etc/.wh.secret", ".wh.lib"]);
+            continue;
+        }
+        assert_eq!(paths.len(), 3);
+        let all = paths.concat().join(" ");
+        assert!(
+            !all.contains("secret") && !all.contains("doc") && !all.contains(".wh."),
+            "{all}"
+        );
+    }
+    // Only in one layer: the others keep their digest. Nothing: the same image.
+    let (old, _) = documents(&s, &from);
+    s.ok(&["strip", "--hard", &from, "last", "-t", &at("one")]);
+    let (new, _) = documents(&s, &at("one"));
+    assert_eq!(new["layers"][0], old["layers"][0]);
+    assert_eq!(new["layers"][1], old["layers"][1]);
+    let same = s.ok(&["strip", &from, "nowhere/*", "-t", "none"]);
+    assert_eq!(s.ok(&["copy", &from, "copied"]), format!("copied@{same}"));
+    for bad in ["!x", "[", ""] {
+        assert_eq!(
+            s.run(&["strip", &from, bad, "-t", "x"]).code,
+            Some(2),
+            "{bad}"
+        );
+    }
+}
+
+#[test]
+fn all_images_of_an_index_are_changed() {
+    const NAME: &str = "all_images_of_an_index_are_changed";
+    if !has("skopeo") || !has("docker-registry") {
+        return skip(NAME, "skopeo or docker-registry is missing");
+    }
+    let s = Sandbox::new();
+    let entries: Vec<Value> = ["amd64", "arm64"]
+        .iter()
+        .map(|arch| {
+            let layers = [
+                Layer::new().file("arch", arch.as_bytes()).end(),
+                Layer::new().file("b", b"b").end(),
+            ];
+            image(&s, "in", &layers, arch)
+        })
+        .collect();
+    let mut attestation = image(&s, "in", &[Layer::new().file("att", b"").end()], "amd64");
+    attestation["platform"] = json!({"os": "unknown", "architecture": "unknown"});
+    attestation["annotations"] = json!({"vnd.docker.reference.digest": entries[0]["digest"]});
+    let kind = "application/vnd.oci.image.index.v1+json";
+    let list = [&entries[..], &[attestation]].concat();
+    let index = json!({"schemaVersion": 2, "mediaType": kind, "manifests": list, "annotations": {"k": "v"}});
+    let bytes = index.to_string();
+    let digest = Digest::of(bytes.as_bytes());
+    std::fs::write(s.path("in/blobs/sha256").join(digest.encoded()), &bytes).unwrap();
+    let entry = json!({"mediaType": kind, "digest": digest, "size": bytes.len(), "annotations": {"org.opencontainers.image.ref.name": "x"}});
+    let top = json!({"schemaVersion": 2, "manifests": [entry]});
+    std::fs::write(s.path("in/index.json"), top.to_string()).unwrap();
+    let from = format!("oci:{}:x", s.path("in").display());
+    let (_server, registry) = crate::push_pull::registry(&s, None);
+    let name = format!("docker://{registry}/app:1");
+    s.ok(&["copy", "--all", &from, &name]);
+    // From the registry to the registry.
+    let to = format!("docker://{registry}/app:2");
+    let made = s.ok(&["flatten", &name, "-t", &to, "--format", "json"]);
+    let made: Value = serde_json::from_str(&made).unwrap();
+    assert_eq!(made["images"].as_array().unwrap().len(), 2);
+    let raw = said(Command::new("skopeo").args(["inspect", "--tls-verify=false", "--raw", &to]));
+    let index: Value = serde_json::from_str(&raw).unwrap();
+    assert_eq!(Digest::of(raw.as_bytes()).as_str(), made["digest"]);
+    assert_eq!(index["annotations"], json!({"k": "v"}));
+    let platforms: Vec<&Value> = (index["manifests"].as_array().unwrap().iter())
+        .map(|e| &e["platform"]["architecture"])
+        .collect();
+    assert_eq!(platforms, ["amd64", "arm64"]);
+    // One of them, in place: the name stands for one image then.
+    s.ok(&[
+        "mutate",
+        &to,
+        "--in-place",
+        "--platform",
+        "linux/arm64",
+        "--label",
+        "a=b",
+    ]);
+    let (manifest, config) = documents(&s, &to);
+    assert_eq!(config["architecture"], "arm64");
+    assert_eq!(config["config"]["Labels"], json!({"a": "b"}));
+    assert_eq!(manifest["layers"].as_array().unwrap().len(), 1);
+    let ran = s.run(&["flatten", &name, "-t", "x", "--platform", "linux/s390x"]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("linux/s390x"), "{}", ran.stderr);
+}
