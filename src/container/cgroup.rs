@@ -485,8 +485,8 @@ pub(super) fn remove_everywhere(path: &str) {
         .iter()
         .filter_map(|p| Some(p.join(below.parent()?)))
     {
+        sweep(&above);
         if above.ends_with(PARENT) {
-            sweep(&above);
             let _ = fs::remove_dir(above);
         }
     }
@@ -576,16 +576,40 @@ fn sweep(above: &Path) {
                 .parse::<u32>()
                 .ok()
         });
-        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+        if pid.is_some_and(|pid| !is_alive(pid)) {
             // A group with processes in it stays: the kernel sees to that.
             let _ = fs::remove_dir(entry.path());
         }
     }
 }
 
+/// Whether the process runs. One that has ended and that nobody asks for, as in
+/// a container without an init, does not.
+fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    // The name, in parentheses, may have anything in it.
+    let state = stat.as_deref().ok().and_then(|s| s.rsplit_once(") "));
+    state.is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processes_that_have_ended_are_not_alive() {
+        assert!(is_alive(std::process::id()));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let began = Instant::now();
+        while is_alive(child.id()) && began.elapsed() < Duration::from_secs(30) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // It still has its number.
+        assert!(Path::new(&format!("/proc/{}", child.id())).exists());
+        assert!(!is_alive(child.id()));
+        child.wait().unwrap();
+        assert!(!is_alive(child.id()));
+    }
 
     fn all() -> Limits {
         Limits {

@@ -21,11 +21,11 @@ use std::io::PipeReader;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::cgroup::Group;
+use super::descendants;
 use super::enter;
 use super::placed::Placed;
 use super::proot;
@@ -57,8 +57,6 @@ const REAP: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 200_000_000,
 };
-/// Processes that can't be ended within this time are left.
-const PATIENCE: Duration = Duration::from_millis(2500);
 
 /// Keeps one run, as `init::keep_run` does with namespaces.
 pub(super) fn keep_run(
@@ -86,7 +84,7 @@ pub(super) fn keep_run(
     let mut placed = Placed::new(dir, work)?;
     let filled = placed.fill(&spec, matches!(method, Method::Proot { .. }));
     let ended = filled.and_then(|()| run(&spec, (method, group), &mut placed, control, null));
-    let killed = end_all().tried("ending the processes that the command left");
+    let killed = descendants::end_all().tried("ending the processes that the command left");
     let undone = placed.undo();
     let ended = ended?;
     killed?;
@@ -129,13 +127,19 @@ fn run(
     null: &OwnedFd,
 ) -> Result<Ended, Failure> {
     let relays = std::mem::take(&mut placed.relays);
-    if !relays.is_empty() && process::fork().tried("forking")?.is_none() {
-        let _ = process::die_with_parent();
-        for stream in [0, 1, 2] {
-            let _ = process::duplicate_to(null, stream);
-        }
-        super::relay::serve(relays);
-    }
+    let relay = match relays.is_empty() {
+        true => None,
+        false => match process::fork().tried("forking")? {
+            Some(relay) => Some(relay),
+            None => {
+                let _ = process::die_with_parent();
+                for stream in [0, 1, 2] {
+                    let _ = process::duplicate_to(null, stream);
+                }
+                super::relay::serve(relays);
+            }
+        },
+    };
     let (lifeline, held) = std::io::pipe().tried("making a pipe")?;
     let first = match process::fork().tried("forking")? {
         Some(child) => child,
@@ -153,7 +157,7 @@ fn run(
     for stream in [0, 1, 2] {
         process::duplicate_to(null, stream).tried("letting go of the streams")?;
     }
-    wait(first, method, control)
+    wait(first, method, relay, control)
 }
 
 /// Becomes the process that the command is executed in.
@@ -244,7 +248,12 @@ pub(super) fn probe(scratch: &Path) -> Result<(), Failure> {
 
 /// Waits for `first` to end, and ends everything when the socket's other end
 /// closes.
-fn wait(first: Child, method: &Method, control: &UnixStream) -> Result<Ended, Failure> {
+fn wait(
+    first: Child,
+    method: &Method,
+    relay: Option<Child>,
+    control: &UnixStream,
+) -> Result<Ended, Failure> {
     let pidfd = first.pidfd().ok();
     loop {
         while let Some((child, ended)) = process::wait_any(false).tried("waiting")? {
@@ -257,6 +266,9 @@ fn wait(first: Child, method: &Method, control: &UnixStream) -> Result<Ended, Fa
         match rustix::event::poll(&mut polled, Some(&REAP)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e).tried("waiting for the process"),
+        }
+        if let Method::Proot { .. } = method {
+            descendants::end_leftovers(first, relay);
         }
         let spoken = polled.first().is_some_and(|p| !p.revents().is_empty());
         if !spoken {
@@ -280,70 +292,4 @@ fn wait(first: Child, method: &Method, control: &UnixStream) -> Result<Ended, Fa
             }
         }
     }
-}
-
-/// Kills every descendant. They are stopped first, so that none can make new
-/// ones while others are killed.
-fn end_all() -> std::io::Result<()> {
-    let began = Instant::now();
-    loop {
-        while let Some(_ended) = process::wait_any(false)? {}
-        let mut stopped = Vec::new();
-        loop {
-            let all = descendants();
-            let new: Vec<i32> = all
-                .iter()
-                .copied()
-                .filter(|p| !stopped.contains(p))
-                .collect();
-            if new.is_empty() || began.elapsed() > PATIENCE {
-                break;
-            }
-            for pid in new {
-                process::signal(pid, libc::SIGSTOP);
-                stopped.push(pid);
-            }
-        }
-        if stopped.is_empty() && !process::has_children()? {
-            return Ok(());
-        }
-        for pid in &stopped {
-            process::signal(*pid, libc::SIGKILL);
-        }
-        if began.elapsed() > PATIENCE {
-            return Err(std::io::ErrorKind::TimedOut.into());
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// All processes below this one that live, by their parents' ids.
-fn descendants() -> Vec<i32> {
-    let Ok(proc) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let parents: Vec<(i32, i32)> = proc
-        .filter_map(|entry| {
-            let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            // The name, in parentheses, may have anything in it.
-            let mut rest = stat.rsplit_once(") ")?.1.split(' ');
-            let state = rest.next()?;
-            let parent = rest.next()?.parse().ok()?;
-            (state != "Z").then_some((pid, parent))
-        })
-        .collect();
-    let me = i32::try_from(std::process::id()).unwrap_or(0);
-    let mut found = vec![me];
-    let mut next = 0;
-    while let Some(parent) = found.get(next).copied() {
-        found.extend(
-            parents
-                .iter()
-                .filter(|(_, p)| *p == parent)
-                .map(|(c, _)| *c),
-        );
-        next += 1;
-    }
-    found.split_off(1)
 }

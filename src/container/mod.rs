@@ -35,6 +35,7 @@ mod bundle;
 mod capabilities;
 mod cgroup;
 mod chroot;
+mod descendants;
 mod devices;
 pub mod emulation;
 mod enter;

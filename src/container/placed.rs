@@ -65,6 +65,8 @@ struct Put {
     aside: Option<OsString>,
     /// A directory on the way, which stays if something is in it.
     parent: bool,
+    /// Its content is nobody's to find: it would have been in memory.
+    erased: bool,
 }
 
 /// What was put into one tree.
@@ -143,7 +145,11 @@ impl Placed {
                 let (dir, name, path) = self.place(target, false)?;
                 let aside = self.clear(&dir, &name, &path)?;
                 make_dir(dir.as_fd(), &name, 0o1777).tried(what())?;
-                self.note(dir, name, path, Care::Strict, None, aside)
+                self.note(dir, name, path, Care::Strict, None, aside)?;
+                if let Some(last) = self.put.last_mut() {
+                    last.erased = true;
+                }
+                Ok(())
             }
             MountKind::File {
                 content,
@@ -357,6 +363,7 @@ impl Placed {
             back,
             aside,
             parent: false,
+            erased: false,
         });
         stat.map(|_| ()).tried("looking at what was made")
     }
@@ -420,7 +427,12 @@ impl Placed {
                 }
                 _ if is_dir(stat) => {
                     let name = self.new_name("used");
-                    rustix::fs::renameat(&put.dir, &*put.name, &self.work, &name)
+                    let moved = rustix::fs::renameat(&put.dir, &*put.name, &self.work, &name);
+                    if put.erased && moved.is_ok() {
+                        // What cannot be removed goes with the rest of `work`.
+                        let _ = fs::remove_dir_all(proc_fd(self.work.as_fd()).join(name));
+                    }
+                    moved
                 }
                 _ => rustix::fs::unlinkat(&put.dir, &*put.name, AtFlags::empty()),
             };

@@ -22,6 +22,7 @@ mod probe;
 mod push_pull;
 mod real_program;
 mod registries;
+mod remains;
 mod reshape;
 mod run;
 mod rungs;
