@@ -99,7 +99,7 @@ fn kills() -> u32 {
     let given = std::env::var("SHIPLAP_KILLS")
         .ok()
         .and_then(|n| n.parse().ok());
-    given.unwrap_or(6)
+    given.unwrap_or(4)
 }
 
 fn signal(pid: u32, name: &str) {
