@@ -253,7 +253,6 @@ fn keys_lead_through_layers_and_files() {
         filtered.contains("passwd") && !filtered.contains("old/"),
         "{filtered}"
     );
-    t.keys(&["Down"]);
     t.shows("1 added, 2 changed");
     t.keys(&["Escape", "w"]);
     t.shows("Wasted: 9.7kB at 2 paths");

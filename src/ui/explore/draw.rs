@@ -176,7 +176,13 @@ fn list<'a>(
             line.spans
                 .insert(0, (if chosen { ">" } else { " " }).into());
             match (chosen, focus) {
-                (true, true) => line.style(Modifier::REVERSED),
+                (true, true) => {
+                    // The bar goes to the border.
+                    let width = usize::from(place.width.saturating_sub(2));
+                    let rest = width.saturating_sub(line.width());
+                    line.push_span(" ".repeat(rest));
+                    line.style(Modifier::REVERSED)
+                }
                 (true, false) => line.style(Modifier::BOLD),
                 (false, _) => line,
             }

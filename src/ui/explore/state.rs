@@ -300,6 +300,24 @@ impl State {
         self.filter = filter;
         self.open_filtered.fill(true);
         self.arrange();
+        self.find();
+    }
+
+    /// Goes to the first line that the filter wants, unless it wants this one.
+    fn find(&mut self) {
+        let (Some(filter), Some(contents)) = (Filter::parse(&self.filter), self.contents()) else {
+            return;
+        };
+        let wanted = |row: &Row| {
+            let path = contents.tree.path(row.node);
+            filter.matches(path.as_os_str().as_encoded_bytes())
+        };
+        if self.rows.get(self.files.at).is_none_or(|row| !wanted(row))
+            && let Some(at) = self.rows.iter().position(wanted)
+        {
+            self.files.at = at;
+            self.fit();
+        }
     }
 
     fn layers_key(&mut self, key: Key) {

@@ -200,6 +200,7 @@ fn filtering_sorting_and_changes() {
     press(&mut state, "/*.py");
     assert_eq!(names(&state), ["usr", "  lib", "    a.py"]);
     assert!(state.typing && state.focus == Focus::Files);
+    assert_eq!((state.count, state.files.at), (1, 2));
     press(&mut state, "⌫⌫⌫⌫PASS");
     assert!(names(&state).is_empty());
     press(&mut state, "⌫⌫⌫⌫pass⏎");
