@@ -177,7 +177,10 @@ fn list<'a>(
                 .insert(0, (if chosen { ">" } else { " " }).into());
             match (chosen, focus) {
                 (true, true) => {
-                    // The bar goes to the border.
+                    // One bar, to the border.
+                    for span in &mut line.spans {
+                        span.style = Style::new();
+                    }
                     let width = usize::from(place.width.saturating_sub(2));
                     let rest = width.saturating_sub(line.width());
                     line.push_span(" ".repeat(rest));
