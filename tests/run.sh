@@ -27,6 +27,7 @@ need mmdebstrap mmdebstrap
 need newuidmap uidmap
 need proot proot
 need git git
+need tmux tmux
 need strace strace
 need python3 python3
 need openssl openssl
