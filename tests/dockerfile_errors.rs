@@ -158,3 +158,17 @@ fn a_line_has_a_limit() {
     let text = format!("FROM alpine\nRUN {}\n", "x".repeat(65_531));
     assert!(dockerfile::parse(&text).is_ok());
 }
+
+#[test]
+fn a_file_has_a_limit() {
+    let text = |count: usize| format!("FROM a\n{}", "USER x\n".repeat(count));
+    assert!(dockerfile::parse(&text(99_999)).is_ok());
+    let error = dockerfile::parse(&text(100_000)).unwrap_err();
+    assert!(error.message.contains("more than 100000 instructions"));
+    assert_eq!(
+        LineIndex::new(&text(100_000))
+            .line_column(error.span.start)
+            .0,
+        100_001
+    );
+}

@@ -185,6 +185,16 @@ fn hostile_files_take_linear_time() {
                 + &numbered("", |i| format!("ENV b{i}=$a\n")),
         ),
         (
+            "a long value that is looked at",
+            format!("FROM a\nENV a={}\n", "x".repeat(60_000))
+                + &repeated("", "ENV b=${a:+c} c=${a##*}\n"),
+        ),
+        (
+            "patterns over a long value",
+            format!("FROM a\nENV a={}\n", "a".repeat(60_000))
+                + &repeated("", &format!("ENV b=${{a//{}b/c}}\n", "*a".repeat(20))),
+        ),
+        (
             "labels of a large value",
             format!("FROM a\nENV a={}\n", "x".repeat(60_000))
                 + &numbered("", |i| format!("LABEL b{i}=$a$a$a$a\n")),

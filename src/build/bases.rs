@@ -19,6 +19,9 @@ use crate::registry::{Client, Repository};
 use crate::store::{Store, StoreError};
 use crate::transport::{self, Source, TransportError};
 
+/// Before the name of an image in place of a named context.
+const IMAGE: &str = "docker-image://";
+
 /// A base image that was found.
 #[derive(Debug, Clone)]
 pub(super) struct Base {
@@ -113,12 +116,9 @@ impl Finder<'_> {
 
     fn find(&self, request: &BaseRequest) -> Result<Base, BaseError> {
         if let Some(path) = request.name.strip_prefix("oci-layout://") {
-            return self.in_layout(path, request);
+            return in_layout(path, request);
         }
-        let name = request
-            .name
-            .strip_prefix("docker-image://")
-            .unwrap_or(&request.name);
+        let name = request.name.strip_prefix(IMAGE).unwrap_or(&request.name);
         let mut result = None;
         for reference in self.client.candidates(name)? {
             match self.find_named(&reference, request) {
@@ -134,7 +134,7 @@ impl Finder<'_> {
         let name = reference.familiar();
         let mut mismatch = None;
         if self.pull != PullPolicy::Always
-            && let Some(descriptor) = self.stored(reference)?
+            && let Some(descriptor) = stored(self.store, reference)?
         {
             let source = Source::load(&name, descriptor, Arc::new(self.store.clone()))?;
             match select(source, request) {
@@ -158,22 +158,6 @@ impl Finder<'_> {
         }
     }
 
-    /// What the store has of that name; with a digest it is that image, under
-    /// whatever name.
-    fn stored(&self, reference: &Reference) -> Result<Option<Descriptor>, StoreError> {
-        if let Some(found) = self.store.get_ref(reference)? {
-            return Ok(Some(found));
-        }
-        let Some(digest) = reference.digest() else {
-            return Ok(None);
-        };
-        match self.store.find(digest.as_str()) {
-            Ok(found) if found.digest == *digest => Ok(Some(found)),
-            Ok(_) | Err(StoreError::NoImage { .. }) => Ok(None),
-            Err(e) => Err(e),
-        }
-    }
-
     /// Remembers where the base's layers are, for pushes to the same registry.
     fn note_places(&self, base: &Base) {
         for from in &base.repositories {
@@ -185,31 +169,58 @@ impl Finder<'_> {
             }
         }
     }
+}
 
-    /// `DIR`, `DIR:name` or `DIR@digest`. With a digest a name says nothing
-    /// more.
-    fn in_layout(&self, text: &str, request: &BaseRequest) -> Result<Base, BaseError> {
-        if let Some((dir, digest)) = text.split_once('@') {
-            let dir = match dir.rsplit_once(':') {
-                Some((path, _)) if !Path::new(dir).exists() => path,
-                _ => dir,
-            };
-            let digest = crate::digest::Digest::parse(digest).map_err(|e| ReferenceError {
-                text: text.to_owned(),
-                reason: e.to_string(),
-            })?;
-            let source = transport::layout::open(Path::new(dir), Some(digest.as_str()))?;
-            return select(source, request);
-        }
-        let path = Path::new(text);
-        let source = match text.rsplit_once(':') {
-            Some((dir, name)) if !path.exists() => {
-                transport::layout::open(Path::new(dir), Some(name))
-            }
-            _ => transport::layout::open(path, None),
-        };
-        select(source?, request)
+/// What the store has for `request`, or the layout that it names. No registry
+/// is asked.
+pub(super) fn local(store: Option<&Store>, request: &BaseRequest) -> Option<Base> {
+    if let Some(path) = request.name.strip_prefix("oci-layout://") {
+        return in_layout(path, request).ok();
     }
+    let name = request.name.strip_prefix(IMAGE).unwrap_or(&request.name);
+    let store = store?;
+    let descriptor = stored(store, &Reference::parse(name).ok()?).ok()??;
+    let source = Source::load(name, descriptor, Arc::new(store.clone())).ok()?;
+    select(source, request).ok()
+}
+
+/// What the store has of that name; with a digest it is that image, under
+/// whatever name.
+fn stored(store: &Store, reference: &Reference) -> Result<Option<Descriptor>, StoreError> {
+    if let Some(found) = store.get_ref(reference)? {
+        return Ok(Some(found));
+    }
+    let Some(digest) = reference.digest() else {
+        return Ok(None);
+    };
+    match store.find(digest.as_str()) {
+        Ok(found) if found.digest == *digest => Ok(Some(found)),
+        Ok(_) | Err(StoreError::NoImage { .. }) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// `DIR`, `DIR:name` or `DIR@digest`. With a digest a name says nothing
+/// more.
+fn in_layout(text: &str, request: &BaseRequest) -> Result<Base, BaseError> {
+    if let Some((dir, digest)) = text.split_once('@') {
+        let dir = match dir.rsplit_once(':') {
+            Some((path, _)) if !Path::new(dir).exists() => path,
+            _ => dir,
+        };
+        let digest = crate::digest::Digest::parse(digest).map_err(|e| ReferenceError {
+            text: text.to_owned(),
+            reason: e.to_string(),
+        })?;
+        let source = transport::layout::open(Path::new(dir), Some(digest.as_str()))?;
+        return select(source, request);
+    }
+    let path = Path::new(text);
+    let source = match text.rsplit_once(':') {
+        Some((dir, name)) if !path.exists() => transport::layout::open(Path::new(dir), Some(name)),
+        _ => transport::layout::open(path, None),
+    };
+    select(source?, request)
 }
 
 fn is_platform(error: &BaseError) -> bool {

@@ -1,13 +1,15 @@
 //! What can be said of a request's Dockerfile: warnings, what a target takes,
-//! which targets there are. Nothing here needs a store.
+//! which targets there are. Nothing here asks a registry.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::bases::Found;
+use super::bases::{self, Found};
 use super::error::{BuildError, SourceText};
-use super::input::{Input, Main, Reader, Stdin};
+use super::input::{self, Input, Main, Reader, Stdin};
 use super::request::{Request, Secret, SecretSource};
 use super::{plan_options, platforms};
 use crate::context::ignore::Ignore;
@@ -17,10 +19,11 @@ use crate::dockerfile::lint::{self, BaseImage, LintOptions, Report, Settings};
 use crate::dockerfile::span::{LineIndex, Span};
 use crate::dockerfile::{self, ParseError};
 use crate::event::{Cancel, Event, Events};
-use crate::graph::{self, Bases, Outline, Planned, Resolved, Target};
+use crate::graph::{self, BaseRequest, Bases, Outline, Planned, Resolved, Target};
 use crate::image::ImageConfig;
 use crate::platform::Platform;
 use crate::solve::Remote;
+use crate::store::Store;
 
 /// What looking at a Dockerfile takes.
 pub struct Sources {
@@ -40,13 +43,72 @@ impl std::fmt::Debug for Sources {
     }
 }
 
+/// Bases that a check looks up; a build has far fewer.
+const MOST_BASES: usize = 200;
+
+/// Base images that are on this machine, looked up when they are asked for.
+struct LocalBases<'a> {
+    store: Option<&'a Store>,
+    request: &'a Request,
+    found: RefCell<BTreeMap<BaseRequest, Option<ImageConfig>>>,
+}
+
+impl LocalBases<'_> {
+    fn get(&self, request: &BaseRequest) -> Option<ImageConfig> {
+        let mut found = self.found.borrow_mut();
+        if let Some(known) = found.get(request) {
+            return known.clone();
+        }
+        if found.len() >= MOST_BASES {
+            return None;
+        }
+        let base = bases::local(self.store, request).map(|b| b.image.config.clone());
+        found.insert(request.clone(), base.clone());
+        base
+    }
+
+    /// By the name in FROM, which may be that of a named context.
+    fn by_name(&self, name: &str, platform: &Platform) -> Option<BaseImage> {
+        let config = self.get(&BaseRequest {
+            name: image_of(self.request, name)?.to_owned(),
+            platform: platform.clone(),
+        })?;
+        Some(known_base(&config))
+    }
+}
+
+/// The image that FROM names: `name` itself, or that of the named context which
+/// stands for it. `None` where that is a tree of files.
+fn image_of<'a>(request: &'a Request, name: &'a str) -> Option<&'a str> {
+    let contexts = request.build_contexts.iter().rev();
+    match contexts.into_iter().find(|(n, _)| n == name) {
+        Some((_, value)) => input::is_image_context(value).then_some(value),
+        None => Some(name),
+    }
+}
+
+/// What the linter wants to know of a base.
+fn known_base(config: &ImageConfig) -> BaseImage {
+    let platform = config.platform();
+    let says = !platform.os.is_empty() && !platform.architecture.is_empty();
+    BaseImage {
+        env: config.config.env.clone(),
+        has_shell: config.config.shell.is_some(),
+        on_build: config.config.on_build.clone(),
+        platform: says.then(|| platform.to_string()),
+    }
+}
+
 /// Checks the Dockerfile. One that can't be built has an error in its report.
+/// Of bases it knows what `store` and layouts on this machine have; no
+/// registry is asked.
 ///
 /// # Errors
 /// When there is no Dockerfile to check.
 pub fn check(
     request: &Request,
     sources: &Sources,
+    store: Option<&Store>,
     cancel: &Cancel,
 ) -> Result<(SourceText, Report), BuildError> {
     let (main, source) = read(request, sources, cancel)?;
@@ -60,7 +122,14 @@ pub fn check(
             return Ok((source, report));
         }
     };
-    let platform = request.platforms.first().map(Platform::to_string);
+    let platform = platforms(request).swap_remove(0);
+    let host = Platform::host().to_string();
+    let bases = LocalBases {
+        store,
+        request,
+        found: RefCell::default(),
+    };
+    let base = |name: &str| bases.by_name(name, &platform);
     let ignore = plain_ignore(&main);
     let ignored = |path: &str| ignore.is_some_and(|i| i.ignored(Path::new(path)));
     let mut report = lint::lint(
@@ -68,14 +137,16 @@ pub fn check(
         &LintOptions {
             build_args: &request.build_args,
             target: request.target.as_deref(),
-            target_platform: platform.as_deref(),
+            target_platform: Some(&platform.to_string()),
+            build_platform: Some(&host),
+            base: Some(&base),
             ignored: ignore.is_some().then_some(&ignored),
             check: setting(request),
             ..LintOptions::default()
         },
     );
     if report.error.is_none() {
-        report.error = plan_error(&file, request);
+        report.error = plan_error(&file, request, &bases);
     }
     Ok((source, report))
 }
@@ -148,8 +219,8 @@ fn setting(request: &Request) -> Option<&str> {
     found.map(|(_, value)| value.as_str())
 }
 
-/// Where a plan would fail whatever the base images are.
-fn plan_error(file: &Dockerfile, request: &Request) -> Option<ParseError> {
+/// Where a plan would fail, with what is known of its bases.
+fn plan_error(file: &Dockerfile, request: &Request, known: &LocalBases<'_>) -> Option<ParseError> {
     let options = plan_options(request, platforms(request).swap_remove(0));
     let mut bases = Bases::new();
     loop {
@@ -157,11 +228,11 @@ fn plan_error(file: &Dockerfile, request: &Request) -> Option<ParseError> {
             Ok(Planned::Graph(_)) => return None,
             Ok(Planned::Need(needed)) => {
                 for (request, _) in needed {
-                    let config = ImageConfig {
+                    let config = known.get(&request).unwrap_or_else(|| ImageConfig {
                         architecture: request.platform.architecture.clone(),
                         os: request.platform.os.clone(),
                         ..ImageConfig::default()
-                    };
+                    });
                     let digest = Digest::of(b"");
                     bases.insert(request, Resolved { digest, config });
                 }
@@ -194,14 +265,9 @@ pub(super) fn lint(
     let target = request.platforms.first().map(Platform::to_string);
     let host = Platform::host().to_string();
     let base = |name: &str| {
-        let (_, base) = found.iter().find(|(request, _)| request.name == name)?;
-        let config = &base.image.config;
-        Some(BaseImage {
-            env: config.config.env.clone(),
-            has_shell: config.config.shell.is_some(),
-            on_build: config.config.on_build.clone(),
-            platform: Some(config.platform().to_string()),
-        })
+        let image = image_of(request, name)?;
+        let (_, base) = found.iter().find(|(base, _)| base.name == image)?;
+        Some(known_base(&base.image.config))
     };
     let ignore = plain_ignore(&input.main);
     let ignored = |path: &str| ignore.is_some_and(|i| i.ignored(Path::new(path)));

@@ -33,6 +33,14 @@ impl Session {
         Ok(Store::open(&self.root()?)?)
     }
 
+    /// The store, where there is one already that can be opened.
+    pub(super) fn existing_store(&self) -> Option<Store> {
+        let root = self.root().ok()?;
+        root.join("index.json")
+            .exists()
+            .then(|| Store::open(&root).ok())?
+    }
+
     /// What a build works with.
     pub(super) fn tools(&self, client: Client) -> anyhow::Result<Tools> {
         let program = std::env::current_exe().context("can't find this program's own file")?;

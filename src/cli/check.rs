@@ -25,7 +25,8 @@ Examples:
 
 /// Check a Dockerfile without building it
 ///
-/// Exits with 1 when there is something to warn of.
+/// Base images that are in the store are looked at; no registry is asked. Exits
+/// with 1 when there is something to warn of.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct CheckArgs {
@@ -53,8 +54,9 @@ impl CheckArgs {
 pub(super) fn check(session: &Session, source: &SourceArgs, format: Format) -> anyhow::Result<()> {
     let request = source.request(&environment)?;
     let cancel = session.interrupts.cancel();
-    let (text, report) =
-        frontend::check(&request, &Session::sources()?, &cancel).map_err(located)?;
+    let store = session.existing_store();
+    let (text, report) = frontend::check(&request, &Session::sources()?, store.as_ref(), &cancel)
+        .map_err(located)?;
     match format {
         Format::Json => output::json(&as_json(&report, &text.text))?,
         Format::Text => output::result(&as_text(&report, &text))?,

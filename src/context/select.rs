@@ -51,7 +51,7 @@ pub enum SelectError {
     #[error(transparent)]
     Pattern(#[from] BadPattern),
     /// A pattern of `--exclude` or `--parents` is malformed.
-    #[error(transparent)]
+    #[error("{}", .0.fault)]
     Exclude(#[from] IgnoreError),
     /// The tree is deeper than can be copied.
     #[error("{0:?} is nested too deeply")]

@@ -7,6 +7,10 @@ use super::instruction::{self, Context};
 use super::raw::{Raw, Reader};
 use super::span::Span;
 
+/// The most instructions that a file may have. No image can be built of so
+/// many, and each costs far more memory than its text.
+const MAX_INSTRUCTIONS: usize = 100_000;
+
 /// Reads a Dockerfile.
 ///
 /// # Errors
@@ -16,7 +20,14 @@ pub fn parse(text: &str) -> Result<Dockerfile, ParseError> {
     let mut global_args = Vec::new();
     let mut stages: Vec<Stage> = Vec::new();
     let mut empty_continuations = Vec::new();
+    let mut count = 0;
     while let Some(mut raw) = reader.next()? {
+        count += 1;
+        if count > MAX_INSTRUCTIONS {
+            let message = format!("the file has more than {MAX_INSTRUCTIONS} instructions");
+            return Err(ParseError::new(message, raw.span)
+                .hint("a generated file can put several variables, labels or commands into one"));
+        }
         empty_continuations.extend(raw.empty_continuation);
         let line = std::mem::take(&mut raw.line);
         let context = Context {

@@ -92,6 +92,13 @@ pub enum WordProblem {
 /// [`WordError`] on open quotes and braces, unknown operators, `:?` without a
 /// value and where a bound is passed.
 pub fn expand(text: &str, escape: char, lookup: &dyn Lookup) -> Result<Expansion, WordError> {
+    // Most words have nothing to expand.
+    if !text.contains(['$', '\'', '"', escape]) {
+        return Ok(Expansion {
+            text: text.to_owned(),
+            ..Expansion::default()
+        });
+    }
     let mut lexer = Lexer::new(text, escape, lookup);
     let (result, _) = lexer.run()?;
     Ok(lexer.finish(result))

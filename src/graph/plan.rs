@@ -29,7 +29,7 @@ use crate::platform::Platform;
 const MAX_CONFIG: usize = MAX_CONFIG_BYTES as usize;
 /// Bytes that all texts of a plan may have. Each step has its own environment
 /// and each stage its own history, so a small file could ask for any amount.
-const MAX_PLAN: usize = 512 << 20;
+const MAX_PLAN: usize = 256 << 20;
 
 /// Plans the build of `options.target`, or says which images it has to know.
 pub fn plan(file: &Dockerfile, options: &PlanOptions, bases: &Bases) -> Result<Planned, PlanError> {
@@ -41,9 +41,13 @@ pub fn plan(file: &Dockerfile, options: &PlanOptions, bases: &Bases) -> Result<P
     }
     for index in wanted {
         let state = planner.stage(index)?;
-        planner.done.insert(index, state);
+        let done = DoneStage {
+            step: state.step,
+            state: Some(state),
+        };
+        planner.done.insert(index, done);
     }
-    let Some(state) = planner.done.remove(&target) else {
+    let Some(state) = planner.done.remove(&target).and_then(|done| done.state) else {
         return Err(error("the target stage was not planned", None));
     };
     let mut config = state.config;
@@ -85,6 +89,7 @@ fn planner<'a>(
         need: Vec::new(),
         wanted: BTreeSet::new(),
         done: BTreeMap::new(),
+        children: BTreeMap::new(),
         names: stage::Names::of(file),
         room: MAX_PLAN,
         meter,
@@ -153,7 +158,14 @@ fn expand(text: &Text, escape: char, lookup: &dyn Lookup) -> Result<String, Plan
         .map_err(|e| error_at(e.to_string(), text.span))
 }
 
-/// A stage while it is planned, and what later stages take from it.
+/// What later stages take from a stage.
+struct DoneStage {
+    step: StepId,
+    /// For those built on it; the last of them takes it away.
+    state: Option<StageState>,
+}
+
+/// A stage while it is planned, and what the stages built on it begin with.
 #[derive(Clone)]
 struct StageState {
     index: usize,
@@ -204,7 +216,9 @@ struct Planner<'a> {
     images: BTreeMap<BaseRequest, StepId>,
     need: Vec<(BaseRequest, Option<Span>)>,
     wanted: BTreeSet<BaseRequest>,
-    done: BTreeMap<usize, StageState>,
+    done: BTreeMap<usize, DoneStage>,
+    /// How many stages are still to be built on each.
+    children: BTreeMap<usize, usize>,
     source_date_epoch: Option<i64>,
     names: stage::Names,
     /// Bytes that the plan may still take.
@@ -332,6 +346,7 @@ impl Planner<'_> {
                 Base::Scratch | Base::Context(_) => {}
                 Base::Stage(earlier) => {
                     todo.push(*earlier);
+                    *self.children.entry(*earlier).or_default() += 1;
                     for trigger in stage::triggers(&self.file.stages[*earlier]) {
                         self.spend(ENTRY, here.span)?;
                         let values = stage::from_values(trigger);
@@ -341,6 +356,7 @@ impl Planner<'_> {
                 Base::Image(request) => match self.bases.get(request) {
                     Some(found) => {
                         for text in &found.config.config.on_build {
+                            self.spend(ENTRY + text.len(), here.span)?;
                             let trigger = trigger(text, here.span)?;
                             let values = stage::from_values(&trigger);
                             froms.extend(values.into_iter().map(|(v, _)| (v, here.span)));
@@ -432,6 +448,21 @@ impl Planner<'_> {
         Ok(id)
     }
 
+    /// The state of a stage for one that is built on it.
+    fn take_parent(&mut self, index: usize, span: Span) -> Result<Option<StageState>, PlanError> {
+        let left = self.children.get_mut(&index).map_or(0, |left| {
+            *left = left.saturating_sub(1);
+            *left
+        });
+        if left == 0 {
+            return Ok(self.done.get_mut(&index).and_then(|done| done.state.take()));
+        }
+        let size = |s: &StageState| s.bytes + s.environment_bytes();
+        let state = |done: &DoneStage| done.state.as_ref().map_or(0, size);
+        self.spend(self.done.get(&index).map_or(0, state), span)?;
+        Ok(self.done.get(&index).and_then(|done| done.state.clone()))
+    }
+
     fn stage_name(&self, index: usize) -> String {
         match stage::name_of(&self.file.stages[index]) {
             Some(name) => name,
@@ -447,16 +478,14 @@ impl Planner<'_> {
         let before = self.steps.len();
         let mut state = match self.base(index)? {
             Base::Stage(earlier) => {
-                let size = |s: &StageState| s.bytes + s.environment_bytes();
-                self.spend(self.done.get(&earlier).map_or(0, size), here.span)?;
-                let Some(parent) = self.done.get(&earlier) else {
+                let Some(parent) = self.take_parent(earlier, here.span)? else {
                     return Err(error_at("a stage can't be built on a later one", here.span));
                 };
                 StageState {
                     index,
                     own_cmd: false,
                     own_steps: Vec::new(),
-                    ..parent.clone()
+                    ..parent
                 }
             }
             Base::Image(request) => {

@@ -47,8 +47,9 @@ fn json(path: &Path) -> serde_json::Value {
 }
 
 /// What is in the image's layers above its first, one line for each entry:
-/// name, mode, owner, and what it links to or has in it.
-fn layers(s: &Sandbox, context: &str, more: &[&str]) -> Vec<Vec<String>> {
+/// name, mode, owner, what it links to or has in it, what it is where it is
+/// neither file nor directory, and its attributes.
+pub(crate) fn layers(s: &Sandbox, context: &str, more: &[&str]) -> Vec<Vec<String>> {
     let out = s.path("layout");
     let _ = std::fs::remove_dir_all(&out);
     let dest = format!("type=oci,tar=false,dest={}", out.display());
@@ -82,6 +83,20 @@ fn layers(s: &Sandbox, context: &str, more: &[&str]) -> Vec<Vec<String>> {
                 entry.read_to_string(&mut content).unwrap();
                 if !content.is_empty() {
                     text += &format!(" {content:?}");
+                }
+            }
+            match header.entry_type() {
+                tar::EntryType::Fifo => text += " fifo",
+                tar::EntryType::Char => text += " device",
+                _ => {}
+            }
+            for record in entry.pax_extensions().unwrap().into_iter().flatten() {
+                let record = record.unwrap();
+                if let Some(name) = record.key().unwrap().strip_prefix("SCHILY.xattr.") {
+                    text += &format!(
+                        " {name}={:?}",
+                        String::from_utf8_lossy(record.value_bytes())
+                    );
                 }
             }
             lines.push(text);

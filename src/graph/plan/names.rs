@@ -42,6 +42,9 @@ impl Planner<'_> {
     /// `name::os/arch`, else the one for all.
     pub(super) fn context(&self, name: &str, platform: &Platform) -> Option<(&str, &NamedContext)> {
         let contexts = &self.options.contexts;
+        if contexts.is_empty() {
+            return None;
+        }
         let known = |key: &str| contexts.get_key_value(key).map(|(n, c)| (n.as_str(), c));
         let familiar = Reference::parse(name).ok().map(|r| r.familiar());
         let suffix = format!("::{platform}");

@@ -36,6 +36,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use super::copy_changes::{CopyChanges, Fault};
+pub use super::copy_error::CopyError;
 use super::copy_merge::{Lane, Merge};
 use crate::context::checksum::{Contents, Selected};
 use crate::context::ignore::tidy;
@@ -46,51 +47,6 @@ use crate::layer::{Content, Entry, Kind, Meta, Mtime};
 
 /// Links followed on the way to a destination.
 const MAX_LINKS: usize = 40;
-
-/// Why a copy can't be planned. Paths are those in the image.
-#[derive(Debug, thiserror::Error)]
-pub enum CopyError {
-    /// Several sources need a directory to go to.
-    #[error("with more than one source the destination {0:?} must be a directory and end with a /")]
-    NeedsDirectory(String),
-    /// A file would replace a directory.
-    #[error("cannot copy a file onto the directory {:?}", in_image(.0))]
-    FileOntoDirectory(PathBuf),
-    /// A directory would replace something else.
-    #[error("cannot copy a directory onto {:?}, which is not a directory", in_image(.0))]
-    DirectoryOntoFile(PathBuf),
-    /// Something on the way to the destination is no directory.
-    #[error(
-        "cannot create {:?}: {:?} is not a directory",
-        in_image(path),
-        in_image(blocker)
-    )]
-    NotADirectory {
-        /// What was to be made.
-        path: PathBuf,
-        /// What is in the way.
-        blocker: PathBuf,
-    },
-    /// Links that lead in a circle, or too many of them.
-    #[error("too many symbolic links on the way to {:?}", in_image(.0))]
-    TooManyLinks(PathBuf),
-    /// The name of an inline or downloaded file is no file name.
-    #[error("{0:?} can't be the name of a file")]
-    BadName(String),
-    /// The destination's tree can't be read.
-    #[error("reading {:?} at the destination", in_image(path))]
-    Read {
-        /// What.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-/// A path as steps in the image see it.
-fn in_image(path: &Path) -> PathBuf {
-    Path::new("/").join(path)
-}
 
 /// What is copied.
 #[derive(Debug)]

@@ -4,6 +4,7 @@ pub mod add;
 pub(super) mod cached;
 pub mod copy;
 mod copy_changes;
+mod copy_error;
 mod copy_merge;
 pub(super) mod files;
 pub(super) mod foreign;
