@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Write};
 use super::BundleError;
 use crate::event::Cancel;
 use crate::image::{BlobSource, Descriptor, Image};
-use crate::layer::merge::{LayerBlob, Merge};
+use crate::layer::merge::{Headers, LayerBlob, Merge};
 use crate::layer::stack::{Found, NameId, Origin, Stack};
 use crate::layer::tar_write::TarWriter;
 use crate::layer::{Entry, Kind};
@@ -28,7 +28,12 @@ pub fn export(image: &Image, out: impl Write, cancel: &Cancel) -> Result<(), Bun
         cancel: cancel.clone(),
     };
     let write = || -> Result<(), BundleError> {
-        let merge = Merge::read(layers, 0, &blobs, THREADS)?;
+        let headers = Headers {
+            blobs: &blobs,
+            threads: THREADS,
+            known: None,
+        };
+        let merge = Merge::read(layers, 0, headers)?;
         let out = BufWriter::with_capacity(1 << 20, out);
         let mut tar = TarWriter::new(out, None);
         merge.write(&blobs, &mut tar)?;

@@ -138,6 +138,10 @@ impl ReshapeArgs {
         };
         let new = NewBlobs {
             sink,
+            known: Some(Box::new({
+                let store = store.clone();
+                move |digest| store.index_get(digest)
+            })),
             blobs: Arc::new(Places::new(vec![made, Arc::new(old)])),
             seal: SealOptions {
                 level: layers.and_then(|l| l.compression_level),

@@ -25,11 +25,12 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
+use super::index::LayerIndex;
 use super::stack::{Found, NameId, NodeId, Origin, Stack, StackError};
 use super::tar_read::{Item, Names, TarError, TarReader};
 use super::tar_write::{TarWriter, WriteError};
 use super::{Entry, Kind, MAX_ENTRIES, MAX_TAR_BYTES, Meta, pipeline};
-use crate::digest::DiffId;
+use crate::digest::{DiffId, Digest};
 use crate::image::{BlobSource, Descriptor, Image};
 
 /// Items that are handed over at a time, and how many times the reader of a
@@ -113,27 +114,46 @@ impl MergeError {
     }
 }
 
+/// Finds the index of a blob, where one is known.
+pub type Known = dyn Fn(&Digest) -> Option<LayerIndex> + Send + Sync;
+
+/// How the headers of layers are read.
+#[derive(Clone, Copy)]
+pub struct Headers<'a> {
+    /// Has the layers.
+    pub blobs: &'a dyn BlobSource,
+    /// Layers that are read at the same time.
+    pub threads: usize,
+    /// Layers with an index are not read at all.
+    pub known: Option<&'a Known>,
+}
+
+impl std::fmt::Debug for Headers<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Headers({} threads)", self.threads)
+    }
+}
+
 /// Reads the headers of `layers` in order; `each` is told the number of the
-/// layer with each of its elements. The next layers are read ahead, on
-/// `threads` threads. All blobs have been read to their end, and verified,
-/// when it returns.
+/// layer with each of its elements. The next layers are read ahead. All blobs
+/// without a known index have been read to their end, and verified, when it
+/// returns.
 ///
 /// # Errors
 /// When a layer can't be read, or `each` says so.
 pub fn read_items(
     layers: &[LayerBlob],
-    blobs: &dyn BlobSource,
-    threads: usize,
+    headers: Headers<'_>,
     mut each: impl FnMut(usize, Item) -> Result<(), MergeError>,
 ) -> Result<(), MergeError> {
     std::thread::scope(|scope| {
         let mut begun = layers.iter();
         let mut running = VecDeque::new();
         for (number, layer) in layers.iter().enumerate() {
-            while running.len() < threads.max(1) {
+            while running.len() < headers.threads.max(1) {
                 let Some(layer) = begun.next() else { break };
                 let (sender, receiver) = mpsc::sync_channel(AHEAD);
-                scope.spawn(move || read_layer(layer, blobs, &sender));
+                scope.spawn(move || read_layer(layer, headers, &sender));
                 running.push_back(receiver);
             }
             let mut entries = 0;
@@ -154,7 +174,20 @@ pub fn read_items(
 
 type Batch = Result<Vec<Item>, MergeError>;
 
-fn read_layer(layer: &LayerBlob, blobs: &dyn BlobSource, out: &mpsc::SyncSender<Batch>) {
+fn read_layer(layer: &LayerBlob, headers: Headers<'_>, out: &mpsc::SyncSender<Batch>) {
+    if let Some(index) = headers.known.and_then(|known| known(&layer.blob.digest))
+        && index.diff_id == layer.diff_id
+    {
+        let mut items = index.entries().map(|entry| entry.item).peekable();
+        while items.peek().is_some() {
+            let batch = items.by_ref().take(BATCH).collect();
+            if out.send(Ok(batch)).is_err() {
+                return;
+            }
+        }
+        return;
+    }
+    let blobs = headers.blobs;
     let read = || {
         let tar = pipeline::open(&layer.blob, Some(&layer.diff_id), blobs);
         let tar = tar.map_err(MergeError::open(layer))?;
@@ -201,8 +234,7 @@ impl Merge {
     pub fn read(
         layers: Vec<LayerBlob>,
         below: usize,
-        blobs: &dyn BlobSource,
-        threads: usize,
+        headers: Headers<'_>,
     ) -> Result<Self, MergeError> {
         let mut stack = Stack::new();
         let mut current = 0;
@@ -215,7 +247,7 @@ impl Merge {
                 }
             }
         };
-        read_items(&layers, blobs, threads, |number, item| {
+        read_items(&layers, headers, |number, item| {
             enter(&mut stack, &mut current, number);
             let applied = stack.apply(&item);
             applied.map(drop).map_err(|source| MergeError::Entry {

@@ -25,8 +25,7 @@ pub fn flatten(
     if from + 1 >= layers.len() {
         return Ok(image.clone());
     }
-    let threads = new.seal.workers.threads();
-    let merge = Merge::read(layers.clone(), from, &*image.blobs, threads)?;
+    let merge = Merge::read(layers.clone(), from, new.headers(image))?;
     let mut writer = LayerWriter::new(&*new.sink, &new.seal_for(image))?;
     merge.write(&*image.blobs, writer.tar())?;
     let made = writer.finish()?;

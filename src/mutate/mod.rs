@@ -37,7 +37,7 @@ use crate::image::{
     BlobSink, BlobSource, Descriptor, FirstOf, Image, ImageConfig, MAX_CONFIG_BYTES,
     MAX_MANIFEST_BYTES, Manifest,
 };
-use crate::layer::merge::{LayerBlob, MergeError};
+use crate::layer::merge::{Headers, Known, LayerBlob, MergeError};
 use crate::layer::pipeline::{SealError, SealOptions, Sealed};
 use crate::layer::tar_read::TarError;
 use crate::layer::tar_write::WriteError;
@@ -51,6 +51,9 @@ pub struct NewBlobs {
     pub sink: Arc<dyn BlobSink>,
     /// Reads what the sink has, and everything that the images before have.
     pub blobs: Arc<Places>,
+    /// Finds the indexes of layers: those that have one need not be read for
+    /// their headers.
+    pub known: Option<Box<Known>>,
     /// How layers are made; the form is the image's own.
     pub seal: SealOptions,
     /// How layers are compressed; like the image's last one when `None`.
@@ -66,6 +69,15 @@ impl std::fmt::Debug for NewBlobs {
 }
 
 impl NewBlobs {
+    /// How the headers of an image's layers are read.
+    fn headers<'a>(&'a self, image: &'a Image) -> Headers<'a> {
+        Headers {
+            blobs: &*image.blobs,
+            threads: self.seal.workers.threads(),
+            known: self.known.as_deref(),
+        }
+    }
+
     /// How to make a layer for `image`.
     fn seal_for(&self, image: &Image) -> SealOptions {
         let last = image.manifest.layers.last();

@@ -32,8 +32,7 @@ pub fn hide(
     history: History,
     new: &NewBlobs,
 ) -> Result<Image, MutateError> {
-    let threads = new.seal.workers.threads();
-    let merge = Merge::read(LayerBlob::of(image), 0, &*image.blobs, threads)?;
+    let merge = Merge::read(LayerBlob::of(image), 0, new.headers(image))?;
     let stack = merge.stack();
     let mut gone = Vec::new();
     let mut names = stack.names();
@@ -146,8 +145,7 @@ impl Plan {
             stack.next_layer();
             seen.push(Current::default());
         };
-        let threads = new.seal.workers.threads();
-        read_items(layers, &*image.blobs, threads, |number, item| {
+        read_items(layers, new.headers(image), |number, item| {
             while seen.len() <= number {
                 end(&mut stack, &mut seen);
                 entry = 0;

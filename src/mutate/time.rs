@@ -20,8 +20,7 @@ const CREATED: &str = "org.opencontainers.image.created";
 pub fn clamp(image: &Image, epoch: i64, new: &NewBlobs) -> Result<Image, MutateError> {
     let mut layers = LayerBlob::of(image);
     let mut late = vec![false; layers.len()];
-    let threads = new.seal.workers.threads();
-    read_items(&layers, &*image.blobs, threads, |number, item| {
+    read_items(&layers, new.headers(image), |number, item| {
         if let Item::Put(entry) = item {
             let mtime = entry.meta.mtime;
             late[number] |= (mtime.secs, mtime.nanos) > (epoch, 0);

@@ -22,10 +22,38 @@ fn merge(layers: &[Vec<u8>], below: usize) -> Result<Vec<u8>, MergeError> {
         diff_id: DiffId::new(Digest::of(tar)),
     });
     let blobs = Blobs(layers.to_vec());
-    let merge = Merge::read(list.collect(), below, &blobs, 2)?;
+    let list: Vec<LayerBlob> = list.collect();
+    let plain = crate::image::media_type::Compression::Uncompressed;
+    let known = |digest: &Digest| {
+        let tar = layers.iter().find(|tar| Digest::of(tar) == *digest)?;
+        LayerIndex::make(Cursor::new(tar.clone()), plain).ok()
+    };
+    let headers = Headers {
+        blobs: &blobs,
+        threads: 2,
+        known: None,
+    };
+    let merge = Merge::read(list.clone(), below, headers)?;
+    // From indexes it is the same.
+    let known: Vec<Option<LayerIndex>> = list.iter().map(|l| known(&l.blob.digest)).collect();
+    let digests: Vec<Digest> = list.iter().map(|l| l.blob.digest.clone()).collect();
+    let known: Box<Known> = Box::new(move |digest| {
+        let at = digests.iter().position(|d| d == digest)?;
+        known[at].clone()
+    });
+    let headers = Headers {
+        known: Some(&*known),
+        ..headers
+    };
+    let indexed = Merge::read(list, below, headers)?;
+    let mut same = TarWriter::new(Vec::new(), None);
+    indexed.write(&blobs, &mut same)?;
+    let same = same.finish().unwrap();
     let mut out = TarWriter::new(Vec::new(), None);
     merge.write(&blobs, &mut out)?;
-    Ok(out.finish().unwrap())
+    let out = out.finish().unwrap();
+    assert_eq!(out, same);
+    Ok(out)
 }
 
 type Tree = BTreeMap<PathBuf, String>;
