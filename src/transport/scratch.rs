@@ -122,14 +122,13 @@ impl Read for Keeping {
             return Ok(0);
         }
         let n = self.inner.read(buffer)?;
-        match (n, &mut self.copy) {
+        if n == 0 {
             // Its end: it is verified.
-            (0, copy) => match copy.take() {
-                Some(copy) => copy.commit(&self.digest)?,
-                None => {}
-            },
-            (n, Some(copy)) => copy.write_all(&buffer[..n])?,
-            (_, None) => {}
+            if let Some(copy) = self.copy.take() {
+                copy.commit(&self.digest)?;
+            }
+        } else if let Some(copy) = &mut self.copy {
+            copy.write_all(&buffer[..n])?;
         }
         Ok(n)
     }

@@ -845,6 +845,12 @@ fn every_field_of_a_config_can_be_changed() {
         json!({"Env": ["PATH=/sbin"], "ExposedPorts": {"53/udp": {}}, "Shell": ["/bin/x"]})
     );
     assert_eq!(after["history"], config["history"]);
+}
+
+#[test]
+fn changes_of_a_config_that_make_no_sense_are_refused() {
+    let s = Sandbox::new();
+    let from = plain(&s);
     for (args, code, why) in [
         (&["--unset-env", "NONE"][..], 1, "no variable NONE"),
         (&["--unset-volume", "/none"], 1, "no volume /none"),
