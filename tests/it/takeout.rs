@@ -653,3 +653,71 @@ fn images_are_mounted_and_stay_whole() {
     }
     assert_eq!(ran.stdout, "/mnt\nbin\netc\nroot\ntmp\n", "{}", ran.stderr);
 }
+
+#[test]
+fn archives_of_another_library_are_unpacked() {
+    let corpus = std::env::var_os("SHIPLAP_TEST_CORPUS").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/corpus"),
+        PathBuf::from,
+    );
+    let archives = corpus.join("layers/go-containerregistry");
+    if !archives.exists() {
+        let test = "archives_of_another_library_are_unpacked";
+        skip(test, &format!("there is no {}", archives.display()));
+        return;
+    }
+    let s = Sandbox::new();
+    for (n, (archive, files)) in [
+        (
+            "mutate/overwritten_file.tar",
+            Some(&["bar.txt", "foo.txt"][..]),
+        ),
+        ("mutate/source_image.tar", Some(&["bar", "foo"])),
+        (
+            "mutate/source_image_with_empty_layer_history.tar",
+            Some(&["bar", "foo"]),
+        ),
+        (
+            "mutate/whiteout_dir.tar",
+            Some(&["a", "a/baz", "b", "b/bar"]),
+        ),
+        ("mutate/whiteout_image.tar", Some(&["bar.txt"])),
+        ("tarball/hello-world-v25.tar", Some(&["hello"])),
+        ("tarball/test_image_1.tar", Some(&["bar", "foo"])),
+        ("tarball/test_image_2.tar", Some(&["bat", "baz"])),
+        (
+            "tarball/test_bundle.tar:test_image_2",
+            Some(&["bat", "baz"]),
+        ),
+        (
+            "tarball/test_link.tar:bazel/v1/tarball:test_image_3",
+            Some(&["bar", "foo", "test"]),
+        ),
+        ("tarball/test_load_manifest.tar", Some(&["bar", "foo"])),
+        ("tarball/content.tar", None),
+        ("tarball/no_manifest.tar", None),
+        ("tarball/null_manifest.tar", None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let place = format!("docker-archive:{}", archives.join(archive).display());
+        let (tree, tar) = (format!("tree{n}"), format!("{n}.tar"));
+        let ran = s.run(&["unpack", "-q", &place, &tree]);
+        let Some(files) = files else {
+            assert_eq!(ran.code, Some(1), "{archive}");
+            continue;
+        };
+        assert_eq!(ran.code, Some(0), "{archive}\n{}", ran.stderr);
+        let names: Vec<String> = listing(&s.path(&tree))
+            .iter()
+            .filter_map(|line| Some(line.split_once(' ')?.0.to_owned()))
+            .collect();
+        assert_eq!(names, files, "{archive}");
+        s.ok(&["export", "-q", &place, "-o", &tar]);
+        s.ok(&["import", "-q", &tar, "exported"]);
+        let again = format!("again{n}");
+        s.ok(&["unpack", "-q", "exported", &again]);
+        assert_same(&s.path(&tree), &s.path(&again));
+    }
+}
