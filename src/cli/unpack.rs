@@ -93,7 +93,7 @@ impl UnpackArgs {
             image: &image,
             location: lasting(&opened).to_string(),
             dir: &self.dir,
-            bundle: self.bundle.then(|| runtime::Options {
+            bundle: self.bundle.then_some(runtime::Options {
                 args: self.command,
                 terminal: self.tty,
             }),

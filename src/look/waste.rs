@@ -96,6 +96,8 @@ pub fn waste(tree: &Tree) -> Waste {
         0 => 1.0,
         written => smallest_sum as f64 / written as f64,
     };
-    waste.paths.sort_by(|a, b| b.bytes.cmp(&a.bytes));
+    waste
+        .paths
+        .sort_by_key(|path| std::cmp::Reverse(path.bytes));
     waste
 }
