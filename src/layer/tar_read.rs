@@ -146,7 +146,7 @@ impl<R: Read> TarReader<R> {
     /// the current body is skipped.
     ///
     /// The archive ends with two blocks of zeros or where the input ends between
-    /// two entries. An error is final.
+    /// two entries, be it without the padding of the last. An error is final.
     pub fn next_entry(&mut self) -> Result<Option<Item>, TarError> {
         match self.state {
             State::Reading => {}
@@ -368,7 +368,8 @@ impl<R: Read> TarReader<R> {
         let rest = self.body.stored + self.body.padding as u64;
         let skipped = io::copy(&mut (&mut self.inner).take(rest), &mut io::sink())?;
         self.position += skipped;
-        if skipped != rest {
+        // Some writers (umoci insert) leave out the padding behind the last file.
+        if skipped < self.body.stored {
             let name = std::mem::take(&mut self.body.name);
             return Err(self.malformed(&name, "it ends in the middle of a file"));
         }

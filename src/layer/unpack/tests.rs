@@ -1144,7 +1144,9 @@ fn a_cut_layer_is_an_error() {
         let sandbox = Sandbox::new();
         let root = sandbox.root("r", false);
         let done = unpack(&whole[..cut], &root, &options(false));
-        assert!(done.is_err() || cut % 512 == 0, "{cut}");
+        // Between two entries, or behind a file's content.
+        let between = cut % 512 == 0 || (1624..2048).contains(&cut);
+        assert_eq!(done.is_err(), !between, "{cut}");
     }
 }
 
