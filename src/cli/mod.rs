@@ -19,21 +19,26 @@ mod copy;
 mod debug;
 mod delete;
 mod df;
+mod diff;
 mod digest;
 mod doctor;
 mod environment;
 mod error;
 mod explore;
 mod export;
+mod files;
 mod flatten;
 mod graph;
+mod history;
 mod image;
 mod images;
 mod import;
 mod index;
 mod inspect;
+mod layers;
 mod login;
 mod logout;
+mod ls;
 mod manifest;
 mod mount;
 mod mutate;
@@ -56,10 +61,12 @@ mod strip;
 mod tags;
 mod timestamp;
 mod transfer;
+mod tree;
 mod unpack;
 mod values;
 mod verify;
 mod version;
+mod wasted;
 
 use std::cell::Cell;
 use std::io;
@@ -155,7 +162,13 @@ enum Command {
     Df(df::DfArgs),
     Verify(verify::VerifyArgs),
     Inspect(inspect::InspectArgs),
-    History(inspect::HistoryArgs),
+    History(history::HistoryArgs),
+    Layers(layers::LayersArgs),
+    Tree(tree::TreeArgs),
+    Ls(ls::LsArgs),
+    Cat(ls::CatArgs),
+    Wasted(wasted::WastedArgs),
+    Diff(diff::DiffArgs),
     Flatten(Box<flatten::FlattenArgs>),
     Squash(Box<flatten::SquashArgs>),
     Explore(explore::ExploreArgs),
@@ -212,6 +225,12 @@ impl Command {
             Self::Verify(args) => args.run(session),
             Self::Inspect(args) => args.run(session),
             Self::History(args) => args.run(session),
+            Self::Layers(args) => args.run(session),
+            Self::Tree(args) => args.run(session),
+            Self::Ls(args) => args.run(session),
+            Self::Cat(args) => args.run(session),
+            Self::Wasted(args) => args.run(session),
+            Self::Diff(args) => args.run(session),
             Self::Load(args) => args.run(session),
             Self::Save(args) => args.run(session),
             Self::Flatten(args) => args.run(session),

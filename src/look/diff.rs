@@ -268,8 +268,8 @@ pub struct FieldChange {
     pub after: Option<Value>,
 }
 
-/// Where two documents differ. Lists that are not of the same length are
-/// compared as a whole, unless they hold objects.
+/// Where two documents differ. Lists of different lengths are compared as a
+/// whole, unless they hold objects or one is the beginning of the other.
 pub fn fields(a: &Value, b: &Value) -> Vec<FieldChange> {
     let mut changes = Vec::new();
     compare(String::new(), Some(a), Some(b), &mut changes);
@@ -291,7 +291,10 @@ fn compare(field: String, a: Option<&Value>, b: Option<&Value>, out: &mut Vec<Fi
             }
         }
         (Some(Value::Array(x)), Some(Value::Array(y)))
-            if x.len() == y.len() || x.iter().chain(y).any(Value::is_object) =>
+            if x.len() == y.len()
+                || x.iter().chain(y).any(Value::is_object)
+                || x.starts_with(y)
+                || y.starts_with(x) =>
         {
             for n in 0..x.len().max(y.len()) {
                 compare(below(&n.to_string()), x.get(n), y.get(n), out);

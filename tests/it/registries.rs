@@ -2,7 +2,7 @@
 //! registry and with one that misbehaves.
 
 #[path = "support/registry.rs"]
-mod fake;
+pub(crate) mod fake;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
