@@ -229,3 +229,32 @@ fn what_no_unpacker_takes_is_refused() {
     cut.truncate(2000);
     assert!(merge(&[cut], 0).is_err());
 }
+
+#[test]
+fn deep_and_long_paths_cost_no_stack() {
+    let deep = vec!["a"; 16_000].join("/");
+    let far = format!("{deep}/{}", "b".repeat(1000));
+    let put = |path: &str| Raw::new().pax(&[("path", path.as_bytes())]);
+    let base = put(&deep).file("x", b"deep").end();
+    let gone = Raw::new().file(".wh.a", b"").end();
+    let empty = merge(&[base.clone(), gone], 0).unwrap();
+    assert!(!empty.windows(4).any(|w| w == b"deep"));
+    assert!(merge(std::slice::from_ref(&base), 0).is_ok());
+    // Short in the layer, too long without the links.
+    let half = vec!["a"; 2000].join("/");
+    let links = Raw::new()
+        .pax(&[("linkpath", half.as_bytes())])
+        .link("l", "x")
+        .pax(&[
+            ("path", format!("{half}/l").as_bytes()),
+            ("linkpath", b"/l"),
+        ])
+        .link("x", "x")
+        .end();
+    let long = put(&format!("l/{}", "c/".repeat(15_000) + "d"))
+        .file("x", b"")
+        .end();
+    let refused = merge(&[links, long], 0).unwrap_err();
+    assert!(matches!(refused, MergeError::Entry { .. }), "{refused:?}");
+    assert!(merge(&[put(&far).file("x", b"").end()], 0).is_err());
+}
