@@ -13,7 +13,7 @@ use std::collections::HashSet;
 use std::io;
 
 use crate::digest::{DiffId, Digest, VerifyingReader};
-use crate::event::Cancel;
+use crate::event::{Cancel, chain};
 use crate::image::validate::{DocumentKind, NO_LAYERS, validate};
 use crate::image::{
     Descriptor, Document, ImageConfig, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Manifest, media_type,
@@ -287,18 +287,4 @@ fn read_tar(tar: impl io::Read) -> io::Result<u64> {
 
 fn drain(mut blob: impl io::Read) -> io::Result<u64> {
     io::copy(&mut blob, &mut io::sink()).map(|_| 0)
-}
-
-/// An error with its causes.
-fn chain(error: &io::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error
-        .get_ref()
-        .and_then(|inner| std::error::Error::source(inner));
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
 }

@@ -171,7 +171,7 @@ pub fn build(
     let (exported, made) = match attempt(&env, &imports) {
         // Somebody else's word was wrong; what is here is enough.
         Err(e) if is_import(&e) && !cancel.is_cancelled() => {
-            let why = solve::chain(&e);
+            let why = crate::event::chain(&e);
             events.warn(format!("{why}; going on without the imported caches"));
             imports = Opened::default();
             env.imports.clear();

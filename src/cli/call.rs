@@ -4,8 +4,11 @@
 
 use base64::Engine as _;
 use serde_json::{Map, Value, json};
-use shiplap::build::{SourceText, frontend};
+use shiplap::build::frontend::{self, Sources};
+use shiplap::build::request::Request;
+use shiplap::build::{BuildError, SourceText};
 use shiplap::dockerfile::span::{LineIndex, Span};
+use shiplap::event::Cancel;
 use shiplap::graph::{Outline, OutlineMount, Target};
 
 use super::error::located;
@@ -68,10 +71,7 @@ pub(super) fn outline(
     source: &SourceArgs,
     format: Format,
 ) -> anyhow::Result<()> {
-    let request = source.request(&environment)?;
-    let cancel = session.interrupts.cancel();
-    let (text, outline) =
-        frontend::outline(&request, &Session::sources()?, &cancel).map_err(located)?;
+    let (text, outline) = asked(session, source, frontend::outline)?;
     match format {
         Format::Json => output::json(&outline_json(&text, &outline)),
         Format::Text => output::result(&outline_text(&outline)),
@@ -84,14 +84,22 @@ pub(super) fn targets(
     source: &SourceArgs,
     format: Format,
 ) -> anyhow::Result<()> {
-    let request = source.request(&environment)?;
-    let cancel = session.interrupts.cancel();
-    let (text, targets) =
-        frontend::targets(&request, &Session::sources()?, &cancel).map_err(located)?;
+    let (text, targets) = asked(session, source, frontend::targets)?;
     match format {
         Format::Json => output::json(&targets_json(&text, &targets)),
         Format::Text => output::result(&targets_text(&targets)),
     }
+}
+
+/// Asks about the Dockerfile that `source` names.
+fn asked<T>(
+    session: &Session,
+    source: &SourceArgs,
+    question: impl FnOnce(&Request, &Sources, &Cancel) -> Result<T, BuildError>,
+) -> anyhow::Result<T> {
+    let request = source.request(&environment)?;
+    let cancel = session.interrupts.cancel();
+    Ok(question(&request, &Session::sources()?, &cancel).map_err(located)?)
 }
 
 /// An object without what is empty.

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::layers::{Layer, LayerBlob, LayerError};
-use super::{Done, Env, Solver, cache, layers};
+use super::{Done, Env, Solver, cache};
 use crate::digest::Digest;
 use crate::event::Event;
 use crate::image::BlobSource;
@@ -137,7 +137,7 @@ pub fn recompress(
     options: &SealOptions,
 ) -> Result<LayerBlob, LayerError> {
     let sealed = pipeline::recompress(&blob.descriptor, &blob.diff_id, store, store, options)
-        .map_err(|e| LayerError::Seal(layers::chain(&e)))?;
+        .map_err(|e| LayerError::Seal(crate::event::chain(&e)))?;
     Ok(LayerBlob {
         descriptor: sealed.descriptor,
         diff_id: sealed.diff_id,

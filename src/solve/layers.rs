@@ -8,12 +8,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::context::Tree;
 use crate::digest::{DiffId, Digest, Hasher, VerifyingReader};
-use crate::event::{Events, Task};
+use crate::event::{Events, Task, chain};
 use crate::image::media_type::layer_compression;
 use crate::image::{BlobSink, BlobSource, BlobWriter, Descriptor, Image};
 use crate::layer::compress;
 use crate::layer::listing::Listing;
-use crate::layer::unpack::{Devices, Form, Lower, UnpackError, UnpackOptions, Unpacked, unpack};
+use crate::layer::unpack::{Form, Lower, UnpackError, UnpackOptions, Unpacked, unpack};
 use crate::layer::{Entry, Meta};
 use crate::snapshot::{Layered, Merged};
 use crate::store::{NewLayer, Store};
@@ -58,21 +58,6 @@ pub enum LayerError {
     /// The layer could not be written.
     #[error("can't write the layer: {0}")]
     Seal(String),
-}
-
-/// All messages of an error and its causes, on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(c) = cause {
-        let message = c.to_string();
-        if !text.contains(&message) {
-            text.push_str(": ");
-            text.push_str(&message);
-        }
-        cause = c.source();
-    }
-    text
 }
 
 #[derive(Debug)]
@@ -588,12 +573,7 @@ fn unpack_blob(
     let form = store.layer_form();
     let options = UnpackOptions {
         lower,
-        owners: form.owners,
-        devices: match form.devices {
-            true => Devices::Create,
-            false => Devices::Placeholder,
-        },
-        ..UnpackOptions::new(Form::Overlay {
+        ..form.unpack_options(Form::Overlay {
             user_xattr: form.user_xattr,
         })
     };

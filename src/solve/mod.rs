@@ -17,6 +17,7 @@ pub mod key;
 mod known;
 pub mod layers;
 pub mod op;
+mod place;
 mod preview;
 mod scheduler;
 mod trees;
@@ -29,7 +30,7 @@ use std::time::Instant;
 use crate::container::{Executor, IsolationError};
 use crate::context::Tree;
 use crate::digest::{ChainId, Digest};
-use crate::event::{Cancel, Events, Outcome, Task, Usage};
+use crate::event::{Cancel, Events, Outcome, Task, Usage, chain};
 use crate::graph::{BaseRequest, From, Op, Step, StepId};
 use crate::image::Image;
 use crate::layer::pipeline::{self, SealOptions};
@@ -43,7 +44,7 @@ pub use image_dirs::LayerDirs;
 use key::KeyBuilder;
 pub use known::{Imported, Imports, recompress};
 use known::{form, noted};
-pub use layers::{Layer, LayerBlob, LayerError, chain};
+pub use layers::{Layer, LayerBlob, LayerError};
 pub use op::cached::{CacheMount, cache_mounts, pack_mount};
 pub use op::run::Secret;
 pub use op::sources::Remote;
@@ -338,29 +339,8 @@ pub fn solve(steps: &[Step], wanted: &[StepId], env: &Env<'_>) -> Result<Solved,
 fn at(step: &Step) -> impl FnOnce(StepError) -> SolveError + '_ {
     |source| SolveError {
         name: step.name.clone(),
-        span: place(step, &source).or(step.span),
+        span: place::place(step, &source).or(step.span),
         source: Box::new(source),
-    }
-}
-
-/// The part of a COPY that an error is about.
-fn place(step: &Step, error: &StepError) -> Option<crate::dockerfile::span::Span> {
-    use crate::context::select::SelectError;
-    let Op::Copy(op) = &step.op else {
-        return None;
-    };
-    let error = match error {
-        StepError::User(_) => return op.chown_span,
-        StepError::Copy(_) => return op.dest_span,
-        StepError::Exclude(e) => return op.exclude_spans.get(e.line.wrapping_sub(1)).copied(),
-        StepError::Select(error) => error,
-        _ => return None,
-    };
-    match error {
-        SelectError::NotFound { path, .. } => step.source_span(path),
-        SelectError::Pattern(pattern) => step.source_span(&pattern.0),
-        SelectError::Dangling { path, .. } => step.source_span(&path.to_string_lossy()),
-        SelectError::Exclude(_) | SelectError::TooDeep(_) | SelectError::Read { .. } => None,
     }
 }
 

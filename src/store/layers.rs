@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::lock::{Session, is_session_id};
 use super::{Store, StoreError};
 use crate::digest::DiffId;
+use crate::layer::unpack::{Devices, Form, UnpackOptions};
 
 impl Store {
     /// The directory of the layer, if it is unpacked here: complete, never
@@ -127,6 +128,18 @@ impl Default for LayerForm {
 }
 
 impl LayerForm {
+    /// How layers are unpacked so.
+    pub fn unpack_options<'a>(self, form: Form) -> UnpackOptions<'a> {
+        UnpackOptions {
+            owners: self.owners,
+            devices: match self.devices {
+                true => Devices::Create,
+                false => Devices::Placeholder,
+            },
+            ..UnpackOptions::new(form)
+        }
+    }
+
     /// At the end of links' names.
     fn suffix(self) -> String {
         let mut suffix = String::new();

@@ -11,7 +11,7 @@ use super::plan::{Plan, Rewrite};
 use super::scratch::Scratch;
 use super::{CopyOptions, FirstOf, Source, TransportError};
 use crate::digest::{DiffId, Digest};
-use crate::event::{Cancel, Task};
+use crate::event::{Cancel, Task, chain};
 use crate::image::media_type::{self, Compression, Format};
 use crate::image::{BlobSource, Descriptor, Document, ImageConfig, MAX_CONFIG_BYTES, read_blob};
 use crate::layer::pipeline::{self, SealOptions};
@@ -169,14 +169,4 @@ pub(super) fn recompress(
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(c) = cause {
-        text = format!("{text}: {c}");
-        cause = c.source();
-    }
-    text
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::push_pull::registry;
+use crate::push_pull::{passwords, registry};
 use crate::sandbox::{Sandbox, has, skip};
 
 fn raw(s: &Sandbox, place: &str) -> serde_json::Value {
@@ -210,13 +210,8 @@ fn each_end_has_its_own_credentials() {
     let Some(s) = Sandbox::with_base(NAME) else {
         return;
     };
-    let file = s.path("htpasswd");
-    let made = Command::new("htpasswd")
-        .args(["-Bbc", file.to_str().unwrap(), "ana", "right"])
-        .output()
-        .unwrap();
-    assert!(made.status.success());
-    let (_server, at) = registry(&s, file.to_str());
+    let file = passwords(&s, "right");
+    let (_server, at) = registry(&s, Some(&file));
     let there = format!("docker://{at}/x:1");
     s.ok(&["copy", "--dest-creds", "ana:right", "base", &there]);
     let other = format!("docker://{at}/y:1");

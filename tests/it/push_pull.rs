@@ -25,6 +25,17 @@ pub(crate) fn registry(s: &Sandbox, htpasswd: Option<&str>) -> (Server, String) 
     start(s, "registry", &setup)
 }
 
+/// A file with the password of `ana`, for a registry.
+pub(crate) fn passwords(s: &Sandbox, password: &str) -> String {
+    let file = s.path("htpasswd").to_str().unwrap().to_owned();
+    let made = Command::new("htpasswd")
+        .args(["-Bbc", "-C", "4", &file, "ana", password])
+        .output()
+        .unwrap();
+    assert!(made.status.success());
+    file
+}
+
 /// Starts Debian's registry; its log is `NAME.log`.
 pub(crate) fn start(s: &Sandbox, name: &str, setup: &Setup<'_>) -> (Server, String) {
     let port = TcpListener::bind("127.0.0.1:0")
@@ -127,13 +138,8 @@ fn a_registry_that_asks_who_it_is() {
     let Some(s) = Sandbox::with_base(NAME) else {
         return;
     };
-    let file = s.path("htpasswd");
-    let made = Command::new("htpasswd")
-        .args(["-Bbc", file.to_str().unwrap(), "ana", "right"])
-        .output()
-        .unwrap();
-    assert!(made.status.success());
-    let (_server, at) = registry(&s, file.to_str());
+    let file = passwords(&s, "right");
+    let (_server, at) = registry(&s, Some(&file));
     let name = format!("{at}/x:1");
     let with = |password: &str| {
         let dir = s.path("docker");

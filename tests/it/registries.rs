@@ -16,7 +16,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use fake::{Fault, Registry};
 use shiplap::digest::Digest;
 
-use crate::push_pull::{Setup, start};
+use crate::push_pull::{Setup, passwords, start};
 use crate::sandbox::{Ran, Sandbox, has, skip};
 
 /// A store with an image `app` of one small layer; `None`, with a word about
@@ -244,21 +244,9 @@ fn logins_are_kept_and_forgotten() {
     let Some(s) = sandbox(NAME, &["docker-registry", "htpasswd"]) else {
         return;
     };
-    let file = s.path("htpasswd");
-    let made = Command::new("htpasswd")
-        .args([
-            "-Bbc",
-            "-C",
-            "4",
-            file.to_str().unwrap(),
-            "ana",
-            "right-word",
-        ])
-        .output()
-        .unwrap();
-    assert!(made.status.success());
+    let file = passwords(&s, "right-word");
     let setup = Setup {
-        htpasswd: file.to_str(),
+        htpasswd: Some(&file),
         ..Setup::default()
     };
     let (_server, at) = start(&s, "registry", &setup);

@@ -135,8 +135,10 @@ impl CacheExporter<'_> {
             };
             match result {
                 Err(e) if to.ignore_error && !self.cancel.is_cancelled() => {
-                    self.events
-                        .warn(format!("the cache was not written: {}", solve::chain(&e)));
+                    self.events.warn(format!(
+                        "the cache was not written: {}",
+                        crate::event::chain(&e)
+                    ));
                 }
                 result => result?,
             }

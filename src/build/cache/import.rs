@@ -8,12 +8,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::CacheFrom;
 use super::format::{CacheIndex, INDEX_TYPE, MAX_INDEX_BYTES};
 use crate::digest::Digest;
-use crate::event::Events;
+use crate::event::{Events, chain};
 use crate::image::{BlobSource, Descriptor, Document, Image, Manifest, read_blob};
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::{Client, Repository};
-use crate::solve::{Imported, Imports, LayerBlob, chain};
+use crate::solve::{Imported, Imports, LayerBlob};
 use crate::transport::{self, Source, TransportError};
 
 /// All imports of a build.

@@ -5,15 +5,16 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::super::{Imported, LayerBlob, Solver, StepError, StepResult, layers, seal_in};
+use super::super::{Imported, LayerBlob, Solver, StepError, StepResult, seal_in};
 use crate::context::Tree;
 use crate::digest::{Digest, Hasher, VerifyingReader};
 use crate::dockerfile::mount::{Cache, MountSpec};
+use crate::event::chain;
 use crate::graph::{Op, RunMount, RunOp, Step};
 use crate::image::media_type::{Compression, layer_compression};
 use crate::layer::compress;
 use crate::layer::pipeline::SealOptions;
-use crate::layer::unpack::{Devices, Form, UnpackOptions, unpack};
+use crate::layer::unpack::{Form, unpack};
 use crate::snapshot::Merged;
 use crate::store::{LockMode, Store};
 use crate::sys::fs::Root;
@@ -129,16 +130,8 @@ pub(super) fn restore(
     let mut tar = VerifyingReader::new(tar, blob.diff_id.digest().clone(), None).map_err(fail())?;
     let root = Root::open(dest).map_err(fail())?;
     let form = solver.env.store.layer_form();
-    let options = UnpackOptions {
-        owners: form.owners,
-        devices: if form.devices {
-            Devices::Create
-        } else {
-            Devices::Placeholder
-        },
-        ..UnpackOptions::new(Form::Flat)
-    };
-    unpack(&mut tar, &root, &options).map_err(|e| fail()(io::Error::other(layers::chain(&e))))?;
+    let options = form.unpack_options(Form::Flat);
+    unpack(&mut tar, &root, &options).map_err(|e| fail()(io::Error::other(chain(&e))))?;
     io::copy(&mut tar, &mut io::sink()).map_err(fail())?;
     task.finish(crate::event::Outcome::Done);
     Ok(())

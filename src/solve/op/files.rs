@@ -7,7 +7,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::super::key::KeyBuilder;
-use super::super::layers::chain;
 use super::super::{Done, Solver, StepError};
 use super::add::unpack_archives;
 use super::copy::{self, Body, CopyChanges, CopyOptions, Single, Source};
@@ -19,9 +18,10 @@ use crate::context::select::{Match, select};
 use crate::context::{Empty, Tree};
 use crate::digest::Digest;
 use crate::dockerfile::chmod::Chmod;
+use crate::event::chain;
 use crate::graph::{CopyOp, CopySource, From};
 use crate::layer::tar_write::{TarWriter, WriteError};
-use crate::layer::unpack::{Devices, Form, UnpackOptions, unpack};
+use crate::layer::unpack::{Form, unpack};
 use crate::layer::{Change, Mtime};
 use crate::snapshot::users;
 use crate::store::LayerForm;
@@ -307,14 +307,7 @@ pub(in super::super) fn apply(
             let mut out = tar.finish().map_err(WriteError::Write)?;
             io::Write::flush(&mut out).map_err(WriteError::Write)
         });
-        let options = UnpackOptions {
-            owners: form.owners,
-            devices: match form.devices {
-                true => Devices::Create,
-                false => Devices::Placeholder,
-            },
-            ..UnpackOptions::new(Form::Flat)
-        };
+        let options = form.unpack_options(Form::Flat);
         let read = unpack(reader, &root, &options);
         let written = written
             .join()

@@ -265,7 +265,7 @@ impl Mounts {
                 Ok(()) => true,
                 // A cache may always be empty.
                 Err(e) => {
-                    let why = super::super::layers::chain(&e);
+                    let why = crate::event::chain(&e);
                     solver.env.events.warn(format!("cache mount {id:?}: {why}"));
                     solver.env.store.trash(&new)?;
                     std::fs::create_dir(&new).map_err(fail())?;

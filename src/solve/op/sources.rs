@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::super::layers::chain;
 use super::super::{Solver, StepError};
 use super::add::UnpackOptions;
 use super::copy::{Body, Single, Source};
@@ -14,6 +13,7 @@ use crate::context::local::LocalTree;
 use crate::context::select::select;
 use crate::context::{Tree, auth, git, http};
 use crate::digest::{Digest, Hasher};
+use crate::event::chain;
 use crate::graph::CopyOp;
 use crate::image::{BlobSource, Descriptor};
 
