@@ -324,6 +324,11 @@ pub(super) fn document(spec: &RunSpec, capabilities: &Capabilities, mounts: Vec<
             "rootfsPropagation": "private",
         },
     });
+    if let Console::Terminal { rows, columns } = spec.console
+        && rows > 0
+    {
+        config["process"]["consoleSize"] = json!({"height": rows, "width": columns});
+    }
     if let Some(filter) = seccomp {
         config["linux"]["seccomp"] = json!(filter);
     }

@@ -18,9 +18,11 @@
 //! makes cannot be opened, whatever device cgroup there is. The six nodes of
 //! `/dev` are single bind mounts from the stage.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -271,6 +273,43 @@ pub(super) fn bind(source: &Path, target: &Path, flags: MountFlags) -> io::Resul
     Ok(())
 }
 
+/// The same with all that is mounted below `source`.
+fn bind_all(source: &Path, target: &Path, flags: MountFlags) -> io::Result<()> {
+    rustix::mount::mount_bind_recursive(source, target)?;
+    let table = fs::read("/proc/self/mountinfo")?;
+    let places = table.split(|b| *b == b'\n').filter_map(mount_point);
+    for place in places.filter(|place| place.starts_with(target)) {
+        let limited = flags_of(&place).and_then(|held| {
+            let flags = MountFlags::BIND | flags | held;
+            Ok(rustix::mount::mount_remount(&place, flags, c"")?)
+        });
+        if let Err(error) = limited {
+            if place == target {
+                return Err(error);
+            }
+            // What can't be limited is not shown.
+            rustix::mount::unmount(&place, UnmountFlags::DETACH)?;
+        }
+    }
+    Ok(())
+}
+
+/// Where a line of `mountinfo` says that something is mounted.
+fn mount_point(line: &[u8]) -> Option<PathBuf> {
+    let mut rest = line.split(|b| *b == b' ').nth(4)?;
+    let mut path = Vec::with_capacity(rest.len());
+    while let Some((first, after)) = rest.split_first() {
+        let digits = after.get(..3).filter(|_| *first == b'\\');
+        let byte = digits.and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok());
+        path.push(byte.unwrap_or(*first));
+        rest = match byte {
+            Some(_) => after.get(3..).unwrap_or_default(),
+            None => after,
+        };
+    }
+    Some(PathBuf::from(OsString::from_vec(path)))
+}
+
 fn flags_of(path: &Path) -> io::Result<MountFlags> {
     let held = rustix::fs::statvfs(path)?.f_flag;
     Ok([
@@ -420,7 +459,7 @@ impl Source {
                 let Some(bound) = &self.bound else {
                     return Err(Errno::NOENT).tried(what());
                 };
-                bind(&proc_fd(bound.as_fd()), &path, flags(*read_only)).tried(what())?;
+                bind_all(&proc_fd(bound.as_fd()), &path, flags(*read_only)).tried(what())?;
                 (path, self.directory)
             }
             MountKind::Overlay {
@@ -558,4 +597,20 @@ fn mask(stage: &Stage, null: &Path, below: &Path, names: &[&str]) -> Result<(), 
         rustix::mount::mount_bind(cover, &path).tried(format!("masking {}", path.display()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_read_with_their_escapes() {
+        let line = br"36 35 98:0 /mnt1 /mnt2/a\040b\134c rw,noatime master:1 - ext3 /dev/root rw";
+        assert_eq!(mount_point(line), Some(PathBuf::from(r"/mnt2/a b\c")));
+        assert_eq!(
+            mount_point(br"1 2 3:4 / /x\0 rw"),
+            Some(PathBuf::from(r"/x\0"))
+        );
+        assert_eq!(mount_point(b""), None);
+    }
 }

@@ -266,6 +266,36 @@ fn files_of_the_machine_are_seen_where_something_can_be_mounted() {
         );
         assert_eq!(std::fs::read_to_string(s.path("data/f")).unwrap(), "f\ny\n");
     }
+    // What is mounted below comes along, and is as read-only.
+    std::fs::create_dir(s.path("data/sub")).unwrap();
+    let script = "mount -t tmpfs x data/sub && echo deep > data/sub/f && exec \"$@\"";
+    let inside = "cat /d/sub/f; echo x > /d/sub/new; echo x > /ro/sub/new";
+    let program = s.command(&s.store()).get_program().to_owned();
+    let ran: Ran = Command::new("unshare")
+        .args(["-m", "sh", "-c", script, "sh"])
+        .arg(program)
+        .args([
+            "--root",
+            "store",
+            "run",
+            "-q",
+            "-v",
+            "./data:/d",
+            "-v",
+            "./data:/ro:ro",
+        ])
+        .args(["base", "sh", "-c", inside])
+        .current_dir(s.dir.path())
+        .output()
+        .unwrap()
+        .into();
+    assert_eq!(ran.stdout, "deep\n", "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("/ro/sub/new: Read-only"),
+        "{}",
+        ran.stderr
+    );
+    assert!(!ran.stderr.contains("/d/sub/new"), "{}", ran.stderr);
     let ran = s.inside(&["-v", "./none:/d"], "true");
     assert!(
         ran.code == Some(125) && ran.stderr.contains("no such file"),
