@@ -19,6 +19,12 @@
 //! keeper kills the first process, and with it the kernel kills everything in
 //! the PID namespace. The first process dies with the keeper as well.
 //!
+//! Output comes by pipes, input goes by one, and shiplap carries the bytes
+//! ([`Io`]). For a terminal the first process makes one inside of the container
+//! and sends its other end through the socket; an OCI runtime gets one of the
+//! host's and makes its own inside. After the request the socket also takes
+//! signals, which the keeper passes on.
+//!
 //! Where there are no namespaces the keeper runs [`chroot`] instead of what is
 //! on the right: with it or `proot` the process gets another view of the files,
 //! and what would be mounted is put into the tree ([`placed`]) by the keeper,

@@ -11,7 +11,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::Receiver;
 
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use rustix::termios::Winsize;
 use serde::{Deserialize, Serialize};
@@ -105,6 +105,10 @@ impl Console {
     }
 }
 
+/// A pipe that says it can be written to takes this much without a pause
+/// (`PIPE_BUF`), in bytes.
+const PIECE: usize = 4096;
+
 /// Sets standard input of the process that becomes the command, unless it was
 /// given, and gives all streams to its user, who may then open `/dev/stdout`.
 pub(super) fn set(spec: &RunSpec) -> Result<(), Failure> {
@@ -164,6 +168,8 @@ struct Source {
     /// `None` after its end.
     reader: Option<File>,
     lines: Lines,
+    /// What the caller's end has not taken yet.
+    waiting: Vec<u8>,
 }
 
 impl Source {
@@ -173,6 +179,7 @@ impl Source {
             stream,
             reader: Some(reader.into()),
             lines: Lines::default(),
+            waiting: Vec::new(),
         })
     }
 
@@ -184,9 +191,10 @@ impl Source {
         match reader.read(buffer) {
             Ok(0) => self.reader = None,
             Ok(n) => {
-                if !self.hand_on(&buffer[..n], io) {
-                    // The process hears of it as it would without us.
-                    self.reader = None;
+                let (bytes, stream) = (&buffer[..n], self.stream);
+                match io {
+                    Io::Lines(output) => self.lines.push(bytes, &mut |l| output(stream, l)),
+                    Io::Streams(_) => self.waiting.extend_from_slice(bytes),
                 }
                 return true;
             }
@@ -198,39 +206,42 @@ impl Source {
         false
     }
 
-    /// Whether there is still somebody who wants it.
-    fn hand_on(&mut self, bytes: &[u8], io: Io<'_>) -> bool {
-        let stream = self.stream;
+    /// The caller's end.
+    fn to<'a>(&self, io: Io<'a>) -> Option<BorrowedFd<'a>> {
         match io {
-            Io::Lines(output) => {
-                self.lines.push(bytes, &mut |line| output(stream, line));
-                true
-            }
-            Io::Streams(streams) => {
-                let to = match stream {
-                    Stream::Stdout => streams.output,
-                    Stream::Stderr => streams.error,
-                };
-                write_all(to, bytes).is_ok()
-            }
+            Io::Lines(_) => None,
+            Io::Streams(streams) => Some(match self.stream {
+                Stream::Stdout => streams.output,
+                Stream::Stderr => streams.error,
+            }),
         }
     }
-}
 
-/// Writes to a descriptor that may be set not to block by somebody else.
-fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<()> {
-    while !bytes.is_empty() {
-        match rustix::io::write(to, bytes) {
-            Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::AGAIN) => {
-                let mut polled = [rustix::event::PollFd::from_borrowed_fd(to, PollFlags::OUT)];
-                let _ = rustix::event::poll(&mut polled, None);
+    /// Hands on what the caller's end takes now, or all of it when `wait` is
+    /// set: nobody is held up who could still get a signal.
+    fn push(&mut self, io: Io<'_>, wait: bool) {
+        let Some(to) = self.to(io) else { return };
+        let patience = (!wait).then_some(Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        });
+        while !self.waiting.is_empty() {
+            let mut polled = [PollFd::from_borrowed_fd(to, PollFlags::OUT)];
+            if matches!(rustix::event::poll(&mut polled, patience.as_ref()), Ok(0)) {
+                return;
             }
-            Err(e) => return Err(e),
+            let piece = self.waiting.get(..PIECE).unwrap_or(&self.waiting);
+            match rustix::io::write(to, piece) {
+                Ok(n) => drop(self.waiting.drain(..n)),
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+                Err(_) => {
+                    // The process hears of it as it would without us.
+                    self.waiting.clear();
+                    self.reader = None;
+                }
+            }
         }
     }
-    Ok(())
 }
 
 /// Where input goes, and what of it did not fit yet.
@@ -257,6 +268,7 @@ pub(super) struct Carrier {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Waiting {
     Source(usize),
+    Output(usize),
     Input,
     Sink,
 }
@@ -310,7 +322,10 @@ impl Carrier {
         io: Io<'a>,
     ) -> impl Iterator<Item = (Waiting, BorrowedFd<'a>, PollFlags)> {
         let sources = self.sources.iter().enumerate();
-        let sources = sources.filter_map(|(n, source)| {
+        let sources = sources.filter_map(move |(n, source)| {
+            if !source.waiting.is_empty() {
+                return Some((Waiting::Output(n), source.to(io)?, PollFlags::OUT));
+            }
             let fd = source.reader.as_ref()?.as_fd();
             Some((Waiting::Source(n), fd, PollFlags::IN))
         });
@@ -334,6 +349,12 @@ impl Carrier {
             (Waiting::Source(n), _) => {
                 if let Some(source) = self.sources.get_mut(n) {
                     source.read(buffer, io);
+                    source.push(io, false);
+                }
+            }
+            (Waiting::Output(n), _) => {
+                if let Some(source) = self.sources.get_mut(n) {
+                    source.push(io, false);
                 }
             }
             (Waiting::Input, Io::Streams(streams)) => {
@@ -358,7 +379,11 @@ impl Carrier {
 
     /// Takes what there is now; whether there was anything.
     pub(super) fn drain(&mut self, buffer: &mut [u8], io: Io<'_>) -> bool {
-        let read = self.sources.iter_mut().map(|s| s.read(buffer, io));
+        let read = self.sources.iter_mut().map(|source| {
+            let read = source.read(buffer, io);
+            source.push(io, true);
+            read
+        });
         read.fold(false, |any, read| any | read)
     }
 
@@ -366,7 +391,10 @@ impl Carrier {
     /// is.
     pub(super) fn finish(&mut self, buffer: &mut [u8], io: Io<'_>) {
         for source in &mut self.sources {
-            while source.read(buffer, io) {}
+            source.push(io, true);
+            while source.read(buffer, io) {
+                source.push(io, true);
+            }
             if let Io::Lines(output) = io {
                 let stream = source.stream;
                 source.lines.finish(&mut |line| output(stream, line));

@@ -393,6 +393,19 @@ fn signals_reach_the_command() {
         assert_eq!(child.wait().unwrap().code(), Some(143), "{rung}");
         assert!(!running(&format!("sleep\0{marker}")));
     }
+    // Also where nobody takes what it writes.
+    let marker = format!("92{}", std::process::id());
+    let mut child = s.started(
+        &[],
+        &["sh", "-c", &format!("echo ready; exec yes {marker}")],
+    );
+    let (mut out, mut seen) = (child.stdout.take().unwrap(), String::new());
+    read_until(&mut out, &mut seen, "ready\n");
+    std::thread::sleep(Duration::from_millis(300));
+    signal(&child, Signal::TERM);
+    assert!(eventually(|| !running(&format!("yes\0{marker}"))));
+    std::io::copy(&mut out, &mut std::io::sink()).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(143));
     // And one that does not listen, by the third.
     let mut child = s.started(
         &[],
