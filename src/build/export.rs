@@ -18,6 +18,7 @@ use crate::reference::Reference;
 use crate::solve::{self, Layer};
 use crate::transport::archive::OciArchive;
 use crate::transport::docker_save::DockerArchive;
+use crate::transport::early::EarlyUploads;
 use crate::transport::layout::LayoutDestination;
 use crate::transport::registry::RegistryDestination;
 use crate::transport::{self, CopyOptions};
@@ -43,6 +44,8 @@ pub(super) struct Exporter<'a> {
     pub(super) bases: Vec<Arc<dyn BlobSource>>,
     /// What the image is made of.
     pub(super) made: &'a Made<'a>,
+    /// Layers that are on their way already.
+    pub(super) early: Option<&'a EarlyUploads>,
     pub(super) seal: SealOptions,
     /// What is told of when things were made.
     pub(super) times: Times,
@@ -54,6 +57,30 @@ pub(super) struct Exported {
     /// The config, where there is one image.
     pub(super) config: Option<Descriptor>,
     pub(super) names: Vec<Reference>,
+}
+
+/// Sends layers to the registry while they are made, where they go to one
+/// repository as they are made.
+pub(super) fn early(request: &Request, tools: &Tools, cancel: &Cancel) -> Option<EarlyUploads> {
+    let mut names = request.tags.clone();
+    let mut pushes = request.push;
+    for output in &request.outputs {
+        if output.kind == OutputKind::Image && (output.push || request.push) {
+            pushes = true;
+            names.extend(output.names.iter().cloned());
+            if output.compression.is_some() || output.compression_level.is_some() {
+                return None;
+            }
+        }
+    }
+    let destinations = RegistryDestination::for_each(&tools.client, &names);
+    match &destinations[..] {
+        [destination] if pushes => {
+            let repository = transport::Destination::repository(destination)?;
+            Some(EarlyUploads::new(&tools.store, repository, cancel))
+        }
+        _ => None,
+    }
 }
 
 impl Exporter<'_> {
@@ -198,6 +225,9 @@ impl Exporter<'_> {
         written: &Written,
         names: &[Reference],
     ) -> Result<(), BuildError> {
+        if let Some(early) = self.early {
+            early.wait();
+        }
         let client = &self.tools.client;
         let made = RegistryDestination::for_each(client, names).into_iter();
         let made = made.map(|destination| -> Box<dyn transport::Destination> {

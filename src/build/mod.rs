@@ -39,8 +39,8 @@ use crate::graph::print::KnownKey;
 use crate::graph::{
     self, BaseRequest, Bases, Graph, NamedContext, PlanOptions, Planned, Resolved, Step,
 };
-use crate::image::Image;
 use crate::image::media_type::{Compression, Format};
+use crate::image::{BlobSink, Image};
 use crate::layer::pipeline::SealOptions;
 use crate::platform::Platform;
 use crate::registry::Client;
@@ -117,6 +117,7 @@ pub fn build(
         let made = make_executor(wanted, tools, events)?;
         Ok(Arc::clone(executor.get_or_init(|| made)))
     };
+    let early = export::early(request, tools, cancel);
     let mut env = Env {
         store: &tools.store,
         context: Some(input.context.clone()),
@@ -128,6 +129,7 @@ pub fn build(
         options: solve_options(request, tools, seal.clone(), epoch.unwrap_or(seconds)),
         events: events.clone(),
         cancel: cancel.part(),
+        early: early.as_ref().map(|early| early as &dyn BlobSink),
     };
     let times = match epoch {
         Some(epoch) => Times::Fixed(assemble::rfc3339(epoch, 0)),
@@ -162,6 +164,7 @@ pub fn build(
             cancel,
             bases: bases.chain(imports.blobs.iter().cloned()).collect(),
             made: &made,
+            early: early.as_ref(),
             seal: seal.clone(),
             times: times.clone(),
         };
@@ -290,6 +293,7 @@ pub fn plans(request: &Request, tools: &Tools, cancel: &Cancel) -> Result<Vec<Pl
         options: solve_options(request, tools, seal, epoch.unwrap_or(0)),
         events,
         cancel: cancel.clone(),
+        early: None,
     };
     let with_keys = |graph: Graph| {
         let keys = solve::keys(&graph.steps, &env);

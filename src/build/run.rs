@@ -120,6 +120,7 @@ pub fn run(
         options: options(request, tools, seconds),
         events: events.clone(),
         cancel: cancel.clone(),
+        early: None,
     };
     let ended = run_inside(image, &inside, &env, streams, ready)?;
     let Some(keep) = &request.keep else {

@@ -37,6 +37,7 @@ mod list;
 mod login;
 mod manifest;
 pub mod origin;
+mod parts;
 mod proxy;
 mod pull;
 mod push;
@@ -50,6 +51,7 @@ pub use credentials::{AuthFile, AuthFiles, Credential, CredentialError, Credenti
 pub use error::{Failure, RegistryError};
 pub use login::{Kept, LoginFile};
 pub use manifest::Repository;
+pub use parts::PartialUpload;
 pub use proxy::Proxies;
 pub use push::{Mount, Progress};
 pub use registries::{Registries, RegistriesError};

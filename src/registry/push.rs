@@ -47,6 +47,12 @@ pub enum Mount {
 #[derive(Debug, Clone)]
 pub struct UploadSession(Url);
 
+impl UploadSession {
+    pub(super) fn url(&self) -> &Url {
+        &self.0
+    }
+}
+
 impl Repository {
     /// Whether the repository has the blob.
     ///
@@ -217,7 +223,7 @@ impl Repository {
     }
 
     /// Where the session of `answer` is.
-    fn session(&self, answer: &Answer) -> Result<UploadSession, Failure> {
+    pub(super) fn session(&self, answer: &Answer) -> Result<UploadSession, Failure> {
         let location = answer
             .header("location")
             .filter(|l| !l.trim().is_empty())

@@ -13,7 +13,7 @@ use super::known::{form, noted};
 use super::layers::{self, Layer, LayerBlob};
 use super::{Done, Solver, StepError, cache, op, seal};
 use crate::context::Tree;
-use crate::graph::{CopyOp, Op, Step};
+use crate::graph::{CopyOp, Op, Step, StepId};
 use crate::layer::Changes;
 use crate::layer::listing::Listening;
 use crate::snapshot::users::UserError;
@@ -24,16 +24,31 @@ pub(super) struct Uses {
     pub(super) runs: bool,
     /// Steps, by their numbers, on whose result others only look things up.
     looked_at: BTreeSet<usize>,
+    /// Steps, by their numbers, whose layers are part of a result.
+    kept: BTreeSet<usize>,
 }
 
 impl Uses {
-    pub(super) fn of(steps: &[Step]) -> Self {
+    pub(super) fn of(steps: &[Step], wanted: &[StepId]) -> Self {
         let looks = |step: &&Step| matches!(step.op, Op::Copy(_) | Op::Workdir(_));
         let parents = steps.iter().filter(looks).filter_map(Step::parent);
+        let mut kept = BTreeSet::new();
+        for result in wanted {
+            let mut next = Some(*result);
+            while let Some(step) = next.filter(|step| kept.insert(step.0)) {
+                next = steps.get(step.0).and_then(Step::parent);
+            }
+        }
         Self {
             runs: steps.iter().any(|s| matches!(s.op, Op::Run(_))),
             looked_at: parents.map(|p| p.0).collect(),
+            kept,
         }
+    }
+
+    /// Whether the step's layer is part of a result.
+    pub(super) fn is_kept(&self, number: usize) -> bool {
+        self.kept.contains(&number)
     }
 }
 
@@ -129,11 +144,11 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
         let env = self.env;
         let now = Some(env.options.now);
         if !self.uses.looked_at.contains(&number) {
-            let blob = seal(env, changes)?;
+            let blob = seal(env, self.sink(number), changes)?;
             return Ok((blob.clone(), Layer::stored(blob).at(now)));
         }
         let (changes, heard) = Listening::new(changes);
-        let blob = seal(env, Box::new(changes))?;
+        let blob = seal(env, self.sink(number), Box::new(changes))?;
         let listing = heard.lock().unwrap_or_else(PoisonError::into_inner).take();
         let layer = match listing {
             Some(listing) => {

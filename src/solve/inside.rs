@@ -60,7 +60,7 @@ pub fn run_inside(
 ) -> Result<Ended, StepError> {
     let (flights, trees) = (Flights::default(), Trees::default());
     let (ran, scratch) = (Mutex::new(Vec::new()), OnceLock::new());
-    let uses = Uses::of(&[]);
+    let uses = Uses::of(&[], &[]);
     std::thread::scope(|scope| {
         let solver = Solver {
             env,
@@ -171,11 +171,15 @@ fn sealed(env: &Env<'_>, made: Made, below: &[Arc<Layer>]) -> Result<Arc<Layer>,
         Made::Dir(dir) => {
             let fs = dir.fs().to_path_buf();
             let layer = Arc::new(Layer::made(dir));
-            layer.seal(seal_dir(env, fs, below));
+            layer.seal(seal_dir(env, env.store, fs, below));
             layer.publish();
             layer.blob()?;
             Ok(layer)
         }
-        Made::Tree(tree) => Ok(Arc::new(Layer::stored(seal(env, tree.stream())?))),
+        Made::Tree(tree) => Ok(Arc::new(Layer::stored(seal(
+            env,
+            env.store,
+            tree.stream(),
+        )?))),
     }
 }

@@ -20,6 +20,7 @@ pub mod op;
 mod place;
 mod preview;
 mod scheduler;
+mod sealing;
 mod trees;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,8 +33,8 @@ use crate::context::Tree;
 use crate::digest::{ChainId, Digest};
 use crate::event::{Cancel, Events, Outcome, Task, Usage, chain};
 use crate::graph::{BaseRequest, From, Op, Step, StepId};
-use crate::image::Image;
-use crate::layer::pipeline::{self, SealOptions};
+use crate::image::{BlobSink, Image};
+use crate::layer::pipeline::SealOptions;
 use crate::layer::{Change, Changes};
 use crate::snapshot::Merged;
 use crate::store::{LayerForm, Store, TempDir};
@@ -49,6 +50,7 @@ pub use op::cached::{CacheMount, cache_mounts, pack_mount};
 pub use op::run::Secret;
 pub use op::sources::Remote;
 pub use preview::keys;
+use sealing::{changes, seal, seal_dir, seal_in};
 use trees::{TreeChanges, Trees};
 
 /// All that executing steps needs.
@@ -73,6 +75,8 @@ pub struct Env<'a> {
     pub events: Events,
     /// Asks to stop.
     pub cancel: Cancel,
+    /// Takes the new layers of what is wanted, and puts them into the store.
+    pub early: Option<&'a dyn BlobSink>,
 }
 
 impl std::fmt::Debug for Env<'_> {
@@ -287,7 +291,7 @@ pub fn solve(steps: &[Step], wanted: &[StepId], env: &Env<'_>) -> Result<Solved,
     let ran = Mutex::new(Vec::new());
     let flights = Flights::default();
     let scratch = OnceLock::new();
-    let uses = Uses::of(steps);
+    let uses = Uses::of(steps, wanted);
     let trees = Trees::default();
     let outcome = std::thread::scope(|scope| {
         let solver = Solver {
@@ -478,7 +482,7 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
                 let dir = match made {
                     Made::Dir(dir) => dir,
                     Made::Tree(tree) => {
-                        let layer = self.seal_tree(*tree, &key)?;
+                        let layer = self.seal_tree(number, *tree, &key)?;
                         return Ok((parent.with(key, layer), false));
                     }
                 };
@@ -486,8 +490,9 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
                 let layer = Arc::new(Layer::made(dir).at(now));
                 let sealed = layer.clone();
                 let (env, key, lower) = (self.env, key.clone(), parent.layers.clone());
+                let sink = self.sink(number);
                 self.scope.spawn(move || {
-                    let result = seal_dir(env, fs, &lower);
+                    let result = seal_dir(env, sink, fs, &lower);
                     if let Ok(blob) = &result {
                         noted(
                             env,
@@ -520,10 +525,15 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
     }
 
     /// Writes what a step changed in its tree, which is then there for others.
-    fn seal_tree(&self, tree: TreeChanges, key: &Digest) -> Result<Arc<Layer>, StepError> {
+    fn seal_tree(
+        &self,
+        number: usize,
+        tree: TreeChanges,
+        key: &Digest,
+    ) -> Result<Arc<Layer>, StepError> {
         let env = self.env;
         let now = Some(env.options.now);
-        let blob = seal(env, tree.stream())?;
+        let blob = seal(env, self.sink(number), tree.stream())?;
         noted(env, cache::put(env.store, key, key, &form(env), &blob, now));
         let layer = Arc::new(Layer::stored(blob).at(now));
         // Without it the next step makes a tree anew.
@@ -625,37 +635,6 @@ fn layers_of(image: &Image) -> Vec<Arc<Layer>> {
             Arc::new(Layer::of_base(image, blob))
         })
         .collect()
-}
-
-/// Changes that are all known.
-fn changes(list: impl Iterator<Item = Change> + Send + 'static) -> Changes {
-    Box::new(list.map(Ok))
-}
-
-/// Turns what a step left in its upper directory into a blob.
-fn seal_dir(env: &Env<'_>, upper: PathBuf, lower: &[Arc<Layer>]) -> Result<LayerBlob, LayerError> {
-    let fail = |e: &dyn std::error::Error| LayerError::Seal(chain(e));
-    let dirs = layers::dirs(lower, env.store, &env.events)?;
-    let lower = Merged::new(dirs).map_err(|e| fail(&e))?;
-    let changes = crate::snapshot::overlay::changes(&upper, Arc::new(lower));
-    seal(env, changes.map_err(|e| fail(&e))?)
-}
-
-fn seal(env: &Env<'_>, changes: Changes) -> Result<LayerBlob, LayerError> {
-    seal_in(env.store, changes, &env.options.seal)
-}
-
-fn seal_in(
-    store: &Store,
-    changes: Changes,
-    options: &SealOptions,
-) -> Result<LayerBlob, LayerError> {
-    let sealed =
-        pipeline::seal(changes, store, options).map_err(|e| LayerError::Seal(chain(&e)))?;
-    Ok(LayerBlob {
-        descriptor: sealed.descriptor,
-        diff_id: sealed.diff_id,
-    })
 }
 
 /// Everything in the file system that `layers` make, lowest first.

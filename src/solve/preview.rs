@@ -14,7 +14,7 @@ use crate::graph::{CopyOp, CopySource, From, Op, Step};
 pub fn keys(steps: &[Step], env: &Env<'_>) -> Vec<Option<KnownKey>> {
     let results: Vec<OnceLock<Done>> = steps.iter().map(|_| OnceLock::new()).collect();
     let (ran, flights, trees) = (Mutex::default(), Flights::default(), Trees::default());
-    let (scratch, uses) = (OnceLock::new(), Uses::of(steps));
+    let (scratch, uses) = (OnceLock::new(), Uses::of(steps, &[]));
     std::thread::scope(|scope| {
         let solver = Solver {
             env,

@@ -169,6 +169,14 @@ impl Ingest {
         Ok(())
     }
 
+    /// Reads what is written, also after it was published.
+    ///
+    /// # Errors
+    /// When the file can't be opened again.
+    pub fn reader(&self) -> io::Result<File> {
+        open_regular(&self.path)
+    }
+
     /// Bytes written so far.
     pub fn bytes(&self) -> u64 {
         self.bytes

@@ -30,6 +30,7 @@ pub mod copy;
 pub mod dir;
 pub mod docker_archive;
 pub mod docker_save;
+pub mod early;
 pub mod endpoint;
 pub mod index;
 pub mod layout;
