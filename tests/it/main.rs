@@ -11,6 +11,7 @@ mod confine;
 mod copy;
 mod copying;
 mod diff;
+mod early;
 mod errors;
 mod explore;
 mod frontend;

@@ -825,6 +825,30 @@ fn upload(
                 )
                 .with("range", range_of(kept.map_or(&[], Vec::as_slice))),
         },
+        "PATCH" => {
+            if !state.uploads.contains(session) {
+                return Answer::error(404, "BLOB_UPLOAD_UNKNOWN");
+            }
+            let from = request.headers.get("content-range");
+            let from: Option<usize> = from.and_then(|r| r.split('-').next()?.parse().ok());
+            let kept = state.partial.entry(session.into()).or_default();
+            if from != Some(kept.len()) {
+                return Answer::error(416, "RANGE_INVALID");
+            }
+            kept.extend(request.body);
+            let range = range_of(kept);
+            Answer::new(202)
+                .with(
+                    "location",
+                    format!("/v2/{name}/blobs/uploads/{session}?_state=z"),
+                )
+                .with("range", range)
+        }
+        "DELETE" => {
+            state.uploads.remove(session);
+            state.partial.remove(session);
+            Answer::new(204)
+        }
         "PUT" => {
             if !state.uploads.contains(session) {
                 return Answer::error(404, "BLOB_UPLOAD_UNKNOWN");
