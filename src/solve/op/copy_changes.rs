@@ -5,7 +5,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::copy::{CopyError, FileBody, FileId, Look, Planned, What};
+use super::copy::{CopyError, FileBody, FileId, Planned, What};
+use super::copy_look::Look;
 use super::copy_merge::Merge;
 use crate::layer::{Change, Content, Entry, Kind};
 

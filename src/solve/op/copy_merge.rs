@@ -10,7 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::copy::{At, CopyError, FileId, Look, Planned, What};
+use super::copy::{At, CopyError, FileId, Planned, What};
+use super::copy_look::Look;
 use crate::context::checksum::Contents;
 use crate::context::entries::{Entries, Reader};
 use crate::context::select::Found;

@@ -5,6 +5,7 @@ pub(super) mod cached;
 pub mod copy;
 mod copy_changes;
 mod copy_error;
+mod copy_look;
 mod copy_merge;
 pub(super) mod files;
 pub(super) mod foreign;
