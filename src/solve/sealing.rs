@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::layers::{self, Layer, LayerBlob, LayerError, chain};
+use super::layers::{self, Layer, LayerBlob, LayerError};
 use super::{Env, Solver};
+use crate::event::chain;
 use crate::image::BlobSink;
 use crate::layer::pipeline::{self, SealOptions};
 use crate::layer::{Change, Changes};
