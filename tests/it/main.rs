@@ -32,6 +32,7 @@ mod reshape;
 mod run;
 mod rungs;
 mod sandbox;
+mod secrets;
 mod ssh;
 mod store;
 mod straight;
