@@ -6,16 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 use shiplap::image::{BlobSource, Descriptor, Image, PartReader};
-use shiplap::look::Indexer;
+use shiplap::look::{Indexer, NodeId, Tree};
 
 use super::error::Hinted;
+use super::files::{Lazy, entry_json};
 use super::image::ImageArgs;
 use super::values::write_file;
 use super::{Format, Session};
-use crate::ui::explore::data::Data;
 use crate::ui::explore::page::page;
-use crate::ui::explore::picture::{Contents, Outline};
+use crate::ui::explore::picture::{Contents, Outline, word};
+use crate::ui::explore::walk::ever;
 use crate::ui::{explore, output, screen};
 
 const EXAMPLES: &str = "\
@@ -33,8 +36,8 @@ Examples:
 /// of them and what is wasted. --format json prints an object: name, digest,
 /// platform, created, size; layers (digest, diff_id, size, unpacked_size,
 /// instruction, added, changed, removed); waste (efficiency, bytes, paths);
-/// files, also those that are gone (path, kind, size, mode, uid, gid, mtime,
-/// target, digest, layer, removed, changes).
+/// files as tree has them, also those that are gone, with removed and changes
+/// (layer, change: added, changed or removed).
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ExploreArgs {
@@ -82,7 +85,7 @@ impl ExploreArgs {
         }
         let contents = contents(&indexer, &image)?;
         match self.html {
-            None => output::json(&Data::of(&outline, &contents)),
+            None => output::json(&data(&outline, &contents)),
             Some(file) => {
                 let page = page(&outline, &contents)?;
                 match file.as_os_str() == "-" {
@@ -96,6 +99,89 @@ impl ExploreArgs {
 
 fn contents(indexer: &Indexer, image: &Image) -> anyhow::Result<Contents> {
     Ok(Contents::of(&indexer.image(image)?))
+}
+
+/// All that is known of an image. Layers are counted from 1.
+#[derive(Serialize)]
+struct Data<F: Serialize> {
+    #[serde(flatten)]
+    fields: Map<String, Value>,
+    layers: Vec<Value>,
+    waste: Value,
+    problems: Vec<Value>,
+    files: F,
+}
+
+fn data<'a>(outline: &'a Outline, contents: &'a Contents) -> impl Serialize + 'a {
+    let tree = &contents.tree;
+    let layers = outline.layers.iter().enumerate().map(|(number, layer)| {
+        let did = contents.layers.get(number).copied().unwrap_or_default();
+        json!({
+            "digest": layer.digest,
+            "diff_id": layer.diff_id,
+            "size": layer.size,
+            "unpacked_size": contents.tar_bytes.get(number),
+            "instruction": layer.instruction,
+            "added": did.added,
+            "changed": did.changed,
+            "removed": did.removed,
+        })
+    });
+    let wasted = contents.waste.paths.iter().map(|wasted| {
+        json!({
+            "path": format!("/{}", tree.path(wasted.node).to_string_lossy()),
+            "bytes": wasted.bytes,
+            "files": wasted.files,
+            "removed": wasted.removed,
+        })
+    });
+    let problems = tree.problems().iter();
+    let problems = problems.map(|(number, text)| json!({"layer": number + 1, "problem": text}));
+    Data {
+        fields: Map::from_iter([
+            ("name".to_owned(), json!(outline.name)),
+            ("digest".to_owned(), json!(outline.digest)),
+            ("platform".to_owned(), json!(outline.platform)),
+            ("created".to_owned(), json!(outline.created)),
+            ("size".to_owned(), json!(outline.size())),
+        ]),
+        layers: layers.collect(),
+        waste: json!({
+            "efficiency": contents.waste.efficiency,
+            "bytes": contents.waste.bytes,
+            "paths": wasted.collect::<Vec<_>>(),
+        }),
+        problems: problems.collect(),
+        files: Lazy(|| nodes(tree).map(|node| file(contents, node))),
+    }
+}
+
+/// Every path that ever was, in order; the root first.
+fn nodes(tree: &Tree) -> impl Iterator<Item = NodeId> {
+    let mut todo = vec![Tree::ROOT];
+    std::iter::from_fn(move || {
+        loop {
+            let node = todo.pop()?;
+            if ever(tree, node).is_some() {
+                todo.extend(tree.children(node).iter().rev());
+                return Some(node);
+            }
+        }
+    })
+}
+
+/// An entry as `tree` has it, with what each layer did to it.
+fn file(contents: &Contents, node: NodeId) -> Map<String, Value> {
+    let tree = &contents.tree;
+    let Some((inode, removed)) = ever(tree, node) else {
+        return Map::new();
+    };
+    let mut file = entry_json(&tree.path(node), inode);
+    let changes = contents.story(node).into_iter();
+    let changes = changes.map(|(layer, kind)| json!({"layer": layer + 1, "change": word(kind)}));
+    file.insert("removed".into(), json!(removed));
+    file.insert("changes".into(), changes.collect());
+    file
 }
 
 /// Counts the bytes that are read of blobs.

@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 use shiplap::context::glob::has_wildcard;
 use shiplap::context::ignore::Ignore;
 use shiplap::image::Image;
+use shiplap::layer::Kind;
 use shiplap::layer::index::LayerIndex;
-use shiplap::layer::{Kind, Mtime};
 use shiplap::look::content::{self, FileReader};
 use shiplap::look::steps::instructions;
 use shiplap::look::{Indexer, Inode, InodeId, NodeId, Tree};
@@ -20,6 +20,7 @@ use shiplap::look::{Indexer, Inode, InodeId, NodeId, Tree};
 use super::Session;
 use super::error::Usage;
 use super::image::{ImageArgs, Opened};
+pub(super) use crate::ui::entry::{mode, owner, time};
 use crate::ui::{escape, output};
 
 /// An image with what is in it.
@@ -169,41 +170,6 @@ impl Wanted {
     }
 }
 
-/// Type and permissions as `ls` has them.
-pub(super) fn mode(inode: &Inode) -> String {
-    let kind = match inode.kind {
-        Kind::File { .. } | Kind::Hardlink { .. } => '-',
-        Kind::Dir => 'd',
-        Kind::Symlink { .. } => 'l',
-        Kind::Char { .. } => 'c',
-        Kind::Block { .. } => 'b',
-        Kind::Fifo => 'p',
-    };
-    let mode = inode.meta.mode;
-    let mut text = String::from(kind);
-    for (shift, special, set, unset) in [
-        (6, 0o4000, 's', 'S'),
-        (3, 0o2000, 's', 'S'),
-        (0, 0o1000, 't', 'T'),
-    ] {
-        let bits = mode >> shift;
-        text.push(if bits & 4 == 0 { '-' } else { 'r' });
-        text.push(if bits & 2 == 0 { '-' } else { 'w' });
-        text.push(match (mode & special != 0, bits & 1 != 0) {
-            (false, false) => '-',
-            (false, true) => 'x',
-            (true, true) => set,
-            (true, false) => unset,
-        });
-    }
-    text
-}
-
-/// Owner and group.
-pub(super) fn owner(inode: &Inode) -> String {
-    format!("{}:{}", inode.meta.uid, inode.meta.gid)
-}
-
 /// A name, with where a link leads.
 pub(super) fn name(name: &[u8], inode: &Inode) -> String {
     let name = String::from_utf8_lossy(name);
@@ -211,15 +177,6 @@ pub(super) fn name(name: &[u8], inode: &Inode) -> String {
         Kind::Symlink { target } => format!("{name} -> {}", target.display()),
         Kind::Hardlink { target } => format!("{name} => {}", target.display()),
         _ => name.into_owned(),
-    }
-}
-
-/// A time in RFC 3339; `@SECONDS` for one that no calendar has.
-pub(super) fn time(mtime: Mtime) -> String {
-    let nanos = i32::try_from(mtime.nanos).unwrap_or(0);
-    match jiff::Timestamp::new(mtime.secs, nanos) {
-        Ok(time) => time.to_string(),
-        Err(_) => format!("@{}", mtime.secs),
     }
 }
 

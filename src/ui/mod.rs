@@ -6,6 +6,7 @@
 //! results ([`output`]). The channel is bounded, so a step that floods its
 //! output is slowed down as by any pipe, and memory stays bounded too.
 
+pub(crate) mod entry;
 pub(crate) mod escape;
 pub(crate) mod excerpt;
 pub(crate) mod explore;

@@ -345,8 +345,8 @@ fn without_a_terminal_it_says_what_else_there_is() {
     }
 }
 
-/// Paths with kind, size, mode, layer and target, as the page's columns have
-/// them: of the finished image, and of what is gone.
+/// Entries as `tree` has them, made of the page's columns; those that are gone
+/// too.
 fn unfolded(data: &Value) -> Vec<Value> {
     let files = &data["files"];
     let column = |name: &str| files[name].as_array().unwrap();
@@ -361,20 +361,28 @@ fn unfolded(data: &Value) -> Vec<Value> {
         let attribute = column("attribute")[n].as_u64().unwrap() as usize;
         let attributes = &column("attributes")[attribute];
         mtime += column("mtimes")[n].as_i64().unwrap();
-        if n > 0 {
-            found.push(json!({
-                "path": parents[1..].join("/"),
-                "kind": kind.to_string(),
-                "size": column("sizes")[n],
-                "mode": format!("{:04o}", attributes[0].as_u64().unwrap()),
-                "uid": attributes[1],
-                "gid": attributes[2],
-                "mtime": mtime,
-                "layer": column("layers")[n].as_u64().unwrap() + 1,
-                "removed": column("gone")[n] != 0,
-                "target": files["links"].get(n.to_string()),
-            }));
+        let kind = match kind {
+            'f' => "file",
+            'd' => "directory",
+            'l' => "symlink",
+            other => panic!("{other}"),
+        };
+        let time = jiff::Timestamp::from_second(mtime).unwrap();
+        let mut entry = json!({
+            "path": format!("/{}", parents[1..].join("/")),
+            "type": kind,
+            "size": column("sizes")[n],
+            "mode": format!("{:04o}", attributes[0].as_u64().unwrap()),
+            "uid": attributes[1],
+            "gid": attributes[2],
+            "mtime": time.to_string(),
+            "layer": column("layers")[n].as_u64().unwrap() + 1,
+            "removed": column("gone")[n] != 0,
+        });
+        if let Some(target) = files["links"].get(n.to_string()) {
+            entry["target"] = target.clone();
         }
+        found.push(entry);
     }
     found
 }
@@ -437,12 +445,25 @@ fn the_page_has_the_same_data_and_stays_whole() {
             let fields = file.as_object_mut().unwrap();
             fields.remove("digest");
             fields.remove("changes");
-            fields.entry("target").or_insert(Value::Null);
             file
         })
         .collect();
     let data: Value = serde_json::from_str(&data).unwrap();
-    assert_eq!(unfolded(&data), expected);
+    let mut unfolded = unfolded(&data);
+    assert_eq!(unfolded, expected);
+
+    // And the finished image is what `tree` says it is.
+    let tree: Value =
+        serde_json::from_str(&s.ok(&["tree", "oci:image", "--format", "json"])).unwrap();
+    let mut tree = tree["files"].clone();
+    for file in tree.as_array_mut().unwrap() {
+        let fields = file.as_object_mut().unwrap();
+        fields.remove("digest");
+        fields.remove("total");
+        fields.insert("removed".into(), false.into());
+    }
+    unfolded.retain(|file| file["removed"] == false);
+    assert_eq!(Value::from(unfolded), tree);
     assert_eq!(data["digest"], known["digest"]);
 
     // What each layer did, in steps from one entry to the next.
@@ -461,10 +482,10 @@ fn the_page_has_the_same_data_and_stays_whole() {
                 .iter()
                 .filter_map(|step| {
                     at += step.as_u64().unwrap() as usize;
-                    names.get(at.checked_sub(1)?).copied()
+                    names.get(at).copied()
                 })
                 .collect();
-            let did = json!({"layer": number + 1, "kind": kind});
+            let did = json!({"layer": number + 1, "change": kind});
             let files = known["files"].as_array().unwrap().iter();
             let expected: Vec<&Value> = files
                 .filter(|f| f["changes"].as_array().unwrap().contains(&did))
@@ -480,6 +501,6 @@ fn the_page_has_the_same_data_and_stays_whole() {
         .filter(|f| f["removed"] == true)
         .map(|f| &f["path"])
         .collect();
-    assert_eq!(removed, ["old", "old/data"]);
+    assert_eq!(removed, ["/old", "/old/data"]);
     assert_eq!(known["waste"]["bytes"], 9700);
 }

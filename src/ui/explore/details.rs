@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use shiplap::digest::Digest;
-use shiplap::layer::{Kind, Mtime};
+use shiplap::layer::Kind;
 use shiplap::look::{Inode, InodeId, NodeId};
 
-use super::data::word;
-use super::picture::{Contents, one_line};
+use super::picture::{Contents, one_line, word};
 use super::rows::View;
 use super::state::State;
+use crate::ui::entry::{mode, owner, time};
 use crate::ui::format;
 
 /// Names and their values.
@@ -31,44 +31,6 @@ fn inode_id(contents: &Contents, view: &View, node: NodeId) -> Option<InodeId> {
         let mut versions = tree.versions(node);
         versions.find_map(|(_, inode)| inode)
     })
-}
-
-/// Permissions as `ls` has them.
-pub(super) fn mode(inode: &Inode) -> String {
-    let kind = match &inode.kind {
-        Kind::File { .. } | Kind::Hardlink { .. } => '-',
-        Kind::Dir => 'd',
-        Kind::Symlink { .. } => 'l',
-        Kind::Char { .. } => 'c',
-        Kind::Block { .. } => 'b',
-        Kind::Fifo => 'p',
-    };
-    let mode = inode.meta.mode;
-    let mut text = String::from(kind);
-    for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
-        let bits = mode >> shift;
-        text.push(if bits & 4 == 0 { '-' } else { 'r' });
-        text.push(if bits & 2 == 0 { '-' } else { 'w' });
-        text.push(match (mode & special != 0, bits & 1 != 0) {
-            (true, true) => letter,
-            (true, false) => letter.to_ascii_uppercase(),
-            (false, true) => 'x',
-            (false, false) => '-',
-        });
-    }
-    text
-}
-
-/// Numbers of user and group.
-pub(super) fn owner(inode: &Inode) -> String {
-    format!("{}:{}", inode.meta.uid, inode.meta.gid)
-}
-
-fn time(mtime: Mtime) -> String {
-    match jiff::Timestamp::from_second(mtime.secs) {
-        Ok(time) => time.to_string(),
-        Err(_) => mtime.secs.to_string(),
-    }
 }
 
 fn rooted(path: &Path) -> String {

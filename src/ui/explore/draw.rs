@@ -13,7 +13,7 @@ use super::picture::{Contents, one_line};
 use super::places::{Focus, Places, lines};
 use super::rows::{Mark, Row, Sort};
 use super::state::{Cursor, Progress, Shown, State};
-use crate::ui::{escape, format};
+use crate::ui::{entry, escape, format};
 
 /// How things look.
 #[derive(Debug, Clone, Copy)]
@@ -270,18 +270,12 @@ fn files(frame: &mut Frame<'_>, place: Rect, state: &State, theme: Theme) {
     }
     list(frame, place, block, (state.files, len), focus, |at| {
         let row = state.rows[at];
-        entry(state, contents, row, owners, theme)
+        line(state, contents, row, owners, theme)
     });
 }
 
 /// One line of the tree.
-fn entry(
-    state: &State,
-    contents: &Contents,
-    row: Row,
-    owners: bool,
-    theme: Theme,
-) -> Line<'static> {
+fn line(state: &State, contents: &Contents, row: Row, owners: bool, theme: Theme) -> Line<'static> {
     let mark = state.view.mark(row.node);
     let (letter, style) = theme.mark(mark);
     let inode = details::inode(contents, &state.view, row.node);
@@ -289,7 +283,7 @@ fn entry(
     if owners {
         let attributes = inode.map_or_else(
             || " ".repeat(22),
-            |i| format!("{} {:11} ", details::mode(i), details::owner(i)),
+            |i| format!("{} {:11} ", entry::mode(i), entry::owner(i)),
         );
         spans.push(Span::styled(attributes, theme.dim()));
     }

@@ -4,7 +4,6 @@
 //! and what keys do; [`draw`] makes a frame of that. All three are pure. The
 //! loop here joins them with the terminal, while a thread reads the layers.
 
-pub(crate) mod data;
 mod details;
 mod draw;
 mod filter;
@@ -15,7 +14,7 @@ mod rows;
 mod state;
 #[cfg(test)]
 mod tests;
-mod walk;
+pub(crate) mod walk;
 
 use std::io;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};

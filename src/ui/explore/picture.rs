@@ -128,3 +128,13 @@ pub(crate) fn one_line(instruction: &str) -> String {
         None => line.replacen("RUN /bin/sh -c ", "RUN ", 1),
     }
 }
+
+/// What a layer did to a path.
+pub(crate) fn word(kind: ChangeKind) -> &'static str {
+    match kind {
+        ChangeKind::Added => "added",
+        ChangeKind::Changed => "changed",
+        ChangeKind::Removed => "removed",
+        ChangeKind::Same => "same",
+    }
+}

@@ -5,7 +5,6 @@ use serde::Serialize;
 use shiplap::layer::Kind;
 use shiplap::look::{ChangeKind, Inode, NodeId, Tree};
 
-use super::data::ever;
 use super::picture::Contents;
 
 /// All entries that ever were, the root first, each before what is below it,
@@ -142,8 +141,15 @@ impl Walk {
     }
 }
 
+/// What is at a path, or was last; and whether it is gone.
+pub(crate) fn ever(tree: &Tree, node: NodeId) -> Option<(&Inode, bool)> {
+    let now = tree.now(node);
+    let last = now.or_else(|| tree.versions(node).find_map(|(_, inode)| inode))?;
+    Some((tree.inode(last), now.is_none()))
+}
+
 /// The letter that stands for a kind of entry.
-pub(super) fn kind_letter(kind: &Kind) -> char {
+fn kind_letter(kind: &Kind) -> char {
     match kind {
         Kind::File { .. } => 'f',
         Kind::Dir => 'd',
@@ -156,7 +162,7 @@ pub(super) fn kind_letter(kind: &Kind) -> char {
 }
 
 /// Where a link leads to.
-pub(super) fn link_target(kind: &Kind) -> Option<String> {
+fn link_target(kind: &Kind) -> Option<String> {
     match kind {
         Kind::Symlink { target } | Kind::Hardlink { target } => {
             Some(target.to_string_lossy().into_owned())
