@@ -132,6 +132,7 @@ impl<'a> Dirs<'a> {
         match self.root.open_dir(path) {
             Ok(fd) => {
                 let dir = self.take(fd, path).step("open", path)?;
+                self.touch(&dir).step("open", path)?;
                 self.remember(path, &dir);
                 Ok(Some(dir))
             }
@@ -251,7 +252,11 @@ impl<'a> Dirs<'a> {
             stack.push(Entered { dir, name });
         }
         let real = real_path(&stack);
-        Ok(stack.pop().map(|s| (s.dir, real)))
+        let found = stack.pop().map(|s| (s.dir, real));
+        if let Some((dir, _)) = &found {
+            self.touch(dir).step("open", path)?;
+        }
+        Ok(found)
     }
 
     fn is_whiteout_at(&self, dir: &Dir, name: &OsStr) -> bool {
@@ -288,6 +293,8 @@ impl<'a> Dirs<'a> {
             match rustix::fs::mkdirat(&dir.fd, name, WORKING) {
                 Ok(()) => {
                     let made = self.open_child(dir, name).step("open", path)?;
+                    // It may have the number of one that was removed.
+                    self.touched.remove(&made.ino);
                     if hides {
                         self.set_opaque(&made, path)?;
                     }
@@ -313,7 +320,6 @@ impl<'a> Dirs<'a> {
             fd,
             ino: stat.st_ino,
         });
-        self.touch(&dir)?;
         let writable = stat.st_mode & 0o700 == 0o700;
         let mut mode = None;
         if self.unprivileged && !writable {
