@@ -99,7 +99,7 @@ fn of_remote(
         limit: MAX_DOWNLOAD,
     };
     let fetched = http::fetch(
-        &reader.remote.agent,
+        &reader.remote.agents,
         &request,
         scratch.path(),
         reader.cancel,

@@ -231,7 +231,7 @@ impl Reader<'_> {
         }
         let options = OpenOptions {
             temp: self.scratch,
-            agent: &self.remote.agent,
+            agents: &self.remote.agents,
             git: &git,
             authorization: authorization.as_deref(),
             stdin,
@@ -268,7 +268,7 @@ impl Reader<'_> {
                     limit: MAX_FILE,
                 };
                 let path = PathBuf::from(http::redacted(url));
-                let fetched = http::fetch(&self.remote.agent, &request, self.scratch, self.cancel)
+                let fetched = http::fetch(&self.remote.agents, &request, self.scratch, self.cancel)
                     .map_err(|e| BuildError::Context(e.into()))?;
                 let http::Fetched::File(download) = fetched else {
                     return Err(BuildError::Input(format!("{url} has no content")));

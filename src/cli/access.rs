@@ -46,7 +46,7 @@ impl Session {
         let program = std::env::current_exe().context("can't find this program's own file")?;
         // A machine without network has none; then steps have none either.
         let resolv_conf = std::fs::read("/etc/resolv.conf").unwrap_or_default();
-        let Sources { remote, stdin, .. } = Self::sources()?;
+        let Sources { remote, stdin, .. } = Self::sources();
         Ok(Tools {
             store: self.store()?,
             client,
@@ -58,17 +58,17 @@ impl Session {
     }
 
     /// What looking at a Dockerfile takes.
-    pub(super) fn sources() -> anyhow::Result<Sources> {
+    pub(super) fn sources() -> Sources {
         let proxies = environment::proxies(&variable);
-        let proxy = proxies.https.as_deref().or(proxies.http.as_deref());
-        Ok(Sources {
+        let proxy_of = move |url: &url::Url| proxies.for_url(url).map(str::to_owned);
+        Sources {
             remote: Remote {
-                agent: shiplap::context::http::agent(proxy, None)?,
+                agents: shiplap::context::http::Agents::new(proxy_of),
                 git: environment::git(),
             },
             stdin: Mutex::new(Some(Box::new(std::io::stdin()))),
             scratch: std::env::temp_dir(),
-        })
+        }
     }
 
     /// The store as a place to copy an image to, under `names`.

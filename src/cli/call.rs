@@ -99,7 +99,7 @@ fn asked<T>(
 ) -> anyhow::Result<T> {
     let request = source.request(&environment)?;
     let cancel = session.interrupts.cancel();
-    question(&request, &Session::sources()?, &cancel).map_err(located)
+    question(&request, &Session::sources(), &cancel).map_err(located)
 }
 
 /// An object without what is empty.

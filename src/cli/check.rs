@@ -55,8 +55,8 @@ pub(super) fn check(session: &Session, source: &SourceArgs, format: Format) -> a
     let request = source.request(&environment)?;
     let cancel = session.interrupts.cancel();
     let store = session.existing_store();
-    let (text, report) = frontend::check(&request, &Session::sources()?, store.as_ref(), &cancel)
-        .map_err(located)?;
+    let (text, report) =
+        frontend::check(&request, &Session::sources(), store.as_ref(), &cancel).map_err(located)?;
     match format {
         Format::Json => output::json(&as_json(&report, &text.text))?,
         Format::Text => output::result(&as_text(&report, &text))?,

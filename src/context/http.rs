@@ -10,8 +10,10 @@
 //! Dockerfile reference, ADD with a URL; RFC 9110 for conditional requests and
 //! redirects.
 
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ureq::Agent;
@@ -143,8 +145,44 @@ pub struct Download {
     pub media_type: Option<String>,
 }
 
-/// An agent with limits that suit downloads; `proxy` as a URL.
-pub fn agent(proxy: Option<&str>, tls: Option<ureq::tls::TlsConfig>) -> Result<Agent, HttpError> {
+/// Connections with limits that suit downloads, each by the proxy that its URL
+/// goes through.
+#[derive(Clone)]
+pub struct Agents {
+    proxy_of: Arc<ProxyOf>,
+    made: Arc<Mutex<HashMap<Option<String>, Agent>>>,
+}
+
+type ProxyOf = dyn Fn(&Url) -> Option<String> + Send + Sync;
+
+impl std::fmt::Debug for Agents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agents").finish_non_exhaustive()
+    }
+}
+
+impl Agents {
+    /// `proxy_of` gives the URL of the proxy for a URL, `None` for none.
+    pub fn new(proxy_of: impl Fn(&Url) -> Option<String> + Send + Sync + 'static) -> Self {
+        Self {
+            proxy_of: Arc::new(proxy_of),
+            made: Arc::default(),
+        }
+    }
+
+    fn for_url(&self, url: &Url) -> Result<Agent, HttpError> {
+        let proxy = (self.proxy_of)(url);
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(agent) = made.get(&proxy) {
+            return Ok(agent.clone());
+        }
+        let agent = agent(proxy.as_deref())?;
+        made.insert(proxy, agent.clone());
+        Ok(agent)
+    }
+}
+
+fn agent(proxy: Option<&str>) -> Result<Agent, HttpError> {
     let proxy = match proxy {
         Some(text) => Some(ureq::Proxy::new(text).map_err(|e| HttpError::Transport {
             url: redacted(text),
@@ -152,7 +190,7 @@ pub fn agent(proxy: Option<&str>, tls: Option<ureq::tls::TlsConfig>) -> Result<A
         })?),
         None => None,
     };
-    let mut config = Agent::config_builder()
+    let config = Agent::config_builder()
         .http_status_as_error(false)
         // Redirects are followed here, where credentials are minded.
         .max_redirects(0)
@@ -162,9 +200,6 @@ pub fn agent(proxy: Option<&str>, tls: Option<ureq::tls::TlsConfig>) -> Result<A
         .timeout_connect(Some(Duration::from_secs(30)))
         .timeout_recv_response(Some(Duration::from_secs(120)))
         .timeout_per_read(Some(Duration::from_secs(120)));
-    if let Some(tls) = tls {
-        config = config.tls_config(tls);
-    }
     Ok(Agent::new_with_config(config.build()))
 }
 
@@ -188,7 +223,7 @@ pub fn file_name(url: &str) -> Result<String, HttpError> {
 
 /// Fetches a file into `dir`.
 pub fn fetch(
-    agent: &Agent,
+    agents: &Agents,
     request: &Request<'_>,
     dir: &Path,
     cancel: &Cancel,
@@ -209,7 +244,7 @@ pub fn fetch(
         if cancel.is_cancelled() {
             return Err(HttpError::Cancelled);
         }
-        let mut call = agent.get(url.as_str());
+        let mut call = agents.for_url(&url)?.get(url.as_str());
         if let Some(value) = &authorization {
             call = call.header("authorization", value);
         }

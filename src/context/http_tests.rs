@@ -49,8 +49,7 @@ fn request(url: &str) -> Request<'_> {
 
 fn run(request: &Request<'_>) -> Result<Fetched, HttpError> {
     let dir = tempfile::tempdir().unwrap();
-    let agent = agent(None, None).unwrap();
-    fetch(&agent, request, dir.path(), &Cancel::new())
+    fetch(&Agents::new(|_| None), request, dir.path(), &Cancel::new())
 }
 
 #[test]
@@ -196,4 +195,21 @@ fn names() {
     assert!(is_url("HTTPS://x") && !is_url("git://x") && !is_url("./http"));
     assert_eq!(redacted("https://u:p@h/x"), "https://h/x");
     assert_eq!(redacted("weird://a:b@c d/x"), "weird://c d/x");
+}
+
+#[test]
+fn each_url_goes_by_its_own_proxy() {
+    let (base, seen) = serve(|path, _| match path {
+        "/direct" => to("/proxied"),
+        _ => body("", "x"),
+    });
+    // Nothing listens there any more: what is sent there fails.
+    let dead = TcpListener::bind("127.0.0.1:0").unwrap();
+    let dead = format!("http://{}", dead.local_addr().unwrap());
+    let agents = Agents::new(move |url| (url.path() == "/proxied").then(|| dead.clone()));
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("{base}/direct");
+    let got = fetch(&agents, &request(&url), dir.path(), &Cancel::new());
+    assert!(matches!(got, Err(HttpError::Transport { .. })), "{got:?}");
+    assert_eq!(seen.lock().unwrap().len(), 1);
 }

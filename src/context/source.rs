@@ -88,7 +88,7 @@ pub struct OpenOptions<'a> {
     /// Where directories of our own are made.
     pub temp: &'a Path,
     /// For downloads.
-    pub agent: &'a ureq::Agent,
+    pub agents: &'a http::Agents,
     /// For repositories.
     pub git: &'a GitOptions,
     /// The value of an `Authorization` header for a download.
@@ -173,7 +173,7 @@ pub fn open(location: &Location, options: OpenOptions<'_>) -> Result<Opened, Ope
                 authorization: options.authorization,
                 limit: options.max_bytes,
             };
-            match http::fetch(options.agent, &request, keep.path(), options.cancel)? {
+            match http::fetch(options.agents, &request, keep.path(), options.cancel)? {
                 Fetched::File(download) => {
                     opened.digest = Some(download.digest);
                     opened.time = (download.validators.last_modified.is_some()
@@ -266,13 +266,13 @@ mod tests {
 
     fn options<'a>(
         temp: &'a Path,
-        agent: &'a ureq::Agent,
+        agents: &'a http::Agents,
         git: &'a GitOptions,
         cancel: &'a Cancel,
     ) -> OpenOptions<'a> {
         OpenOptions {
             temp,
-            agent,
+            agents,
             git,
             authorization: None,
             stdin: None,
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn opening() {
         let temp = tempfile::tempdir().unwrap();
-        let agent = http::agent(None, None).unwrap();
+        let agents = http::Agents::new(|_| None);
         let git = GitOptions {
             program: "/nonexistent/git".into(),
             path: "/bin".into(),
@@ -316,7 +316,7 @@ mod tests {
             checksum: None,
         };
         let cancel = Cancel::new();
-        let options = || options(temp.path(), &agent, &git, &cancel);
+        let options = || options(temp.path(), &agents, &git, &cancel);
         let here = Location::Directory(temp.path().into());
         assert_eq!(open(&here, options()).unwrap().dir, temp.path());
         let file = temp.path().join("f");

@@ -33,7 +33,7 @@ impl fmt::Debug for Proxies {
 
 impl Proxies {
     /// The proxy for a request to `url`.
-    pub(super) fn for_url(&self, url: &Url) -> Option<&str> {
+    pub fn for_url(&self, url: &Url) -> Option<&str> {
         let proxy = match url.scheme() {
             "https" => self.https.as_deref(),
             _ => self.http.as_deref(),

@@ -28,7 +28,7 @@ const MAX_DOWNLOAD: u64 = 64 << 30;
 #[derive(Debug, Clone)]
 pub struct Remote {
     /// For http and https.
-    pub agent: ureq::Agent,
+    pub agents: http::Agents,
     /// The git program and its environment; `None` where there is none.
     pub git: Option<GitOptions>,
 }
@@ -166,7 +166,7 @@ fn fetch_file(solver: &Solver<'_, '_>, op: &CopyOp, url: &str) -> Result<Fetched
     };
     let scratch = solver.scratch()?;
     let fetched =
-        http::fetch(&env.remote.agent, &request, scratch, &env.cancel).map_err(|e| fail(&e))?;
+        http::fetch(&env.remote.agents, &request, scratch, &env.cancel).map_err(|e| fail(&e))?;
     let file = match (fetched, known) {
         (http::Fetched::File(download), _) => {
             let descriptor = blob_of(&download.digest, download.size);
