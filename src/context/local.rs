@@ -28,7 +28,7 @@ use super::stats::{Stamp, Stats};
 use super::{DirNames, Node, Tree};
 use crate::digest::Sha256;
 use crate::layer::{Kind, Meta, Mtime};
-use crate::sys::fs::{Root, list_xattrs, lstat_at, proc_fd, xattrs_at};
+use crate::sys::fs::{Root, components, list_xattrs, lstat_at, proc_fd, xattrs_at};
 
 /// The kernel's limit on links followed in one resolution.
 const MAX_LINKS: usize = 40;
@@ -141,7 +141,7 @@ impl LocalTree {
     /// link is trusted to the kernel.
     fn walk(&self, path: &Path, follow: bool) -> io::Result<(OwnedFd, PathBuf)> {
         let step = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut todo: VecDeque<OsString> = parts(path);
+        let mut todo: VecDeque<OsString> = components(path);
         let mut stack = vec![
             self.root
                 .open_at(Path::new(""), OFlags::PATH, Mode::empty())?,
@@ -183,7 +183,7 @@ impl LocalTree {
                     stack.truncate(1);
                     here.clear();
                 }
-                for part in parts(target).into_iter().rev() {
+                for part in components(target).into_iter().rev() {
                     todo.push_front(part);
                 }
                 continue;
@@ -500,16 +500,6 @@ fn names(dir: &OwnedFd) -> io::Result<Vec<OsString>> {
 
 fn is_name(component: &Component<'_>) -> bool {
     matches!(component, Component::Normal(_))
-}
-
-fn parts(path: &Path) -> VecDeque<OsString> {
-    path.components()
-        .filter_map(|c| match c {
-            Component::Normal(name) => Some(name.to_owned()),
-            Component::ParentDir => Some("..".into()),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-        })
-        .collect()
 }
 
 /// Errors that say that there is no such entry.

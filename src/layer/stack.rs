@@ -17,13 +17,14 @@
 //! # Specification
 //! image-spec `layer.md`, "Applying Changesets".
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use super::tar_read::Item;
 use super::{Entry, Kind, Meta};
+use crate::sys::fs::components;
 
 /// Links followed on the way to one directory, as the kernel has it.
 const MAX_LINKS: usize = 40;
@@ -652,14 +653,4 @@ impl Iterator for Names<'_> {
 
 fn too_many() -> String {
     format!("the layers have more than {MAX_NAMES} names")
-}
-
-fn components(path: &Path) -> VecDeque<OsString> {
-    path.components()
-        .filter_map(|c| match c {
-            Component::Normal(name) => Some(name.to_owned()),
-            Component::ParentDir => Some("..".into()),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-        })
-        .collect()
 }

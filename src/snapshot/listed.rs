@@ -1,16 +1,17 @@
 //! Layers that were never unpacked as one tree, without contents.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Seek, Write};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Merged;
 use crate::context::{Node, Tree};
 use crate::layer::listing::Listing;
 use crate::layer::{Kind, Meta, Mtime};
+use crate::sys::fs::components;
 
 /// The kernel's limit on links followed in one resolution.
 const MAX_LINKS: usize = 40;
@@ -100,7 +101,7 @@ impl Layered {
     /// Follows `path` as far as it exists: where it leads without links, with
     /// what is there.
     fn walk(&self, path: &Path, follow: bool) -> io::Result<(PathBuf, Option<Node>)> {
-        let mut todo = parts(path);
+        let mut todo = components(path);
         let mut here = PathBuf::new();
         let mut found = Some(self.root()?);
         let mut links = 0;
@@ -131,7 +132,7 @@ impl Layered {
                 if target.has_root() {
                     here.clear();
                 }
-                for name in parts(target).into_iter().rev() {
+                for name in components(target).into_iter().rev() {
                     todo.push_front(name);
                 }
                 found = self.at(&here, self.listings.len())?;
@@ -174,16 +175,6 @@ fn node(kind: Kind, meta: Meta) -> Node {
         links: 1,
         digest: None,
     }
-}
-
-fn parts(path: &Path) -> VecDeque<OsString> {
-    path.components()
-        .filter_map(|c| match c {
-            Component::Normal(name) => Some(name.to_owned()),
-            Component::ParentDir => Some("..".into()),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-        })
-        .collect()
 }
 
 fn absent(path: &Path) -> io::Error {

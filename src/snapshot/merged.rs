@@ -1,6 +1,6 @@
 //! Stacked layers as one tree, without a mount.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -17,7 +17,7 @@ use super::names::Names;
 use crate::context::{Node, Tree};
 use crate::layer::Kind;
 use crate::layer::notes::{CAPABILITY, Notes};
-use crate::sys::fs::lstat_at;
+use crate::sys::fs::{components, lstat_at};
 
 /// The kernel's limit on links followed in one resolution.
 const MAX_LINKS: usize = 40;
@@ -278,16 +278,6 @@ const DIR_FLAGS: OFlags = OFlags::RDONLY
 /// The error with the path that it is about.
 fn at(path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-}
-
-fn components(path: &Path) -> VecDeque<OsString> {
-    path.components()
-        .filter_map(|c| match c {
-            Component::Normal(name) => Some(name.to_owned()),
-            Component::ParentDir => Some("..".into()),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-        })
-        .collect()
 }
 
 impl MergedDir {

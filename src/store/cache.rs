@@ -80,6 +80,29 @@ pub(super) fn touch(path: &Path) {
     }
 }
 
+/// Removes the files of `dir` that were not used for longest, as long as they
+/// are more than `files`, or have more than `bytes`. The latest stays.
+pub(super) fn trim(dir: &Path, files: usize, bytes: u64) {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return;
+    };
+    let mut found: Vec<(SystemTime, u64, PathBuf)> = entries
+        .flatten()
+        .filter_map(|e| {
+            let meta = e.metadata().ok()?;
+            Some((meta.modified().ok()?, meta.len(), e.path()))
+        })
+        .collect();
+    found.sort_unstable_by(|a, b| b.cmp(a));
+    let mut total = 0_u64;
+    for (n, (_, size, path)) in found.iter().enumerate() {
+        total = total.saturating_add(*size);
+        if n > 0 && (n >= files || total > bytes) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
 /// The record behind the line with its digest, if they match.
 pub(super) fn record_payload(bytes: &[u8]) -> Option<&[u8]> {
     let end = bytes.iter().take(200).position(|b| *b == b'\n')?;

@@ -6,15 +6,13 @@
 //! here too, until room is made.
 
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use super::blobs::create_file;
-use super::cache::{record_payload, touch};
+use super::cache::{record_payload, touch, trim};
 use super::{Store, StoreError, read_small};
 use crate::digest::Digest;
 use crate::layer::index::{LayerIndex, MAX_INDEX_BYTES};
@@ -57,30 +55,8 @@ impl Store {
             let _ = std::fs::remove_file(&temporary);
             StoreError::io("write the index of a layer", &path)(e)
         })?;
-        self.trim_indexes();
+        trim(&self.path("indexes"), usize::MAX, MAX_BYTES);
         Ok(())
-    }
-
-    /// Removes what was not used for longest, as long as there is too much.
-    fn trim_indexes(&self) {
-        let Ok(entries) = std::fs::read_dir(self.path("indexes")) else {
-            return;
-        };
-        let mut files: Vec<(SystemTime, u64, PathBuf)> = entries
-            .flatten()
-            .filter_map(|e| {
-                let meta = e.metadata().ok()?;
-                Some((meta.modified().ok()?, meta.size(), e.path()))
-            })
-            .collect();
-        files.sort_unstable_by(|a, b| b.cmp(a));
-        let mut total = 0_u64;
-        for (n, (_, size, path)) in files.iter().enumerate() {
-            total = total.saturating_add(*size);
-            if n > 0 && total > MAX_BYTES {
-                let _ = std::fs::remove_file(path);
-            }
-        }
     }
 
     pub(super) fn index_path(&self, blob: &Digest) -> PathBuf {

@@ -5,15 +5,13 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use super::blobs::{create_file, open_regular};
-use super::cache::touch;
+use super::cache::{touch, trim};
 use super::{Store, StoreError};
 use crate::digest::Digest;
 
@@ -60,30 +58,8 @@ impl Store {
             let _ = std::fs::remove_file(&temporary);
             StoreError::io("write what is known of the context", &path)(e)
         })?;
-        self.stats_trim();
+        trim(&self.path("stats"), MAX_FILES, MAX_BYTES);
         Ok(())
-    }
-
-    /// Removes what was not used for longest, as long as there is too much.
-    fn stats_trim(&self) {
-        let Ok(entries) = std::fs::read_dir(self.path("stats")) else {
-            return;
-        };
-        let mut files: Vec<(SystemTime, u64, PathBuf)> = entries
-            .flatten()
-            .filter_map(|e| {
-                let meta = e.metadata().ok()?;
-                Some((meta.modified().ok()?, meta.size(), e.path()))
-            })
-            .collect();
-        files.sort_unstable_by(|a, b| b.cmp(a));
-        let mut total = 0;
-        for (n, (_, size, path)) in files.iter().enumerate() {
-            total += size;
-            if n > 0 && (n >= MAX_FILES || total > MAX_BYTES) {
-                let _ = std::fs::remove_file(path);
-            }
-        }
     }
 
     fn stats_path(&self, key: &Digest) -> PathBuf {

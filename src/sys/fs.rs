@@ -287,7 +287,9 @@ fn relative(path: &Path) -> std::borrow::Cow<'_, Path> {
     }
 }
 
-fn components(path: &Path) -> VecDeque<OsString> {
+/// The names that a walk goes through, `..` among them, from the root that
+/// `path` is taken to begin at.
+pub fn components(path: &Path) -> VecDeque<OsString> {
     path.components()
         .filter_map(|c| match c {
             Component::Normal(name) => Some(name.to_owned()),

@@ -6,13 +6,13 @@
 //! directories shall have in the end is kept by inode and set last, to the
 //! very directory it is meant for.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use rustix::fs::{Gid, Mode, OFlags, Stat, Uid, XattrFlags};
@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use super::error::Step;
 use super::{Form, Lower, UnpackError, UnpackOptions, Unpacked, attrs, remove};
 use crate::layer::{Entry, Kind, Meta, Mtime};
-use crate::sys::fs::{Root, lstat_at};
+use crate::sys::fs::{Root, components, lstat_at};
 
 /// Open directories that are kept.
 const CACHE: usize = 256;
@@ -544,16 +544,6 @@ impl<'a> Dirs<'a> {
             None => Ok(None),
         }
     }
-}
-
-fn components(path: &Path) -> VecDeque<OsString> {
-    path.components()
-        .filter_map(|c| match c {
-            Component::Normal(name) => Some(name.to_owned()),
-            Component::ParentDir => Some("..".into()),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-        })
-        .collect()
 }
 
 fn real_path(stack: &[Entered]) -> PathBuf {
