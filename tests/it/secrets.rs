@@ -2,16 +2,18 @@
 //! nowhere else: each channel has a value of its own that is looked for in
 //! everything that a build leaves, says, or shows to other processes.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 
 use crate::registries::fake::{Auth, Registry};
-use crate::sandbox::{Ran, Sandbox, eventually};
+use crate::sandbox::{Ran, Sandbox, eventually, has, skip};
 use crate::ways::{self, Way};
 
 /// A value that is nowhere else, for the channel `name`.
@@ -99,10 +101,17 @@ fn search(dir: &Path, values: &[(String, Vec<Vec<u8>>)]) -> Vec<String> {
     found
 }
 
-/// Serves one file to whoever shows `authorization`.
-fn serve(authorization: String) -> SocketAddr {
+/// Serves `files`, by their paths, to whoever shows `authorization`. What
+/// processes show of `hidden` during a request is noted.
+fn serve(
+    authorization: String,
+    files: BTreeMap<String, Vec<u8>>,
+    hidden: Vec<(String, Vec<Vec<u8>>)>,
+) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
+    let noted = Arc::new(Mutex::new(Vec::new()));
+    let shown = Arc::clone(&noted);
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             let lines = BufReader::new(&stream).lines().map_while(Result::ok);
@@ -111,14 +120,85 @@ fn serve(authorization: String) -> SocketAddr {
                 let (name, value) = l.split_once(": ").unwrap_or_default();
                 name.eq_ignore_ascii_case("authorization") && value == authorization
             });
-            let answer = match allowed {
-                true => "200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello",
-                false => "401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            if allowed {
+                shown.lock().unwrap().extend(words_of_processes(&hidden));
+            }
+            let asked = head.first().and_then(|l| l.split([' ', '?']).nth(1));
+            let (status, body) = match files.get(asked.unwrap_or_default()) {
+                Some(body) if allowed => ("200 OK", &body[..]),
+                None if allowed => ("404 Not Found", &b""[..]),
+                _ => ("401 Unauthorized", &b""[..]),
             };
-            let _ = stream.write_all(format!("HTTP/1.1 {answer}").as_bytes());
+            let length = body.len();
+            let head = format!(
+                "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+            );
+            let _ = stream.write_all(&[head.as_bytes(), body].concat());
         }
     });
-    address
+    (address, noted)
+}
+
+/// A repository with the file `name`, as a web server has it below `/x.git`;
+/// empty where there is no git.
+fn repository(dir: &Path, name: &str) -> BTreeMap<String, Vec<u8>> {
+    fn collect(dir: &Path, prefix: &str, files: &mut BTreeMap<String, Vec<u8>>) {
+        for entry in std::fs::read_dir(dir).unwrap().flatten() {
+            let path = format!("{prefix}/{}", entry.file_name().to_str().unwrap());
+            match entry.path().is_dir() {
+                true => collect(&entry.path(), &path, files),
+                false => drop(files.insert(path, std::fs::read(entry.path()).unwrap())),
+            }
+        }
+    }
+    let mut files = BTreeMap::new();
+    if has("git") {
+        std::fs::create_dir(dir).unwrap();
+        std::fs::write(dir.join(name), name).unwrap();
+        let script = "git init -q -b main . && git add -A && git -c user.name=n -c user.email=e@e \
+                      commit -q -m m && git update-server-info";
+        let made = Command::new("sh")
+            .args(["-c", script])
+            .current_dir(dir)
+            .status();
+        assert!(made.unwrap().success());
+        collect(&dir.join(".git"), "/x.git", &mut files);
+    }
+    files
+}
+
+/// A private key in a file of `dir`, and its text; `None` where none can be
+/// made or used.
+fn key(dir: &Path) -> Option<(PathBuf, Vec<Vec<u8>>)> {
+    if !["ssh-agent", "ssh-add", "ssh-keygen"].into_iter().all(has) {
+        return None;
+    }
+    let path = dir.join("key");
+    let made = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-C", "", "-N", "", "-f"])
+        .arg(&path)
+        .status();
+    assert!(made.unwrap().success());
+    let text = std::fs::read_to_string(&path).unwrap();
+    // The lines that are this key's alone: the first one is like any other's.
+    let lines = text.lines().skip(2).take_while(|l| l.len() > 60);
+    let lines: Vec<Vec<u8>> = lines.map(|l| l.as_bytes().to_vec()).collect();
+    assert!(lines.len() > 1, "{text}");
+    Some((path, lines))
+}
+
+/// Command lines of all processes that hold a value.
+fn words_of_processes(values: &[(String, Vec<Vec<u8>>)]) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let held = values.iter().filter(|(_, forms)| holds(&words, forms));
+        found.extend(held.map(|(channel, _)| {
+            let words = String::from_utf8_lossy(&words).replace('\0', " ");
+            format!("{channel} in the words of {words}")
+        }));
+    }
+    found
 }
 
 /// Command lines and environments of all processes that hold a value, but for
@@ -150,6 +230,42 @@ fn shown_by_processes(values: &[(String, Vec<Vec<u8>>)], step: &str) -> Vec<Stri
     found
 }
 
+/// A file and repositories of these servers, a step that has all and sleeps
+/// for `step`, and one that has nothing.
+fn dockerfile(
+    server: SocketAddr,
+    repositories: Option<[SocketAddr; 2]>,
+    ssh: bool,
+    token: usize,
+    step: &str,
+) -> String {
+    let repositories = repositories.map(|[a, b]| {
+        format!(
+            "ADD --keep-git-dir=true http://{a}/x.git /a\n\
+             ADD --keep-git-dir=true http://{b}/x.git /b\n\
+             RUN test -f /a/sources && test -d /a/.git && test -f /b/sources\n"
+        )
+    });
+    let ssh = match ssh {
+        true => "--mount=type=ssh,id=key,required test -S \"$SSH_AUTH_SOCK\" && ",
+        false => "",
+    };
+    format!(
+        "FROM base\n\
+         ADD http://{server}/file /fetched\n\
+         {}\
+         RUN --mount=type=secret,id=file --mount=type=secret,id=env,env=TOKEN \
+         --mount=type=secret,id=both,target=/etc/both,env=BOTH --mount=type=tmpfs,target=/t \
+         --mount=type=cache,target=/c {ssh}\
+         test -s /run/secrets/file && test ${{#TOKEN}} = {token} && test -s /etc/both && \
+         test -n \"$HTTPS_PROXY\" && cp /run/secrets/file /t/copy && echo done > /c/done && \
+         sleep {step}\n\
+         RUN test ! -e /run/secrets && test -z \"$TOKEN$BOTH$SSH_AUTH_SOCK\" && \
+         env | grep -vi proxy > /environment\n",
+        repositories.unwrap_or_default()
+    )
+}
+
 /// One build with all channels.
 struct Sweep<'a> {
     s: &'a Sandbox,
@@ -157,13 +273,22 @@ struct Sweep<'a> {
     values: Vec<(String, Vec<Vec<u8>>)>,
     words: Vec<String>,
     environment: Vec<(&'static str, String)>,
+    /// What processes showed while the web servers were asked.
+    noted: Vec<Arc<Mutex<Vec<String>>>>,
 }
 
 impl<'a> Sweep<'a> {
     fn new(s: &'a Sandbox, way: &'a Way, registry: &Registry, step: &str) -> Self {
-        let names = ["file", "env", "both", "proxy", "http", "registry"];
+        let names = [
+            "file", "env", "both", "proxy", "http", "registry", "git", "header",
+        ];
         let all = names.map(value);
-        let [file, env, both, proxy, http, password] = &all;
+        let [file, env, both, proxy, http, password, git, header] = &all;
+        let mut values: Vec<_> = names
+            .map(Into::into)
+            .into_iter()
+            .zip(all.iter().map(|v| forms(v)))
+            .collect();
         let dir = s.path(&format!("{}-secrets", way.name));
         std::fs::create_dir(&dir).unwrap();
         ways::open(&dir, 0o755);
@@ -172,7 +297,18 @@ impl<'a> Sweep<'a> {
             ways::open(&dir.join(name), 0o644);
             dir.join(name).display().to_string()
         };
-        let server = serve(format!("Bearer {http}"));
+        let files = BTreeMap::from([("/file".to_owned(), b"hello".to_vec())]);
+        let (server, _) = serve(format!("Bearer {http}"), files, Vec::new());
+        let repository = repository(&dir.join("repository"), "sources");
+        let fetched = !repository.is_empty();
+        let login = STANDARD.encode(format!("x-access-token:{git}"));
+        // What its user wrote among the builder's words is there.
+        let hidden = values.iter().filter(|(name, _)| name != "proxy");
+        let hidden: Vec<_> = hidden.cloned().collect();
+        let (by_token, noted_by_token) =
+            serve(format!("Basic {login}"), repository.clone(), hidden.clone());
+        let (by_header, noted_by_header) = serve(format!("Scheme {header}"), repository, hidden);
+        let key = key(&dir);
         registry.state().auth = Auth::Basic("user".into(), password.clone());
         let login = STANDARD.encode(format!("user:{password}"));
         let config = format!(
@@ -181,17 +317,8 @@ impl<'a> Sweep<'a> {
         );
         std::fs::create_dir(dir.join("docker")).unwrap();
         put("docker/config.json", &config);
-        let text = format!(
-            "FROM base\n\
-             ADD http://{server}/file /fetched\n\
-             RUN --mount=type=secret,id=file --mount=type=secret,id=env,env=TOKEN \
-             --mount=type=secret,id=both,target=/etc/both,env=BOTH --mount=type=tmpfs,target=/t \
-             --mount=type=cache,target=/c \
-             test -s /run/secrets/file && test ${{#TOKEN}} = {} && test -s /etc/both && test -n \"$HTTPS_PROXY\" && \
-             cp /run/secrets/file /t/copy && echo done > /c/done && sleep {step}\n\
-             RUN test ! -e /run/secrets && test -z \"$TOKEN$BOTH\" && env | grep -vi proxy > /environment\n",
-            env.len()
-        );
+        let repositories = fetched.then_some([by_token, by_header]);
+        let text = dockerfile(server, repositories, key.is_some(), env.len(), step);
         let name = format!("{}-ctx", way.name);
         s.context(&name, &[("Dockerfile", &text)]);
         let target = format!("{}/app/{}:1", registry.host(), way.name);
@@ -212,6 +339,14 @@ impl<'a> Sweep<'a> {
                 "--cache-to=type=local,dest={},mode=max",
                 s.path(way.name).join("cache").display()
             ),
+            format!(
+                "--secret=id=GIT_AUTH_TOKEN.{by_token},src={}",
+                put("git", git)
+            ),
+            format!(
+                "--secret=id=GIT_AUTH_HEADER.{by_header},src={}",
+                put("header", &format!("Scheme {header}"))
+            ),
             format!("--build-arg=HTTPS_PROXY=http://user:{proxy}@192.0.2.1:3128"),
             "-t".into(),
             target,
@@ -219,21 +354,28 @@ impl<'a> Sweep<'a> {
         ];
         let more: Vec<&str> = more.iter().map(String::as_str).collect();
         words.extend(way.words(s, &name, &more));
+        if let Some((path, lines)) = key {
+            std::os::unix::fs::chown(&path, Some(way.uid), Some(way.uid)).unwrap();
+            words.insert(words.len() - 1, format!("--ssh=key={}", path.display()));
+            values.push(("ssh".into(), lines));
+        }
         let environment = vec![
             ("SECRET_OF_THE_BUILDER", env.clone()),
             ("DOCKER_CONFIG", dir.join("docker").display().to_string()),
             ("TMPDIR", s.path(way.name).join("tmp").display().to_string()),
         ];
-        let values = names
-            .map(Into::into)
-            .into_iter()
-            .zip(all.iter().map(|v| forms(v)));
+        // The search finds what is there.
+        let found = search(&dir, &values);
+        for (channel, _) in values.iter().filter(|(n, _)| n != "env" && n != "proxy") {
+            assert!(found.iter().any(|f| f.starts_with(channel)), "{found:?}");
+        }
         Self {
             s,
             way,
-            values: values.collect(),
+            values,
             words,
             environment,
+            noted: vec![noted_by_token, noted_by_header],
         }
     }
 
@@ -250,6 +392,10 @@ impl<'a> Sweep<'a> {
     fn assert_clean(&self, when: &str) {
         let found = search(&self.s.path(self.way.name), &self.values);
         assert!(found.is_empty(), "{} {when}: {found:#?}", self.way.name);
+        for noted in &self.noted {
+            let noted = noted.lock().unwrap();
+            assert!(noted.is_empty(), "{}: {noted:#?}", self.way.name);
+        }
     }
 }
 
@@ -258,11 +404,15 @@ fn secrets_are_found_nowhere() {
     let Some((s, ways)) = ways::all("secrets_are_found_nowhere") else {
         return;
     };
-    // The others place secrets as these do.
-    let ways = ways
-        .iter()
-        .filter(|w| !["ranges", "runc", "crun"].contains(&w.name));
-    for (serial, way) in (0_u32..).zip(ways) {
+    for program in ["git", "ssh-agent", "ssh-add", "ssh-keygen"] {
+        if !has(program) {
+            skip(
+                "secrets_are_found_nowhere",
+                &format!("there is no {program}"),
+            );
+        }
+    }
+    for (serial, way) in (0_u32..).zip(&ways) {
         let registry = Registry::start();
         let step = format!("{}.{serial}", 1_000_000 + std::process::id());
         let sweep = Sweep::new(&s, way, &registry, &step);
