@@ -14,7 +14,7 @@ use crate::layer::{Change, Changes, Kind};
 use crate::snapshot::copy::{Table, TableChanges};
 use crate::snapshot::tree::{self, Manner};
 use crate::snapshot::{Clamped, Guess, Merged};
-use crate::store::TempDir;
+use crate::store::{SecretsHeld, StoreError, TempDir};
 
 /// The trees that nobody uses.
 #[derive(Debug, Default)]
@@ -54,6 +54,11 @@ impl WorkTree {
     /// An empty directory beside it.
     pub(super) fn work(&self) -> PathBuf {
         self.scratch.path().join("work")
+    }
+
+    /// See [`TempDir::hold_secrets`].
+    pub(super) fn hold_secrets(&self) -> Result<SecretsHeld, StoreError> {
+        self.scratch.hold_secrets()
     }
 
     /// What changed in it since it was taken. `lower` is what it was then.

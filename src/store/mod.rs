@@ -35,6 +35,7 @@
 //! |---|---|---|
 //! | part of a blob is written | a file in `tmp/` | nobody; swept |
 //! | the blob is renamed | a blob without a name | the next build may use it; `prune` removes it |
+//! | a step had secrets in its tree | a marked tree in `tmp/` | nobody; removed at once |
 //! | part of a layer is unpacked | `layers/<id>` without a link | nobody; swept |
 //! | the layer is linked | a published layer | everybody |
 //! | the new `index.json` is written | a file in `tmp/` | nobody; swept |
@@ -109,7 +110,7 @@ pub use layers::{LayerForm, NewLayer};
 pub use lock::{Lock, LockMode};
 pub use mounts::StoredMount;
 pub use recover::{Checked, Damage};
-pub use trash::{Emptied, TempDir};
+pub use trash::{Emptied, SecretsHeld, TempDir};
 
 use lock::Session;
 

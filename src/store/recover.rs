@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::blobs::open_regular;
 use super::layers::{layer_id, session_of};
 use super::lock::{Session, is_session_id};
-use super::trash::remove_path;
+use super::trash::{erase_secrets, remove_path};
 use super::{Lock, LockMode, Store, StoreError, read_small, replace_file};
 use crate::digest::{DiffId, Digest, VerifyingReader};
 use crate::image::Document;
@@ -248,6 +248,7 @@ impl Store {
             if Session::is_alive(&tmp, name) {
                 alive.insert(name.to_owned());
             } else {
+                erase_secrets(&path);
                 dead.push(path);
             }
         }

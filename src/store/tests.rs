@@ -539,6 +539,34 @@ fn prune_keeps_what_is_needed() {
 }
 
 #[test]
+fn what_held_secrets_is_not_left_for_later() {
+    let (_dir, store) = store();
+    let root = store.root().to_owned();
+    let temp = store.temp_dir().unwrap();
+    let held = temp.hold_secrets().unwrap();
+    let name = |path: &Path| path.file_name().unwrap().to_owned();
+    let session = temp.path().parent().unwrap();
+    assert_eq!(std::fs::read_dir(session).unwrap().count(), 3);
+    // Another session's, which died: the same names, and no lock.
+    let dead = root.join("tmp/aaaaaaaa");
+    std::fs::create_dir_all(dead.join(name(temp.path())).join("tree")).unwrap();
+    std::fs::write(dead.join(name(temp.path())).join("tree/secret"), "s").unwrap();
+    std::fs::write(dead.join(name(&held.0)), "").unwrap();
+    std::fs::create_dir(dead.join("other")).unwrap();
+    // A mark with no name before it marks nothing.
+    std::fs::write(dead.join(".secrets"), "").unwrap();
+    drop(Store::open(&root).unwrap());
+    assert!(temp.path().exists() && !dead.exists());
+    let swept = std::fs::read_dir(root.join("trash")).unwrap();
+    let swept: Vec<_> = swept.map(|e| e.unwrap().path()).collect();
+    assert_eq!(swept.len(), 1);
+    assert!(!swept[0].join(name(temp.path())).exists());
+    assert!(swept[0].join("other").exists(), "that can wait");
+    drop(held);
+    assert_eq!(std::fs::read_dir(session).unwrap().count(), 2);
+}
+
+#[test]
 fn removal_stays_in_the_trash() {
     let (dir, store) = store();
     let canary = dir.path().join("canary");

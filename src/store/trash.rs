@@ -21,6 +21,9 @@ use super::{Lock, LockMode, Store, StoreError};
 /// Directories nested deeper than this are first moved up, so that a tree of
 /// any depth takes a bounded number of descriptors.
 const MAX_OPEN: usize = 48;
+/// Ends the name of the file that marks the directory beside it as one that
+/// holds secrets.
+const SECRETS_MARK: &str = ".secrets";
 
 /// A scratch directory; it goes to the trash when it is dropped.
 #[derive(Debug)]
@@ -34,6 +37,32 @@ impl TempDir {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+impl TempDir {
+    /// Says that nobody may find what is in the directory from now on, as long
+    /// as the result lives: should this process die before, whoever opens the
+    /// store next removes the directory at once, and not when there is time.
+    ///
+    /// # Errors
+    /// When the mark can't be made.
+    pub fn hold_secrets(&self) -> Result<SecretsHeld, StoreError> {
+        let mut mark = self.path.clone().into_os_string();
+        mark.push(SECRETS_MARK);
+        let held = SecretsHeld(mark.into());
+        std::fs::write(&held.0, b"").map_err(StoreError::io("create", &held.0))?;
+        Ok(held)
+    }
+}
+
+/// The mark beside a directory; see [`TempDir::hold_secrets`].
+#[derive(Debug)]
+pub struct SecretsHeld(pub(super) PathBuf);
+
+impl Drop for SecretsHeld {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -121,6 +150,19 @@ impl Store {
             }
         }
         Ok(emptied)
+    }
+}
+
+/// Removes the directories in `session`, which belongs to nobody any more,
+/// that are marked as holding secrets.
+pub(super) fn erase_secrets(session: &Path) {
+    for entry in std::fs::read_dir(session).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let marked = name.as_bytes().strip_suffix(SECRETS_MARK.as_bytes());
+        if let Some(marked) = marked.filter(|m| !m.is_empty()) {
+            // What can't be removed now is tried again with the rest.
+            let _ = remove_path(&session.join(OsStr::from_bytes(marked)));
+        }
     }
 }
 

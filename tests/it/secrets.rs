@@ -484,3 +484,72 @@ fn secrets_are_found_nowhere() {
         assert!(found.is_empty(), "{}: {found:#?}", way.name);
     }
 }
+
+/// All processes that `of` is an ancestor of, with itself.
+fn family(of: u32) -> Vec<String> {
+    let listed = Command::new("ps").args(["-eo", "pid,ppid"]).output();
+    let listed = String::from_utf8(listed.unwrap().stdout).unwrap();
+    let pairs: Vec<_> = listed
+        .lines()
+        .filter_map(|l| l.trim().split_once(char::is_whitespace))
+        .map(|(pid, parent)| (pid, parent.trim()))
+        .collect();
+    let mut family = vec![of.to_string()];
+    let mut at = 0;
+    while let Some(parent) = family.get(at).cloned() {
+        let children = pairs.iter().filter(|(_, p)| *p == parent);
+        family.extend(children.map(|(pid, _)| (*pid).to_owned()));
+        at += 1;
+    }
+    family
+}
+
+/// Where no mount can be made secrets are files of the tree, and nobody is
+/// left to take them away.
+#[test]
+fn secrets_go_with_the_next_start_when_all_was_killed() {
+    let test = "secrets_go_with_the_next_start_when_all_was_killed";
+    let Some((s, ways)) = ways::all(test) else {
+        return;
+    };
+    for way in ways.iter().filter(|w| w.shares_processes()) {
+        let secret = value("killed");
+        let values = [("killed".to_owned(), forms(&secret))];
+        let file = s.path("secret");
+        std::fs::write(&file, &secret).unwrap();
+        ways::open(&file, 0o644);
+        let text = "FROM base\n\
+            RUN --mount=type=secret,id=s,target=/etc/deep/s --mount=type=tmpfs,target=/t \
+            cp /etc/deep/s /t/copy && cp /etc/deep/s /copy && echo rea''dy && sleep 300\n";
+        s.context("killed", &[("Dockerfile", text)]);
+        let log = s.path("log");
+        let secret = format!("--secret=id=s,src={}", file.display());
+        let mut child = way
+            .command(&s)
+            .args(way.words(&s, "killed", &[&secret]))
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let shown = || std::fs::read_to_string(&log).unwrap();
+        let began = eventually(|| shown().contains("ready"));
+        let signal = |signal: &str| {
+            let family = family(child.id());
+            let sent = Command::new("kill").arg(signal).args(&family).status();
+            (sent.unwrap().success(), family.len())
+        };
+        // Nobody does anything about another's end.
+        let (stopped, count) = signal("-STOP");
+        assert_eq!((signal("-KILL"), stopped), ((true, count), true));
+        child.wait().unwrap();
+        assert!(began && count > 2, "{}: {}", way.name, shown());
+        let store = way.store(&s);
+        let left = search(&store, &values);
+        assert_eq!(left.len(), 3, "{}: {left:#?}", way.name);
+        // Any start at all; what it was is still there for a build to remove.
+        let ran = way.command(&s).arg("images").output().unwrap();
+        assert!(ran.status.success());
+        let left = search(&store, &values);
+        assert!(left.is_empty(), "{}: {left:#?}", way.name);
+    }
+}

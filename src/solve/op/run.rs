@@ -11,7 +11,8 @@ use super::super::{Done, Env, Layer, Made, Options, Solver, StepError};
 use super::mounts::Mounts;
 use super::workdir::make_dirs;
 use crate::container::{
-    Confinement, Exit, Io, MOST_LAYERS, Network, RootKind, RootSpec, RunSpec, UserIds,
+    Confinement, Exit, Io, MOST_LAYERS, Mount, MountKind, Network, RootKind, RootSpec, RunSpec,
+    UserIds,
 };
 use crate::context::Tree;
 use crate::digest::Digest;
@@ -19,7 +20,7 @@ use crate::event::{Task, Usage};
 use crate::graph::{RunNetwork, RunOp};
 use crate::layer::{Change, Entry};
 use crate::snapshot::{Guess, Merged, overlay, users};
-use crate::store::NewLayer;
+use crate::store::{NewLayer, SecretsHeld};
 
 /// Name of the host inside build containers: always the same, so that it can't
 /// make two builds differ.
@@ -135,6 +136,16 @@ impl Base {
         })
     }
 
+    /// For the time of a run: where no mount can be made, files that `spec`
+    /// brings along are in the tree itself.
+    fn hold_secrets(&self, spec: &RunSpec) -> Result<Option<SecretsHeld>, StepError> {
+        let brings = |m: &Mount| matches!(m.kind, MountKind::File { .. });
+        Ok(match self {
+            Self::Tree(tree) if spec.mounts.iter().any(brings) => Some(tree.hold_secrets()?),
+            _ => None,
+        })
+    }
+
     /// As the container takes it.
     pub(in super::super) fn spec(
         &self,
@@ -221,13 +232,14 @@ pub(in super::super) fn run(
     spec.mounts = mounts.specs();
     spec.confine(&env.options.confinement);
     spec.insecure = op.insecure;
+    let held = base.hold_secrets(&spec)?;
 
     let exit = executor.run(
         &spec,
         Io::Lines(&|stream, line| task.log(stream, line.to_vec())),
         &env.cancel,
     );
-    drop(mounts);
+    drop((held, mounts));
     if env.cancel.is_cancelled() {
         return Err(StepError::Cancelled);
     }
