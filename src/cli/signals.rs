@@ -4,8 +4,8 @@
 //! whose work can't; the second one, or five seconds without an end, ends the
 //! program at once. Steps' processes go down with it. While a program runs in a
 //! container in the user's stead, signals are passed on to it instead, until it
-//! has not listened often enough. A signal that was ignored when the program started (`nohup`, a shell's background job) stays
-//! ignored.
+//! has not listened often enough. A signal that was ignored when the program
+//! started (`nohup`, a shell's background job) stays ignored.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -48,6 +48,8 @@ pub(crate) struct Interrupts {
     when: Arc<Mutex<Option<Instant>>>,
     passed_on: Arc<Mutex<Option<PassedOn>>>,
     at_exit: Arc<Mutex<Option<AtExit>>>,
+    /// Cancelled work may take as long as it needs.
+    patient: Arc<AtomicBool>,
     handle: Option<Handle>,
 }
 
@@ -72,6 +74,7 @@ impl Interrupts {
             when: Arc::new(Mutex::new(None)),
             passed_on: Arc::new(Mutex::new(None)),
             at_exit: Arc::new(Mutex::new(None)),
+            patient: Arc::new(AtomicBool::new(false)),
             handle: None,
         };
         let ignored = ignored_signals(&std::fs::read_to_string("/proc/self/status")?);
@@ -111,7 +114,9 @@ impl Interrupts {
         let shared = self.clone();
         let _ = std::thread::Builder::new().spawn(move || {
             std::thread::sleep(GRACE);
-            shared.exit(128 + signal);
+            if !shared.patient.load(Ordering::SeqCst) {
+                shared.exit(128 + signal);
+            }
         });
     }
 
@@ -186,6 +191,13 @@ impl Interrupts {
     pub(crate) fn cancel(&self) -> Cancel {
         self.watched.store(true, Ordering::SeqCst);
         self.cancel.clone()
+    }
+
+    /// [`cancel`](Self::cancel) for work that looks at it often, and then has
+    /// much to take away: only a second signal ends it at once.
+    pub(crate) fn cancel_patiently(&self) -> Cancel {
+        self.patient.store(true, Ordering::SeqCst);
+        self.cancel()
     }
 
     /// The exit code for a program that was told to stop, 128 and the signal.

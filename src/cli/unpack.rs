@@ -100,7 +100,7 @@ impl UnpackArgs {
             manner,
         };
         let ui = session.ui(&self.progress)?;
-        let cancel = session.interrupts.cancel();
+        let cancel = session.interrupts.cancel_patiently();
         let done = unpack(&request, &ui.events(), &cancel);
         drop(ui);
         let done = done.map_err(hinted)?;

@@ -341,7 +341,7 @@ fn changes_are_thrown_away_or_kept() {
         let told = s.ok(&["run", "-q", &isolation, &name, "sh", "-c", script]);
         // What proot shows of owners is its own.
         assert!(told == "1\nana" || rung == "proot", "{rung}: {told}");
-        let text = s.ok(&["inspect", &name]);
+        let text = s.ok(&["inspect", "--format", "json", &name]);
         let told: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(told["author"], "ana");
         assert_eq!(told["layers"].as_array().unwrap().len(), 2);
