@@ -5,7 +5,6 @@
 //! does not depend on how many there are.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +15,7 @@ use std::sync::Arc;
 use super::Node;
 use super::select::Found;
 use crate::digest::Sha256;
+use crate::layer::code::{Input, field, number};
 use crate::layer::{Kind, Meta, Mtime};
 
 /// Bytes of a list that are kept in memory; the rest goes to a file.
@@ -227,19 +227,6 @@ const DIGEST: u8 = 2;
 const XATTRS: u8 = 4;
 const LINKED: u8 = 8;
 
-fn number(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn field(out: &mut Vec<u8>, bytes: &[u8]) {
-    number(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
-
 fn time(out: &mut Vec<u8>, time: Mtime) {
     out.extend_from_slice(&time.secs.to_le_bytes());
     out.extend_from_slice(&time.nanos.to_le_bytes());
@@ -290,57 +277,19 @@ fn encode(found: &Found, out: &mut Vec<u8>) {
     }
 }
 
-/// What is left of a record.
-struct Input<'a>(&'a [u8]);
-
-impl<'a> Input<'a> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (head, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*head)
-    }
-
-    fn number(&mut self) -> Option<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let [byte] = self.take()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    fn small(&mut self) -> Option<u32> {
-        u32::try_from(self.number()?).ok()
-    }
-
-    fn field(&mut self) -> Option<&'a [u8]> {
-        let length = usize::try_from(self.number()?).ok()?;
-        let (head, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(head)
-    }
-
-    fn path(&mut self) -> Option<PathBuf> {
-        Some(OsStr::from_bytes(self.field()?).into())
-    }
-
-    fn time(&mut self) -> Option<Mtime> {
-        Some(Mtime {
-            secs: i64::from_le_bytes(self.take()?),
-            nanos: u32::from_le_bytes(self.take()?),
-        })
-    }
+fn read_time(input: &mut Input<'_>) -> Option<Mtime> {
+    Some(Mtime {
+        secs: i64::from_le_bytes(input.array()?),
+        nanos: u32::from_le_bytes(input.array()?),
+    })
 }
 
 fn decode(record: &[u8]) -> Option<Found> {
     let mut input = Input(record);
-    let [kind, flags] = input.take()?;
-    let name = input.path()?;
+    let [kind, flags] = input.array()?;
+    let name = input.path_field()?;
     let target = match kind {
-        b'l' | b'h' => input.path()?,
+        b'l' | b'h' => input.path_field()?,
         _ => PathBuf::new(),
     };
     let (a, b) = (input.number()?, input.number()?);
@@ -359,7 +308,7 @@ fn decode(record: &[u8]) -> Option<Found> {
         b'b' => device().map(|(major, minor)| Kind::Block { major, minor })?,
         _ => Kind::Fifo,
     };
-    let (mtime, ctime) = (input.time()?, input.time()?);
+    let (mtime, ctime) = (read_time(&mut input)?, read_time(&mut input)?);
     let inode = (input.number()?, input.number()?);
     let (links, back) = match flags & LINKED {
         0 => (1, 0),
@@ -367,7 +316,7 @@ fn decode(record: &[u8]) -> Option<Found> {
     };
     let digest = match flags & DIGEST {
         0 => None,
-        _ => Some(Sha256(input.take()?)),
+        _ => Some(Sha256(input.array()?)),
     };
     let mut xattrs = BTreeMap::new();
     if flags & XATTRS != 0 {

@@ -20,6 +20,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::code::{Input, field, number};
 use super::tar_read::{Item, Names, TarError, TarReader};
 use super::{Change, Content, Entry, Kind, Meta, Mtime, path_order};
 
@@ -342,19 +343,6 @@ fn is_kept(path: &Path) -> bool {
     KEPT.iter().any(|kept| path == Path::new(kept))
 }
 
-fn number(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn field(out: &mut Vec<u8>, bytes: &[u8]) {
-    number(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
-
 fn encode(path: &Path, listed: &Listed, out: &mut Vec<u8>) {
     let (tag, a, b) = match &listed.kind {
         Kind::File { size } => (b'f', *size, 0),
@@ -422,7 +410,7 @@ fn decode<'a>(input: &mut Input<'a>) -> Option<(&'a Path, Listed)> {
     let mut small = || u32::try_from(input.number()?).ok();
     let (mode, uid, gid) = (small()?, small()?, small()?);
     let mtime = Mtime {
-        secs: i64::from_le_bytes(input.take::<8>()?),
+        secs: i64::from_le_bytes(input.array()?),
         nanos: u32::try_from(input.number()?).ok()?,
     };
     let content = match input.byte()? {
@@ -447,42 +435,6 @@ fn decode<'a>(input: &mut Input<'a>) -> Option<(&'a Path, Listed)> {
         content,
     };
     Some((path, listed))
-}
-
-/// What is left to decode.
-struct Input<'a>(&'a [u8]);
-
-impl<'a> Input<'a> {
-    fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (head, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*head)
-    }
-
-    fn number(&mut self) -> Option<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    fn field(&mut self) -> Option<&'a [u8]> {
-        let length = usize::try_from(self.number()?).ok()?;
-        let (head, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(head)
-    }
 }
 
 /// Passes changes on and lists them; whoever wants the listing asks when all

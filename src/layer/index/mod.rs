@@ -10,14 +10,12 @@
 //! [`Listing`](super::listing::Listing) is its small relative, for a build: a
 //! map without contents.
 
-mod code;
-
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use self::code::{Input, to_path};
+use super::code::{self, Input, to_path};
 use super::compress::{Compression, Restart, decompress_noting, read_ahead};
 use super::tar_read::{Body, Item, Names, TarError, TarReader};
 use super::{Entry, Kind, Meta, Mtime};

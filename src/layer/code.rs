@@ -1,12 +1,12 @@
-//! The bytes of an index: numbers of variable length, fields behind their
-//! length, paths as the difference from the one before.
+//! The bytes of lists of entries that are kept: numbers of variable length,
+//! fields behind their length, paths as the difference from the one before.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 /// Writes a number in groups of seven bits, the low ones first.
-pub(super) fn number(out: &mut Vec<u8>, mut n: u64) {
+pub(crate) fn number(out: &mut Vec<u8>, mut n: u64) {
     while n >= 0x80 {
         out.push(n as u8 | 0x80);
         n >>= 7;
@@ -15,18 +15,18 @@ pub(super) fn number(out: &mut Vec<u8>, mut n: u64) {
 }
 
 /// The same for a number that may be negative.
-pub(super) fn signed(out: &mut Vec<u8>, n: i64) {
+pub(crate) fn signed(out: &mut Vec<u8>, n: i64) {
     number(out, ((n << 1) ^ (n >> 63)) as u64);
 }
 
-pub(super) fn field(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn field(out: &mut Vec<u8>, bytes: &[u8]) {
     number(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
 /// Writes `path` as what it has in common with `last`, and the rest; `last`
 /// becomes `path`.
-pub(super) fn path(out: &mut Vec<u8>, last: &mut Vec<u8>, path: &Path) {
+pub(crate) fn path(out: &mut Vec<u8>, last: &mut Vec<u8>, path: &Path) {
     let bytes = path.as_os_str().as_bytes();
     let common = std::iter::zip(&*last, bytes).take_while(|(a, b)| a == b);
     let common = common.count();
@@ -39,22 +39,28 @@ pub(super) fn path(out: &mut Vec<u8>, last: &mut Vec<u8>, path: &Path) {
 /// What is still to be read. `None` from its functions means that the bytes
 /// are not what was written.
 #[derive(Debug, Clone)]
-pub(super) struct Input<'a>(pub(super) &'a [u8]);
+pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Input<'a> {
-    pub(super) fn byte(&mut self) -> Option<u8> {
+    pub(crate) fn byte(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(*first)
     }
 
-    pub(super) fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+    pub(crate) fn take(&mut self, n: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(n)?;
         self.0 = rest;
         Some(taken)
     }
 
-    pub(super) fn number(&mut self) -> Option<u64> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (taken, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*taken)
+    }
+
+    pub(crate) fn number(&mut self) -> Option<u64> {
         let mut n = 0_u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -67,22 +73,22 @@ impl<'a> Input<'a> {
         None
     }
 
-    pub(super) fn small(&mut self) -> Option<u32> {
+    pub(crate) fn small(&mut self) -> Option<u32> {
         self.number()?.try_into().ok()
     }
 
-    pub(super) fn signed(&mut self) -> Option<i64> {
+    pub(crate) fn signed(&mut self) -> Option<i64> {
         let n = self.number()?;
         Some((n >> 1) as i64 ^ -((n & 1) as i64))
     }
 
-    pub(super) fn field(&mut self) -> Option<&'a [u8]> {
+    pub(crate) fn field(&mut self) -> Option<&'a [u8]> {
         let len = self.number()?.try_into().ok()?;
         self.take(len)
     }
 
     /// Turns `last` into the next path.
-    pub(super) fn path(&mut self, last: &mut Vec<u8>) -> Option<()> {
+    pub(crate) fn path(&mut self, last: &mut Vec<u8>) -> Option<()> {
         let common = usize::try_from(self.number()?).ok()?;
         if common > last.len() {
             return None;
@@ -92,12 +98,12 @@ impl<'a> Input<'a> {
         Some(())
     }
 
-    pub(super) fn path_field(&mut self) -> Option<PathBuf> {
+    pub(crate) fn path_field(&mut self) -> Option<PathBuf> {
         Some(to_path(self.field()?.to_vec()))
     }
 }
 
-pub(super) fn to_path(bytes: Vec<u8>) -> PathBuf {
+pub(crate) fn to_path(bytes: Vec<u8>) -> PathBuf {
     OsString::from_vec(bytes).into()
 }
 
