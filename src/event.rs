@@ -5,6 +5,7 @@
 //! decision.
 
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -296,6 +297,30 @@ impl Cancel {
     pub fn is_cancelled(&self) -> bool {
         let asked = self.0.made.load(Ordering::SeqCst);
         asked || self.0.whole.as_ref().is_some_and(Self::is_cancelled)
+    }
+
+    /// What `inner` reads, as long as nobody asks to stop; then an error.
+    pub fn watch<R>(&self, inner: R) -> Watched<R> {
+        Watched {
+            inner,
+            cancel: self.clone(),
+        }
+    }
+}
+
+/// A reader that fails when someone asked to stop.
+#[derive(Debug)]
+pub struct Watched<R> {
+    inner: R,
+    cancel: Cancel,
+}
+
+impl<R: io::Read> io::Read for Watched<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(io::Error::other("it was cancelled"));
+        }
+        self.inner.read(buffer)
     }
 }
 

@@ -69,10 +69,7 @@ pub fn import(
     task: &Task,
     cancel: &Cancel,
 ) -> Result<Descriptor, ImportError> {
-    let archive = Watched {
-        inner: archive,
-        cancel: cancel.clone(),
-    };
+    let archive = cancel.watch(archive);
     let tar = open_archive(archive)
         .map_err(ImportError::Read)?
         .ok_or(ImportError::NoArchive)?;
@@ -129,21 +126,6 @@ fn layer(
     let (blob, digest, size) = blob.finish();
     blob.commit(&digest).map_err(ImportError::Layer)?;
     Ok((digest, size, DiffId::new(diff_id)))
-}
-
-/// A reader that fails when someone asked to stop.
-struct Watched<R> {
-    inner: R,
-    cancel: Cancel,
-}
-
-impl<R: Read> Read for Watched<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.cancel.is_cancelled() {
-            return Err(io::Error::other("it was cancelled"));
-        }
-        self.inner.read(buffer)
-    }
 }
 
 #[cfg(test)]

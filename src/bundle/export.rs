@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 use std::io::{self, BufWriter, Write};
+use std::sync::Arc;
 
 use super::BundleError;
 use crate::event::Cancel;
-use crate::image::{BlobSource, Descriptor, Image};
+use crate::image::{Image, WatchedBlobs};
 use crate::layer::merge::{Headers, LayerBlob, Merge};
 use crate::layer::stack::{Found, NameId, Origin, Stack};
 use crate::layer::tar_write::TarWriter;
@@ -23,10 +24,7 @@ const THREADS: usize = 4;
 /// When a layer can't be had or applied, or `out` fails.
 pub fn export(image: &Image, out: impl Write, cancel: &Cancel) -> Result<(), BundleError> {
     let layers = LayerBlob::of(image);
-    let blobs = Watched {
-        image,
-        cancel: cancel.clone(),
-    };
+    let blobs = WatchedBlobs::new(Arc::clone(&image.blobs), cancel.clone());
     let write = || -> Result<(), BundleError> {
         let headers = Headers {
             blobs: &blobs,
@@ -121,20 +119,5 @@ impl Span {
             let behind = last.entry.checked_sub(first.entry);
             last.layer == first.layer && behind == self.count.checked_sub(1)
         }) && !self.scattered
-    }
-}
-
-/// Blobs that end when someone asked to stop.
-struct Watched<'a> {
-    image: &'a Image,
-    cancel: Cancel,
-}
-
-impl BlobSource for Watched<'_> {
-    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn io::Read + Send>> {
-        Ok(Box::new(super::Watched {
-            inner: self.image.blobs.open(descriptor)?,
-            cancel: self.cancel.clone(),
-        }))
     }
 }

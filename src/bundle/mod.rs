@@ -30,7 +30,7 @@ pub mod runtime;
 pub mod state;
 pub mod unpack;
 
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 pub use contents::ImageContents;
@@ -39,7 +39,6 @@ pub use repack::{Repacked, repack};
 pub use state::State;
 pub use unpack::{UnpackRequest, unpack};
 
-use crate::event::Cancel;
 use crate::layer::unpack::UnpackError;
 
 /// Name of the root filesystem in a bundle.
@@ -135,20 +134,5 @@ impl BundleError {
             path,
             source,
         }
-    }
-}
-
-/// A reader that fails when someone asked to stop.
-struct Watched<R> {
-    inner: R,
-    cancel: Cancel,
-}
-
-impl<R: Read> Read for Watched<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.cancel.is_cancelled() {
-            return Err(io::Error::other("it was cancelled"));
-        }
-        self.inner.read(buffer)
     }
 }

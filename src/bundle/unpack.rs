@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::state::{self, Manner, Origin};
-use super::{BundleError, ROOTFS, Watched, runtime};
+use super::{BundleError, ROOTFS, runtime};
 use crate::digest::{DiffId, VerifyingReader};
 use crate::event::{Cancel, Events, Outcome, Task};
 use crate::image::media_type::layer_compression;
@@ -185,10 +185,7 @@ fn open(
         });
     };
     let begin = || {
-        let packed = Watched {
-            inner: image.blobs.open(blob)?,
-            cancel: cancel.clone(),
-        };
+        let packed = cancel.watch(image.blobs.open(blob)?);
         let tar = compress::decompress(packed, compression)?;
         let tar = VerifyingReader::new(tar, diff_id.digest().clone(), None)?;
         compress::read_ahead(tar)

@@ -1,6 +1,6 @@
 //! What commands that make images of images share.
 
-use std::io::{self, Read};
+use std::io;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 use shiplap::event::{Cancel, Events, Outcome};
 use shiplap::image::media_type::{self, Compression, Format as Family};
-use shiplap::image::{BlobSink, BlobSource, Descriptor, Image};
+use shiplap::image::{BlobSink, BlobSource, Descriptor, Image, WatchedBlobs};
 use shiplap::layer::pipeline::SealOptions;
 use shiplap::mutate::{MutateError, NewBlobs, Places};
 use shiplap::platform::Platform;
@@ -132,10 +132,7 @@ impl ReshapeArgs {
             true => Arc::new(Kept::new(old)),
             false => old,
         };
-        let old = Watched {
-            inner: old,
-            cancel: cancel.clone(),
-        };
+        let old = WatchedBlobs::new(old, cancel.clone());
         let new = NewBlobs {
             sink,
             known: Some(Box::new({
@@ -369,34 +366,6 @@ fn report(to: &Location, copied: &Descriptor, images: &[Image]) -> serde_json::V
     })
 }
 
-/// Blobs that fail to be read when someone asked to stop.
-struct Watched {
-    inner: Arc<dyn BlobSource>,
-    cancel: Cancel,
-}
-
-impl BlobSource for Watched {
-    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
-        Ok(Box::new(WatchedReader {
-            inner: self.inner.open(descriptor)?,
-            cancel: self.cancel.clone(),
-        }))
-    }
-}
-
-struct WatchedReader<R> {
-    inner: R,
-    cancel: Cancel,
-}
-
-impl<R: Read> Read for WatchedReader<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.cancel.is_cancelled() {
-            return Err(io::Error::other("it was cancelled"));
-        }
-        self.inner.read(buffer)
-    }
-}
 /// The time of what is made now: SOURCE_DATE_EPOCH, else the clock's.
 pub(super) fn now() -> anyhow::Result<String> {
     let epoch = values::source_date_epoch(std::env::var_os("SOURCE_DATE_EPOCH"))?;

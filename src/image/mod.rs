@@ -23,6 +23,7 @@ pub use descriptor::Descriptor;
 pub use manifest::{Document, Index, Manifest};
 
 use crate::digest::Digest;
+use crate::event::Cancel;
 
 /// The largest manifest or index that is read, in bytes (the distribution-spec
 /// asks registries to take at least this much).
@@ -44,6 +45,31 @@ pub trait BlobSource: Send + Sync {
     fn open_from(&self, descriptor: &Descriptor, offset: u64) -> io::Result<Option<PartReader>> {
         let _ = (descriptor, offset);
         Ok(None)
+    }
+}
+
+/// Blobs that fail to be read when someone asked to stop.
+pub struct WatchedBlobs {
+    inner: Arc<dyn BlobSource>,
+    cancel: Cancel,
+}
+
+impl WatchedBlobs {
+    /// The blobs of `inner`, until `cancel` is asked.
+    pub fn new(inner: Arc<dyn BlobSource>, cancel: Cancel) -> Self {
+        Self { inner, cancel }
+    }
+}
+
+impl std::fmt::Debug for WatchedBlobs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WatchedBlobs").finish_non_exhaustive()
+    }
+}
+
+impl BlobSource for WatchedBlobs {
+    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
+        Ok(Box::new(self.cancel.watch(self.inner.open(descriptor)?)))
     }
 }
 
