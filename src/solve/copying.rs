@@ -76,7 +76,7 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
         // By content: known even if what is copied from was made anew.
         let (sources, key) = op::files::find(self, copy, parent)?.into_parts();
         let place = key.place();
-        let _flight = self.flights.enter(&place);
+        let _flight = self.shared.flights.enter(&place);
         if !env.options.no_cache {
             // Other machines may know keys that were never noted here.
             let key = match cache::is_noted(store, &place) || !env.imports.is_empty() {

@@ -6,11 +6,10 @@
 //! failure.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::Arc;
 
 use super::op::run::{self, Base};
-use super::trees::Trees;
-use super::{Env, Flights, Layer, LayerBlob, Made, Solver, StepError, Uses};
+use super::{Env, Layer, LayerBlob, Made, Shared, Solver, StepError, Uses};
 use super::{layers_of, op, seal, seal_dir};
 use crate::container::{Exit, Io, Isolation, Mount, MountKind, RunError, RunSpec, Streams};
 use crate::context::Tree;
@@ -58,17 +57,12 @@ pub fn run_inside(
     streams: &Streams<'_>,
     ready: &mut dyn FnMut(),
 ) -> Result<Ended, StepError> {
-    let (flights, trees) = (Flights::default(), Trees::default());
-    let (ran, scratch) = (Mutex::new(Vec::new()), OnceLock::new());
-    let uses = Uses::of(&[], &[]);
+    let (shared, uses) = (Shared::default(), Uses::of(&[], &[]));
     std::thread::scope(|scope| {
         let solver = Solver {
             env,
             results: &[],
-            ran: &ran,
-            flights: &flights,
-            scratch: &scratch,
-            trees: &trees,
+            shared: &shared,
             scope,
             uses: &uses,
         };

@@ -288,19 +288,13 @@ pub fn solve(steps: &[Step], wanted: &[StepId], env: &Env<'_>) -> Result<Solved,
         .map(|s| s.inputs().into_iter().map(|i| i.0).collect())
         .collect();
     let results: Vec<OnceLock<Done>> = steps.iter().map(|_| OnceLock::new()).collect();
-    let ran = Mutex::new(Vec::new());
-    let flights = Flights::default();
-    let scratch = OnceLock::new();
+    let shared = Shared::default();
     let uses = Uses::of(steps, wanted);
-    let trees = Trees::default();
     let outcome = std::thread::scope(|scope| {
         let solver = Solver {
             env,
             results: &results,
-            ran: &ran,
-            flights: &flights,
-            scratch: &scratch,
-            trees: &trees,
+            shared: &shared,
             scope,
             uses: &uses,
         };
@@ -336,7 +330,7 @@ pub fn solve(steps: &[Step], wanted: &[StepId], env: &Env<'_>) -> Result<Solved,
     Ok(Solved {
         layers: wanted.iter().map(layers_of).collect(),
         steps: made,
-        ran: ran.into_inner().unwrap_or_else(PoisonError::into_inner),
+        ran: (shared.ran.into_inner()).unwrap_or_else(PoisonError::into_inner),
     })
 }
 
@@ -397,13 +391,19 @@ pub(crate) enum Made {
     Tree(Box<TreeChanges>),
 }
 
+/// What the steps of one solution share.
+#[derive(Default)]
+struct Shared {
+    ran: Mutex<Vec<Ran>>,
+    flights: Flights,
+    trees: Trees,
+    scratch: OnceLock<TempDir>,
+}
+
 struct Solver<'s, 'e: 's> {
     env: &'s Env<'e>,
     results: &'s [OnceLock<Done>],
-    ran: &'s Mutex<Vec<Ran>>,
-    flights: &'s Flights,
-    scratch: &'s OnceLock<TempDir>,
-    trees: &'s Trees,
+    shared: &'s Shared,
     scope: &'s std::thread::Scope<'s, 'e>,
     uses: &'s Uses,
 }
@@ -466,7 +466,7 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
             return self.copy(number, step, copy, parent);
         }
         let key = self.run_key(step, parent)?;
-        let flight = self.flights.enter(&key);
+        let flight = self.shared.flights.enter(&key);
         if let Some(done) = self.known(&key, parent) {
             return Ok((done, true));
         }
@@ -538,14 +538,15 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
         let layer = Arc::new(Layer::stored(blob).at(now));
         // Without it the next step makes a tree anew.
         if let Ok(tree) = tree.finish(layer.clone()) {
-            self.trees.put(tree);
+            self.shared.trees.put(tree);
         }
         Ok(layer)
     }
 
     /// Takes note of how long a step took, and what its command used.
     fn took(&self, step: &Step, began: Instant, usage: Option<Usage>) {
-        self.ran
+        self.shared
+            .ran
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(Ran {
@@ -574,11 +575,12 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
 
     /// A directory for what is needed only as long as the build goes on.
     fn scratch(&self) -> Result<&'s Path, StepError> {
-        if self.scratch.get().is_none() {
+        let scratch = &self.shared.scratch;
+        if scratch.get().is_none() {
             let made = self.env.store.temp_dir()?;
-            let _ = self.scratch.set(made);
+            let _ = scratch.set(made);
         }
-        Ok(self.scratch.get().map_or(Path::new("/"), TempDir::path))
+        Ok(scratch.get().map_or(Path::new("/"), TempDir::path))
     }
 
     /// The files that COPY or a mount reads from.

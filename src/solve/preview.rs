@@ -1,10 +1,10 @@
 //! Keys of steps without running any.
 
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 
 use super::copying::Uses;
 use super::key::KeyBuilder;
-use super::{Done, Env, Flights, Solver, StepError, Trees, op};
+use super::{Done, Env, Shared, Solver, StepError, op};
 use crate::graph::print::KnownKey;
 use crate::graph::{CopyOp, CopySource, From, Op, Step};
 
@@ -13,16 +13,12 @@ use crate::graph::{CopyOp, CopySource, From, Op, Step};
 /// unless an earlier build has noted it. Nothing is fetched.
 pub fn keys(steps: &[Step], env: &Env<'_>) -> Vec<Option<KnownKey>> {
     let results: Vec<OnceLock<Done>> = steps.iter().map(|_| OnceLock::new()).collect();
-    let (ran, flights, trees) = (Mutex::default(), Flights::default(), Trees::default());
-    let (scratch, uses) = (OnceLock::new(), Uses::of(steps, &[]));
+    let (shared, uses) = (Shared::default(), Uses::of(steps, &[]));
     std::thread::scope(|scope| {
         let solver = Solver {
             env,
             results: &results,
-            ran: &ran,
-            flights: &flights,
-            scratch: &scratch,
-            trees: &trees,
+            shared: &shared,
             scope,
             uses: &uses,
         };

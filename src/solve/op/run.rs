@@ -132,7 +132,7 @@ impl Base {
     ) -> Result<Self, StepError> {
         Ok(match kind {
             RootKind::Overlay => Self::Overlay(solver.env.store.new_layer()?),
-            RootKind::Directory => Self::Tree(solver.trees.take(solver, layers)?),
+            RootKind::Directory => Self::Tree(solver.shared.trees.take(solver, layers)?),
         })
     }
 
