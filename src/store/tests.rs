@@ -780,3 +780,18 @@ fn blobs_are_read_from_the_middle() {
     let missing = Descriptor::of("x", b"none");
     assert!(store.open_from(&missing, 1).is_err());
 }
+
+#[test]
+fn ext4_is_asked_to_keep_layers_apart() {
+    const EXT4: i64 = 0xef53;
+    let (dir, store) = store();
+    if rustix::fs::statfs(dir.path()).unwrap().f_type != EXT4 {
+        eprintln!("skipped: {} is not on ext4", dir.path().display());
+        return;
+    }
+    for name in ["layers", "tmp"] {
+        let dir = std::fs::File::open(store.root().join(name)).unwrap();
+        let flags = rustix::fs::ioctl_getflags(&dir).unwrap();
+        assert!(flags.contains(rustix::fs::IFlags::TOPDIR), "{name}");
+    }
+}
