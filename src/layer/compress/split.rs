@@ -15,6 +15,8 @@ use std::ops::Range;
 
 /// Bytes that are judged at once.
 const PAGE: usize = 512;
+/// Bytes of a page that tell that it is text.
+const BEGINNING: usize = 64;
 /// With less than this in a row, cutting costs more than it saves.
 const SHORTEST: usize = 3072;
 /// A tenth more than the sum of squares that random bytes have on average.
@@ -58,7 +60,7 @@ pub(super) fn pieces(block: &[u8]) -> Vec<Piece> {
 }
 
 fn is_random(page: &[u8]) -> bool {
-    if page.len() < PAGE {
+    if page.len() < PAGE || is_text(&page[..BEGINNING]) {
         return false;
     }
     // Four tables: equal neighbours don't wait for each other.
@@ -73,6 +75,12 @@ fn is_random(page: &[u8]) -> bool {
         .map(|n| u32::from(a[n] + b[n] + c[n] + d[n]).pow(2))
         .sum();
     squares <= MOST_SQUARES
+}
+
+/// Whether chance would never make these bytes: most of text is below 128, half
+/// of random bytes. Counting all bytes of a page takes much longer.
+fn is_text(bytes: &[u8]) -> bool {
+    bytes.iter().filter(|b| **b >= 128).count() < bytes.len() / 8
 }
 
 /// Where anchors of random pieces were seen last.
