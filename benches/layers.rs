@@ -9,6 +9,7 @@ use std::hint::black_box;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use shiplap::context::Empty;
@@ -23,6 +24,7 @@ use shiplap::image::{BlobSink, BlobWriter};
 use shiplap::layer::pipeline::{SealOptions, seal};
 use shiplap::layer::tar_write::TarWriter;
 use shiplap::layer::unpack::{Form, UnpackOptions, unpack};
+use shiplap::snapshot::copy::Table;
 use shiplap::snapshot::overlay::changes;
 use shiplap::solve::key::KeyBuilder;
 use shiplap::sys::fs::Root;
@@ -61,6 +63,29 @@ impl BlobWriter for Nowhere {
     fn commit(self: Box<Self>, _: &Digest) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// What the pipeline can't be faster than: gzip of the same tar, in memory, on
+/// all cores.
+fn codec(tar: &[u8]) -> usize {
+    const BLOCK: usize = 1 << 20;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let work = || {
+            let level = libdeflater::CompressionLvl::new(5).expect("gzip has it");
+            let mut packer = libdeflater::Compressor::new(level);
+            let mut out = vec![0; packer.gzip_compress_bound(BLOCK)];
+            let mut bytes = 0;
+            while let Some(block) = tar.chunks(BLOCK).nth(next.fetch_add(1, Ordering::Relaxed)) {
+                bytes += packer.gzip_compress(block, &mut out).expect("it fits");
+            }
+            bytes
+        };
+        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        let bytes = threads.into_iter().map(|t| t.join().expect("no panic"));
+        bytes.sum()
+    })
 }
 
 /// Fills `dir` with files that compress like text, a hundred in a directory;
@@ -121,6 +146,9 @@ fn layers(c: &mut Criterion) {
         tar.change(change).expect("a vector takes all");
     }
     let tar = tar.finish().expect("a vector takes all");
+    group.bench_function("the codec alone, gzip", |b| {
+        b.iter(|| codec(black_box(&tar)))
+    });
     group.bench_function("unpacker", |b| {
         b.iter_batched(
             || tempfile::tempdir_in(scratch.path()).expect("a scratch directory"),
@@ -150,6 +178,38 @@ fn layers(c: &mut Criterion) {
     });
     group.finish();
 
+    let large = scratch.path().join("large");
+    fs::create_dir(&large).expect("a fresh directory");
+    for n in 0..size(100).max(2) {
+        let text: Vec<u8> = tar
+            .iter()
+            .copied()
+            .cycle()
+            .skip(n << 16)
+            .take(1 << 20)
+            .collect();
+        fs::write(large.join(format!("f{n}")), text).expect("a fresh file");
+    }
+    let mut tar = TarWriter::new(Vec::new(), None);
+    for change in list(&large) {
+        let change = change.expect("the tree can be read");
+        tar.change(change).expect("a vector takes all");
+    }
+    let tar = tar.finish().expect("a vector takes all");
+    let mut group = c.benchmark_group("100 files of 1 MiB");
+    group
+        .throughput(Throughput::Bytes(tar.len() as u64))
+        .sample_size(10);
+    group.bench_function("pipeline, gzip", |b| {
+        b.iter(|| {
+            seal(list(&large), &Nowhere, &SealOptions::default()).expect("the layer can be made")
+        });
+    });
+    group.bench_function("the codec alone, gzip", |b| {
+        b.iter(|| codec(black_box(&tar)))
+    });
+    group.finish();
+
     let env: Vec<String> = (0..50).map(|i| format!("NAME{i}=value of {i}")).collect();
     c.bench_function("key of a RUN with 50 variables", |b| {
         b.iter(|| {
@@ -163,5 +223,47 @@ fn layers(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, layers);
+/// What a step in a plain directory costs when it changed one file, next to a
+/// walk that only looks at the status of every entry.
+fn directory(c: &mut Criterion) {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let root = scratch.path();
+    for n in 0..size(1000) {
+        let sub = root.join(format!("d{n}"));
+        fs::create_dir(&sub).expect("a fresh directory");
+        for f in 0..100 {
+            fs::write(sub.join(format!("f{f}")), "").expect("a fresh file");
+        }
+    }
+    let mut group = c.benchmark_group("a directory of 100,000 files");
+    group.sample_size(10);
+    let mut table = Some(Table::read(root).expect("the tree can be read"));
+    let mut round = 0_u64;
+    group.bench_function("what one RUN changed", |b| {
+        b.iter(|| {
+            round += 1;
+            fs::write(root.join("d0/f0"), round.to_string()).expect("a file of ours");
+            let before = table.take().expect("the round before left one");
+            let found = before.changes(root, Arc::new(Empty), None);
+            let mut found = found.expect("the tree can be read");
+            let count = found
+                .by_ref()
+                .inspect(|change| assert!(change.is_ok()))
+                .count();
+            table = Some(found.finish().expect("all was taken"));
+            count
+        });
+    });
+    group.bench_function("find -printf '%s %T@'", |b| {
+        b.iter(|| {
+            let mut find = std::process::Command::new("find");
+            find.arg(root).args(["-printf", "%s %T@\\n"]);
+            find.stdout(std::process::Stdio::null());
+            assert!(find.status().expect("find is installed").success());
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, layers, directory);
 criterion_main!(benches);
