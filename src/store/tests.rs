@@ -792,6 +792,6 @@ fn ext4_is_asked_to_keep_layers_apart() {
     for name in ["layers", "tmp"] {
         let dir = std::fs::File::open(store.root().join(name)).unwrap();
         let flags = rustix::fs::ioctl_getflags(&dir).unwrap();
-        assert!(flags.contains(rustix::fs::IFlags::TOPDIR), "{name}");
+        assert!(flags.contains(IFlags::TOPDIR), "{name}");
     }
 }
