@@ -148,7 +148,6 @@ mod tests {
                 compression: Compression::Gzip,
                 level: None,
                 workers: crate::layer::workers::Workers::new(1),
-                single_member: false,
             },
         }
     }

@@ -56,7 +56,8 @@ impl ConvertArgs {
 pub(super) struct RecompressArgs {
     #[command(flatten)]
     common: ReshapeArgs,
-    /// Compression of the layers: gzip, zstd or uncompressed
+    /// Compression of the layers: gzip, gzip-single, zstd or
+    /// uncompressed
     #[arg(long, alias = "compression-format", value_name = "NAME")]
     #[arg(value_parser = output_spec::compression)]
     compression: Compression,

@@ -57,7 +57,8 @@ pub(super) struct ImportArgs {
     /// What the files are made to run on [default: this machine's platform]
     #[arg(long, value_name = "OS/ARCH", value_parser = Platform::parse)]
     platform: Option<Platform>,
-    /// Compression of the layer: gzip, zstd or uncompressed
+    /// Compression of the layer: gzip, gzip-single, zstd or
+    /// uncompressed
     #[arg(long, value_name = "NAME", default_value = "gzip", value_parser = output_spec::compression)]
     compression: Compression,
     #[command(flatten)]
@@ -80,7 +81,6 @@ impl ImportArgs {
                 compression: self.compression,
                 level: None,
                 workers: Workers::default(),
-                single_member: false,
             },
         };
         let imported = import(

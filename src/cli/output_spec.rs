@@ -193,10 +193,11 @@ fn spec(kind: OutputKind, dest: Option<Destination>) -> OutputSpec {
 pub(crate) fn compression(text: &str) -> Result<Compression, String> {
     match text {
         "gzip" => Ok(Compression::Gzip),
+        "gzip-single" => Ok(Compression::GzipSingle),
         "zstd" => Ok(Compression::Zstd),
         "uncompressed" => Ok(Compression::Uncompressed),
         _ => Err(format!(
-            "unknown compression {text:?}; known are gzip, zstd and uncompressed"
+            "unknown compression {text:?}; known are gzip, gzip-single, zstd and uncompressed"
         )),
     }
 }

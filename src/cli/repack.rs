@@ -64,7 +64,8 @@ pub(super) struct RepackArgs {
     /// What the history says the layer was made by
     #[arg(long, value_name = "TEXT", default_value = "shiplap repack")]
     created_by: String,
-    /// Compression of the layer: gzip, zstd or uncompressed
+    /// Compression of the layer: gzip, gzip-single, zstd or
+    /// uncompressed
     #[arg(long, value_name = "NAME", default_value = "gzip", value_parser = output_spec::compression)]
     compression: Compression,
     /// Level of the compression

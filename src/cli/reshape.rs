@@ -64,7 +64,8 @@ pub(super) struct FormArgs {
 /// How new layers are compressed.
 #[derive(Debug, Clone, Args)]
 pub(super) struct LayerArgs {
-    /// Compression of new layers: gzip, zstd or uncompressed [default: as the
+    /// Compression of new layers: gzip, gzip-single, zstd or
+    /// uncompressed [default: as the
     /// image's last layer]
     #[arg(long, alias = "compression-format", value_name = "NAME")]
     #[arg(value_parser = output_spec::compression, help_heading = "Layers")]

@@ -42,7 +42,8 @@ pub(super) struct ResultArgs {
     /// Write digests and names as JSON to a file
     #[arg(long, value_name = "FILE")]
     metadata_file: Option<PathBuf>,
-    /// Compression of new layers: gzip, zstd or uncompressed [default: gzip]
+    /// Compression of new layers: gzip, gzip-single (one member, for
+    /// readers that stop after the first), zstd or uncompressed [default: gzip]
     #[arg(long, alias = "compression-format", value_name = "NAME")]
     #[arg(value_parser = output_spec::compression)]
     compression: Option<Compression>,

@@ -24,8 +24,8 @@ const JOBS: usize = 8;
 /// How images are copied.
 #[derive(Debug, Clone, Args)]
 pub(super) struct TransferArgs {
-    /// Compression of the layers there: gzip, zstd or uncompressed [default:
-    /// as they are]
+    /// Compression of the layers there: gzip, gzip-single, zstd or
+    /// uncompressed [default: as they are]
     #[arg(long, alias = "dest-compress-format", alias = "compression-format")]
     #[arg(value_name = "NAME", value_parser = output_spec::compression, help_heading = "Conversion")]
     compression: Option<Compression>,

@@ -36,8 +36,21 @@ pub enum Compression {
     Uncompressed,
     /// gzip, RFC 1952.
     Gzip,
+    /// gzip with one member, for readers that stop after the first. No media
+    /// type tells it from other gzip, so nothing is ever read as this.
+    GzipSingle,
     /// Zstandard, RFC 8878.
     Zstd,
+}
+
+impl Compression {
+    /// What a blob that was compressed like this is read as.
+    pub fn read_as(self) -> Self {
+        match self {
+            Self::GzipSingle => Self::Gzip,
+            other => other,
+        }
+    }
 }
 
 /// The two families of manifests.
@@ -53,10 +66,10 @@ pub enum Format {
 pub fn layer(format: Format, compression: Compression) -> &'static str {
     match (format, compression) {
         (Format::Oci, Compression::Uncompressed) => OCI_LAYER,
-        (Format::Oci, Compression::Gzip) => OCI_LAYER_GZIP,
+        (Format::Oci, Compression::Gzip | Compression::GzipSingle) => OCI_LAYER_GZIP,
         (Format::Oci, Compression::Zstd) => OCI_LAYER_ZSTD,
         (Format::Docker, Compression::Uncompressed) => DOCKER_LAYER,
-        (Format::Docker, Compression::Gzip) => DOCKER_LAYER_GZIP,
+        (Format::Docker, Compression::Gzip | Compression::GzipSingle) => DOCKER_LAYER_GZIP,
         (Format::Docker, Compression::Zstd) => DOCKER_LAYER_ZSTD,
     }
 }

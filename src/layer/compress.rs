@@ -49,16 +49,13 @@ pub struct Settings {
     pub level: Option<i32>,
     /// Threads that compress.
     pub workers: Workers,
-    /// gzip: one member instead of one per block, for readers that stop after
-    /// the first.
-    pub single_member: bool,
 }
 
 impl Settings {
     fn level(&self) -> io::Result<i32> {
         let (name, default, range) = match self.compression {
             Compression::Uncompressed => return Ok(0),
-            Compression::Gzip => ("gzip", GZIP_LEVEL, 0..=9),
+            Compression::Gzip | Compression::GzipSingle => ("gzip", GZIP_LEVEL, 0..=9),
             Compression::Zstd => ("zstd", 3, 1..=22),
         };
         let level = self.level.unwrap_or(default);
@@ -223,7 +220,7 @@ impl<W: Write> Compressor<W> {
                     blocks: None,
                 });
             }
-            Compression::Gzip if settings.single_member => {
+            Compression::GzipSingle => {
                 let level = FlateLevel::new(level.unsigned_abs());
                 (Kind::Single(level, Single::default()), GZIP_BLOCK)
             }
@@ -385,7 +382,7 @@ pub fn decompress(
 ) -> io::Result<Box<dyn Read + Send>> {
     Ok(match compression {
         Compression::Uncompressed => Box::new(reader),
-        Compression::Gzip => Box::new(gunzip(reader)),
+        Compression::Gzip | Compression::GzipSingle => Box::new(gunzip(reader)),
         Compression::Zstd => Box::new(unzstd(reader)?),
     })
 }

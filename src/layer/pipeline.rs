@@ -38,8 +38,6 @@ pub struct SealOptions {
     pub compression: Compression,
     /// gzip: 0 to 9, 5 unless given; zstd: 1 to 22, 3 unless given.
     pub level: Option<i32>,
-    /// gzip: one member instead of one per MiB.
-    pub single_member: bool,
     /// Threads, shared by all layers that are made with a clone of these
     /// options.
     pub workers: Workers,
@@ -54,7 +52,6 @@ impl Default for SealOptions {
             format: Format::Oci,
             compression: Compression::Gzip,
             level: None,
-            single_member: false,
             workers: Workers::default(),
             clamp_mtime: None,
         }
@@ -262,7 +259,6 @@ fn settings(options: &SealOptions) -> compress::Settings {
         compression: options.compression,
         level: options.level,
         workers: options.workers.clone(),
-        single_member: options.single_member,
     }
 }
 

@@ -66,7 +66,7 @@ fn link(builder: &mut tar::Builder<Vec<u8>>, name: &str, target: &str) {
 fn pack(bytes: &[u8], compression: Compression) -> Vec<u8> {
     match compression {
         Compression::Uncompressed => bytes.to_vec(),
-        Compression::Gzip => {
+        Compression::Gzip | Compression::GzipSingle => {
             let mut encoder =
                 flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
             io::Write::write_all(&mut encoder, bytes).unwrap();

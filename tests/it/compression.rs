@@ -40,8 +40,9 @@ fn layers_are_the_same_however_many_work_on_them() {
     const NAME: &str = "layers_are_the_same_however_many_work_on_them";
     let s = Sandbox::new();
     let context = context(&s);
-    let forms: [&[&str]; 4] = [
+    let forms: [&[&str]; 5] = [
         &[],
+        &["--compression", "gzip-single"],
         &["--compression", "gzip", "--compression-level", "9"],
         &["--compression", "zstd", "--compression-level", "19"],
         &["--compression", "uncompressed"],
@@ -120,6 +121,19 @@ fn contents(layout: &Path) -> Vec<String> {
     found
 }
 
+/// How many bytes of each gzip blob follow its first member.
+fn rests(layout: &Path) -> Vec<usize> {
+    let blobs = std::fs::read_dir(layout.join("blobs/sha256")).unwrap();
+    let blobs = blobs.map(|blob| std::fs::read(blob.unwrap().path()).unwrap());
+    let packed = blobs.filter(|bytes| bytes.starts_with(&[0x1f, 0x8b]));
+    let rest = packed.map(|bytes| {
+        let mut first = flate2::bufread::GzDecoder::new(&bytes[..]);
+        std::io::copy(&mut first, &mut std::io::sink()).unwrap();
+        first.into_inner().len()
+    });
+    rest.collect()
+}
+
 #[test]
 fn other_tools_take_every_form() {
     const NAME: &str = "other_tools_take_every_form";
@@ -150,6 +164,7 @@ fn other_tools_take_every_form() {
     let mut before: Option<Vec<String>> = None;
     for (name, form) in [
         ("gzip", ""),
+        ("single", ",compression=gzip-single,force-compression=true"),
         ("fast", ",compression-level=1,force-compression=true"),
         (
             "zstd",
@@ -166,6 +181,9 @@ fn other_tools_take_every_form() {
             &found,
             "{name}"
         );
+        if name == "single" {
+            assert_eq!(rests(&s.path(name)), [0, 0]);
+        }
         let image = format!("oci:{name}:1");
         let image = match Command::new("skopeo")
             .args(["inspect", "--raw", &image])

@@ -159,8 +159,14 @@ impl Exporter<'_> {
                 // place in the manifest.
                 let bound = !form.force && layer.is_of_base();
                 let unfit = form.format == Format::Docker && have == Some(Compression::Zstd);
-                let other = have != Some(form.compression)
-                    || (!layer.is_of_base() && form.level != self.seal.level);
+                let wanted = (form.compression, form.level);
+                let other = match layer.is_of_base() {
+                    true => have != Some(form.compression),
+                    false => {
+                        have != Some(form.compression.read_as())
+                            || wanted != (self.seal.compression, self.seal.level)
+                    }
+                };
                 if !unfit && (bound || !other) {
                     return Ok(blob);
                 }

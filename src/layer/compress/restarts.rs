@@ -53,7 +53,7 @@ pub fn decompress_noting(
     };
     let noting: Box<dyn Read + Send> = match compression {
         Compression::Uncompressed => Box::new(reader),
-        Compression::Gzip => Box::new(Members {
+        Compression::Gzip | Compression::GzipSingle => Box::new(Members {
             state: State::Between(reader),
             plain: 0,
             begun: false,
@@ -197,12 +197,11 @@ mod tests {
     use crate::layer::workers::Workers;
     use std::io::Write;
 
-    fn packed(data: &[u8], compression: Compression, single_member: bool) -> Vec<u8> {
+    fn packed(data: &[u8], compression: Compression) -> Vec<u8> {
         let settings = Settings {
             compression,
             level: None,
             workers: Workers::new(2),
-            single_member,
         };
         let mut compressor = Compressor::new(Vec::new(), &settings).unwrap();
         compressor.write_all(data).unwrap();
@@ -221,7 +220,7 @@ mod tests {
     fn reading_begins_anywhere() {
         let data: Vec<u8> = (0..5_000_000_u32).map(|n| (n / 7 % 251) as u8).collect();
         for compression in [Compression::Gzip, Compression::Zstd] {
-            let bytes = packed(&data, compression, false);
+            let bytes = packed(&data, compression);
             let (out, restarts) = read(&bytes, compression).unwrap();
             assert!(out == data && restarts.len() >= 2, "{compression:?}");
             for at in restarts {
@@ -232,7 +231,7 @@ mod tests {
                 assert!(out == data[at.plain as usize..], "{compression:?} {at:?}");
             }
         }
-        let single = packed(&data, Compression::Gzip, true);
+        let single = packed(&data, Compression::GzipSingle);
         let (out, restarts) = read(&single, Compression::Gzip).unwrap();
         assert!(out == data && restarts.is_empty());
     }
@@ -240,7 +239,7 @@ mod tests {
     #[test]
     fn broken_streams_are_errors() {
         for compression in [Compression::Gzip, Compression::Zstd] {
-            let whole = packed(&[7; 100_000], compression, false);
+            let whole = packed(&[7; 100_000], compression);
             for end in [whole.len() - 1, whole.len() / 2, 3] {
                 assert!(
                     read(&whole[..end], compression).is_err(),
@@ -259,7 +258,7 @@ mod tests {
 
     #[test]
     fn many_small_members_have_few_places() {
-        let member = packed(&[1; 100], Compression::Gzip, false);
+        let member = packed(&[1; 100], Compression::Gzip);
         let (out, restarts) = read(&member.repeat(10_000), Compression::Gzip).unwrap();
         assert_eq!((out.len(), restarts.len()), (1_000_000, 15));
     }

@@ -1,11 +1,10 @@
 use super::*;
 
-fn settings(compression: Compression, threads: usize, single_member: bool) -> Settings {
+fn settings(compression: Compression, threads: usize) -> Settings {
     Settings {
         compression,
         level: None,
         workers: Workers::new(threads),
-        single_member,
     }
 }
 
@@ -54,19 +53,19 @@ fn samples() -> Vec<Vec<u8>> {
 
 #[test]
 fn any_number_of_threads_gives_the_same_bytes() {
-    for (compression, single) in [
-        (Compression::Uncompressed, false),
-        (Compression::Gzip, false),
-        (Compression::Gzip, true),
-        (Compression::Zstd, false),
+    for compression in [
+        Compression::Uncompressed,
+        Compression::Gzip,
+        Compression::GzipSingle,
+        Compression::Zstd,
     ] {
         for data in samples() {
-            let one = compress(&data, &settings(compression, 1, single));
+            let one = compress(&data, &settings(compression, 1));
             for threads in [2, 5] {
-                let many = compress(&data, &settings(compression, threads, single));
+                let many = compress(&data, &settings(compression, threads));
                 assert!(
                     one == many,
-                    "{compression:?} {single} {threads} {} bytes",
+                    "{compression:?} {threads} {} bytes",
                     data.len()
                 );
             }
@@ -78,7 +77,7 @@ fn any_number_of_threads_gives_the_same_bytes() {
 #[test]
 fn single_member_is_one() {
     let data = samples().pop().unwrap();
-    let packed = compress(&data, &settings(Compression::Gzip, 2, true));
+    let packed = compress(&data, &settings(Compression::GzipSingle, 2));
     let mut out = Vec::new();
     let mut one = flate2::bufread::GzDecoder::new(&packed[..]);
     one.read_to_end(&mut out).unwrap();
@@ -88,8 +87,8 @@ fn single_member_is_one() {
 
 #[test]
 fn headers_are_fixed() {
-    for single in [true, false] {
-        let packed = compress(b"x", &settings(Compression::Gzip, 1, single));
+    for compression in [Compression::Gzip, Compression::GzipSingle] {
+        let packed = compress(b"x", &settings(compression, 1));
         assert_eq!(packed[..8], GZIP_HEADER[..8]);
         assert_eq!(packed[9], 255);
     }
@@ -98,11 +97,11 @@ fn headers_are_fixed() {
 #[test]
 fn noise_is_stored() {
     let noise = noise(GZIP_BLOCK);
-    let packed = compress(&noise, &settings(Compression::Gzip, 1, false));
+    let packed = compress(&noise, &settings(Compression::Gzip, 1));
     assert!(packed.len() < GZIP_BLOCK + 200);
     // Between text, too.
     let mixed = [&noise[..50_000], &[b'x'; 50_000]].concat().repeat(4);
-    let packed = compress(&mixed, &settings(Compression::Gzip, 1, false));
+    let packed = compress(&mixed, &settings(Compression::Gzip, 1));
     assert!(packed.len() < 203_000, "{}", packed.len());
     assert!(expand(packed, Compression::Gzip).unwrap() == mixed);
 }
@@ -115,7 +114,7 @@ fn unknown_levels_are_refused() {
         (Compression::Zstd, 0),
         (Compression::Zstd, 23),
     ] {
-        let mut settings = settings(compression, 1, false);
+        let mut settings = settings(compression, 1);
         settings.level = Some(level);
         let e = Compressor::new(Vec::new(), &settings).unwrap_err();
         assert_eq!(e.kind(), io::ErrorKind::InvalidInput);
@@ -125,12 +124,12 @@ fn unknown_levels_are_refused() {
 #[test]
 fn cut_or_followed_by_garbage_is_an_error() {
     let data = samples().swap_remove(4);
-    for (compression, single) in [
-        (Compression::Gzip, false),
-        (Compression::Gzip, true),
-        (Compression::Zstd, false),
+    for compression in [
+        Compression::Gzip,
+        Compression::GzipSingle,
+        Compression::Zstd,
     ] {
-        let packed = compress(&data[..5000], &settings(compression, 1, single));
+        let packed = compress(&data[..5000], &settings(compression, 1));
         for cut in 1..packed.len() {
             let cut = packed[..cut].to_vec();
             assert!(expand(cut, compression).is_err());
@@ -145,12 +144,12 @@ fn cut_or_followed_by_garbage_is_an_error() {
 #[test]
 fn bombs_take_no_memory() {
     // A million empty members.
-    let empty = compress(b"", &settings(Compression::Gzip, 1, false));
+    let empty = compress(b"", &settings(Compression::Gzip, 1));
     assert_eq!(
         expand(empty.repeat(100_000), Compression::Gzip).unwrap(),
         b""
     );
-    let empty = compress(b"", &settings(Compression::Zstd, 1, false));
+    let empty = compress(b"", &settings(Compression::Zstd, 1));
     assert_eq!(
         expand(empty.repeat(100_000), Compression::Zstd).unwrap(),
         b""

@@ -157,7 +157,7 @@ impl LayerIndex {
         let mut out = MAGIC.to_vec();
         out.push(match self.compression {
             Compression::Uncompressed => 0,
-            Compression::Gzip => 1,
+            Compression::Gzip | Compression::GzipSingle => 1,
             Compression::Zstd => 2,
         });
         code::field(&mut out, self.diff_id.digest().as_str().as_bytes());

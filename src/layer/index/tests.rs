@@ -116,7 +116,6 @@ fn an_index_has_what_the_layer_has() {
             compression,
             level: None,
             workers: Workers::new(1),
-            single_member: false,
         };
         let mut packed = Compressor::new(Vec::new(), &settings).unwrap();
         packed.write_all(&tar).unwrap();
