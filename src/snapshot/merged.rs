@@ -1,20 +1,22 @@
 //! Stacked layers as one tree, without a mount.
 
-use std::collections::{BTreeMap, HashMap};
+mod list;
+
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::attr::{self, DirMarks, Xattrs};
-use super::names::Names;
-use crate::context::{Node, Tree};
+use crate::context::{DirNames, Node, Tree};
 use crate::layer::Kind;
 use crate::layer::notes::{CAPABILITY, Notes};
 use crate::sys::fs::{components, lstat_at};
@@ -339,60 +341,6 @@ impl MergedDir {
         };
         Ok(Some(self.parts[part].correct(path, node(kind, stat))))
     }
-
-    /// The entries; `here` is the directory's path.
-    fn list(&self, here: &Path) -> io::Result<Vec<(OsString, Node)>> {
-        let mut seen: BTreeMap<OsString, Option<Node>> = BTreeMap::new();
-        for (index, part) in self.parts.iter().enumerate() {
-            for entry in Dir::read_from(&part.fd)? {
-                let entry = entry?;
-                let name = entry.file_name().to_bytes();
-                if name == b"." || name == b".." {
-                    continue;
-                }
-                let name = OsStr::from_bytes(name);
-                if seen.contains_key(name) {
-                    continue;
-                }
-                let stat = lstat_at(part.fd.as_fd(), name)?;
-                let node = if part.hides(name, &stat)? {
-                    None
-                } else {
-                    self.node((&here.join(name), name), index, &stat)?
-                };
-                seen.insert(name.to_owned(), node);
-            }
-        }
-        Ok(seen
-            .into_iter()
-            .filter_map(|(name, node)| Some((name, node?)))
-            .collect())
-    }
-}
-
-impl MergedDir {
-    fn each_name(&self, each: &mut dyn FnMut(&OsStr)) -> io::Result<()> {
-        let [part] = &self.parts[..] else {
-            for (name, _) in self.list(Path::new(""))? {
-                each(&name);
-            }
-            return Ok(());
-        };
-        let names = Names::read(part.fd.as_fd())?;
-        for n in 0..names.len() {
-            let name = names.name(n);
-            let may_hide = match names.kind(n) {
-                FileType::Socket => continue,
-                FileType::CharacterDevice => true,
-                FileType::RegularFile => part.marks.xattr_whiteouts,
-                _ => false,
-            };
-            if !may_hide || !part.hides(name, &lstat_at(part.fd.as_fd(), name)?)? {
-                each(name);
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Part {
@@ -455,7 +403,28 @@ impl Tree for Merged {
 
     fn read_dir(&self, path: &Path) -> io::Result<Vec<(OsString, Node)>> {
         let (dir, here) = self.dir(path)?;
-        dir.list(&here).map_err(|e| at(path, e))
+        let all = |names: DirNames| dir.list(&here, &names, 0..names.len(), false);
+        dir.names().and_then(all).map_err(|e| at(path, e))
+    }
+
+    fn names(&self, path: &Path) -> io::Result<Option<DirNames>> {
+        let names = self.dir(path)?.0.names();
+        names.map(Some).map_err(|e| at(path, e))
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<(OsString, Node)>> {
+        let names = self.names(path)?.unwrap_or_default();
+        self.list_some(path, &names, 0..names.len())
+    }
+
+    fn list_some(
+        &self,
+        path: &Path,
+        names: &DirNames,
+        some: Range<usize>,
+    ) -> io::Result<Vec<(OsString, Node)>> {
+        let (dir, here) = self.dir(path)?;
+        (dir.list(&here, names, some, true)).map_err(|e| at(path, e))
     }
 
     fn each_name(&self, path: &Path, each: &mut dyn FnMut(&OsStr)) -> io::Result<()> {
