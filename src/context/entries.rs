@@ -75,9 +75,9 @@ pub(super) struct Writer<'a> {
     list: Entries,
     /// How many files there are, those with several names counted once.
     files: u32,
-    /// Of files with several names: the number of the entry that came first,
-    /// and that of the file.
-    linked: HashMap<(u64, u64), (u64, u32)>,
+    /// Of files with several names, by device and inode: the number of the
+    /// entry that came first, and that of the file.
+    linked: BTreeMap<u64, HashMap<u64, (u32, u32)>>,
     /// A bit for each file: whether it has several names in the list.
     shared: Vec<u64>,
     /// Number of the next entry.
@@ -91,7 +91,7 @@ impl<'a> Writer<'a> {
             new_file,
             list: Entries::default(),
             files: 0,
-            linked: HashMap::new(),
+            linked: BTreeMap::new(),
             shared: Vec::new(),
             number: 0,
         }
@@ -105,9 +105,14 @@ impl<'a> Writer<'a> {
     pub(super) fn count(&mut self, found: &mut Found) {
         if let Kind::File { .. } = found.node.kind {
             let new = (self.number, self.files);
-            let (first, file) = match found.node.links > 1 {
-                true => *self.linked.entry(found.node.inode).or_insert(new),
-                false => new,
+            let (first, file) = match u32::try_from(self.number) {
+                Ok(number) if found.node.links > 1 => {
+                    let (device, inode) = found.node.inode;
+                    let known = self.linked.entry(device).or_default().entry(inode);
+                    let (first, file) = *known.or_insert((number, self.files));
+                    (first.into(), file)
+                }
+                _ => new,
             };
             self.files = self.files.max(file.saturating_add(1));
             found.back = self.number - first;

@@ -12,6 +12,7 @@
 pub mod archive;
 pub(crate) mod code;
 pub mod compress;
+pub(crate) mod first_names;
 pub mod ids;
 pub mod index;
 pub mod listing;

@@ -29,7 +29,7 @@
 //! name of such a file is met is the tree walked once more, to find out
 //! whether another of its names has changed.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -45,6 +45,7 @@ use super::kept::Kept;
 use super::names::{self, Mark, Names};
 use super::walk::{Visit, Visitor, Walk};
 use crate::context::{Node, Tree};
+use crate::layer::first_names::FirstNames;
 use crate::layer::notes::Notes;
 use crate::layer::{Change, Content, Entry, Kind, Meta};
 
@@ -349,7 +350,7 @@ pub(super) struct Diff<S: Side> {
     path: PathBuf,
     ready: VecDeque<Change>,
     /// First names of files with several.
-    first: HashMap<Inode, FirstName>,
+    first: FirstNames,
     /// Files with several names of which one has changed, once that is asked.
     changed: Option<HashSet<Inode>>,
     failed: bool,
@@ -365,12 +366,6 @@ struct Frame {
     path_len: usize,
 }
 
-struct FirstName {
-    path: Box<Path>,
-    /// Names that may still come.
-    left: u64,
-}
-
 impl<S: Side> Diff<S> {
     /// Begins; `root` is the root directory's entry, if that changed.
     pub(super) fn new(differ: Arc<Differ<S>>, root: Option<Entry>) -> io::Result<Self> {
@@ -382,7 +377,7 @@ impl<S: Side> Diff<S> {
             frames: Vec::new(),
             path: PathBuf::new(),
             ready: root.into_iter().collect(),
-            first: HashMap::new(),
+            first: FirstNames::default(),
             changed: None,
             failed: false,
         };
@@ -483,22 +478,8 @@ impl<S: Side> Diff<S> {
         let is_linked = item.is_linked();
         let mut kind = item.kind;
         if is_linked {
-            match self.first.get_mut(&inode) {
-                Some(first) => {
-                    let target = first.path.to_path_buf();
-                    kind = Kind::Hardlink { target };
-                    first.left -= 1;
-                    if first.left == 0 {
-                        self.first.remove(&inode);
-                    }
-                }
-                None => {
-                    let first = FirstName {
-                        path: path.clone().into(),
-                        left: item.links - 1,
-                    };
-                    self.first.insert(inode, first);
-                }
+            if let Some(target) = self.first.link(inode, &path, item.links) {
+                kind = Kind::Hardlink { target };
             }
         }
         let content = match kind {

@@ -11,13 +11,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
 use super::attr;
 use super::diff::at;
+use super::names::Names;
 use crate::layer::notes::{CAPABILITY, Notes};
 use crate::layer::{Kind, Meta, Mtime};
 use crate::sys::fs::{lstat_at, proc_fd};
@@ -73,15 +74,17 @@ struct Applier {
 impl Applier {
     fn children(&self, from: &OwnedFd, to: &OwnedFd, path: &Path) -> io::Result<()> {
         let marks = attr::dir_marks(from.as_fd())?;
-        for name in names(from)? {
-            let path = path.join(&name);
-            let stat = lstat_at(from.as_fd(), &name).map_err(|e| at(&path, e))?;
+        let names = Names::read(from.as_fd())?;
+        for n in 0..names.len() {
+            let name = names.name(n);
+            let path = path.join(name);
+            let stat = lstat_at(from.as_fd(), name).map_err(|e| at(&path, e))?;
             let hides = attr::is_whiteout(&stat)
-                || (marks.xattr_whiteouts && attr::is_xattr_whiteout(from.as_fd(), &name, &stat)?);
+                || (marks.xattr_whiteouts && attr::is_xattr_whiteout(from.as_fd(), name, &stat)?);
             let done = if hides {
-                remove(to.as_fd(), &name)
+                remove(to.as_fd(), name)
             } else {
-                self.entry(from, to, &path, (&name, &stat))
+                self.entry(from, to, &path, (name, &stat))
             };
             done.map_err(|e| match e.get_ref() {
                 // It has its path already.
@@ -225,13 +228,18 @@ impl Applier {
 ///
 /// # Errors
 /// When something can't be read or made.
-pub fn split(root: &Path, paths: &[std::path::PathBuf], manner: Manner) -> io::Result<()> {
+pub fn split(
+    root: &Path,
+    paths: impl Iterator<Item = io::Result<PathBuf>>,
+    manner: Manner,
+) -> io::Result<()> {
     let root = rustix::fs::open(root, DIR, Mode::empty())?;
     let applier = Applier {
         notes: None,
         manner,
     };
     for path in paths {
+        let path = &*path?;
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             continue;
         };
@@ -269,7 +277,11 @@ pub fn split(root: &Path, paths: &[std::path::PathBuf], manner: Manner) -> io::R
 ///
 /// # Errors
 /// When one can't be set.
-pub fn set_times(root: &Path, paths: &[std::path::PathBuf], seconds: i64) -> io::Result<()> {
+pub fn set_times(
+    root: &Path,
+    paths: impl Iterator<Item = io::Result<PathBuf>>,
+    seconds: i64,
+) -> io::Result<()> {
     let root = rustix::fs::open(root, DIR, Mode::empty())?;
     let time = Timespec {
         tv_sec: seconds,
@@ -280,6 +292,7 @@ pub fn set_times(root: &Path, paths: &[std::path::PathBuf], seconds: i64) -> io:
         last_modification: time,
     };
     for path in paths {
+        let path = &*path?;
         let done = match (path.parent(), path.file_name()) {
             (Some(parent), Some(name)) => super::names::open_beneath(root.as_fd(), parent, DIR)
                 .and_then(|dir| {
@@ -318,22 +331,10 @@ fn copy(mut from: &File, mut to: &File) -> io::Result<()> {
     io::copy(&mut from, &mut to).map(drop)
 }
 
-fn names(dir: &OwnedFd) -> io::Result<Vec<OsString>> {
-    let mut found = Vec::new();
-    for entry in Dir::read_from(dir)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            found.push(OsStr::from_bytes(name).to_owned());
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
 fn empty(dir: &OwnedFd) -> io::Result<()> {
-    for name in names(dir)? {
-        remove(dir.as_fd(), &name)?;
+    let names = Names::read(dir.as_fd())?;
+    for n in 0..names.len() {
+        remove(dir.as_fd(), names.name(n))?;
     }
     Ok(())
 }

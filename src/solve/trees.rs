@@ -4,6 +4,10 @@
 //! layers of what it needs already, and has the others applied to it; when it
 //! is done, its tree is there for the next step.
 
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Seek, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -40,9 +44,55 @@ pub(crate) struct TreeChanges {
 struct Found {
     changes: Option<TableChanges>,
     /// Other names of files.
-    links: Vec<PathBuf>,
+    links: Paths,
     /// What is younger in the tree than in the layer.
-    late: Vec<PathBuf>,
+    late: Paths,
+}
+
+/// Paths for later, in a file: there may be millions.
+struct Paths {
+    /// Where the file is made.
+    dir: PathBuf,
+    file: Option<BufWriter<File>>,
+}
+
+impl Paths {
+    fn new(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            file: None,
+        }
+    }
+
+    fn push(&mut self, path: &Path) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => {
+                let file = tempfile::tempfile_in(&self.dir)?;
+                self.file.insert(BufWriter::new(file))
+            }
+        };
+        file.write_all(path.as_os_str().as_bytes())?;
+        file.write_all(&[0])
+    }
+
+    fn is_empty(&self) -> bool {
+        self.file.is_none()
+    }
+
+    /// All paths, in their order.
+    fn read(self) -> io::Result<impl Iterator<Item = io::Result<PathBuf>>> {
+        let mut file = match self.file {
+            Some(file) => Some(file.into_inner().map_err(io::IntoInnerError::into_error)?),
+            None => None,
+        };
+        if let Some(file) = &mut file {
+            file.rewind()?;
+        }
+        let paths = file.map(|file| BufReader::new(file).split(0));
+        let path = |bytes: io::Result<Vec<u8>>| Ok(OsString::from_vec(bytes?).into());
+        Ok(paths.into_iter().flatten().map(path))
+    }
 }
 
 impl WorkTree {
@@ -67,9 +117,9 @@ impl WorkTree {
         lower: Merged,
         guess: Option<Guess>,
         env: &Env<'_>,
-    ) -> std::io::Result<TreeChanges> {
+    ) -> io::Result<TreeChanges> {
         let Some(table) = self.table.take() else {
-            return Err(std::io::Error::other("the tree was not looked at before"));
+            return Err(io::Error::other("the tree was not looked at before"));
         };
         let lower: Arc<dyn Tree> = match env.options.seal.clamp_mtime {
             // An unpacked layer may be one that a step left, with the times
@@ -79,14 +129,30 @@ impl WorkTree {
         };
         let changes = table.changes(&self.root(), lower, guess)?;
         Ok(TreeChanges {
-            tree: self,
             manner: manner(env),
             found: Arc::new(Mutex::new(Found {
                 changes: Some(changes),
-                links: Vec::new(),
-                late: Vec::new(),
+                links: Paths::new(self.scratch.path()),
+                late: Paths::new(self.scratch.path()),
             })),
+            tree: self,
         })
+    }
+}
+
+impl Found {
+    /// Notes what has to be done in the tree once it is written.
+    fn note(&mut self, change: &Change, clamp: Option<i64>) -> io::Result<()> {
+        let Change::Put(entry, _) = change else {
+            return Ok(());
+        };
+        if matches!(entry.kind, Kind::Hardlink { .. }) {
+            self.links.push(&entry.path)?;
+        }
+        if clamp.is_some_and(|clamp| entry.meta.mtime.secs >= clamp) {
+            self.late.push(&entry.path)?;
+        }
+        Ok(())
     }
 }
 
@@ -97,33 +163,27 @@ impl TreeChanges {
         Box::new(std::iter::from_fn(move || {
             let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
             let change = found.changes.as_mut()?.next()?;
-            if let Ok(Change::Put(entry, _)) = &change {
-                if matches!(entry.kind, Kind::Hardlink { .. }) {
-                    found.links.push(entry.path.clone());
-                }
-                if clamp.is_some_and(|clamp| entry.meta.mtime.secs >= clamp) {
-                    found.late.push(entry.path.clone());
-                }
-            }
-            Some(change)
+            Some(change.and_then(|change| found.note(&change, clamp).map(|()| change)))
         }))
     }
 
     /// When all was written: the tree, of which `layer` is now the highest.
-    pub(super) fn finish(mut self, layer: Arc<Layer>) -> std::io::Result<WorkTree> {
+    pub(super) fn finish(mut self, layer: Arc<Layer>) -> io::Result<WorkTree> {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        let links = std::mem::take(&mut found.links);
-        let late = std::mem::take(&mut found.late);
+        let nothing = || Paths::new(self.tree.scratch.path());
+        let links = std::mem::replace(&mut found.links, nothing());
+        let late = std::mem::replace(&mut found.late, nothing());
         let changes = found.changes.take();
         drop(found);
-        let changes = changes.ok_or_else(|| std::io::Error::other("nothing was written"))?;
+        let changes = changes.ok_or_else(|| io::Error::other("nothing was written"))?;
         let mut table = changes.finish()?;
         let root = self.tree.root();
         if !(links.is_empty() && late.is_empty()) {
-            tree::split(&root, &links, self.manner)?;
+            drop(table);
+            tree::split(&root, links.read()?, self.manner)?;
             // The next step starts from what the layer says.
             if let Some(clamp) = self.manner.latest {
-                tree::set_times(&root, &late, clamp)?;
+                tree::set_times(&root, late.read()?, clamp)?;
             }
             table = Table::read(&root)?;
         }
@@ -213,7 +273,7 @@ impl Trees {
     }
 }
 
-fn mode(path: &Path, mode: u32) -> std::io::Result<()> {
+fn mode(path: &Path, mode: u32) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }

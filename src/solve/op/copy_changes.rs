@@ -1,6 +1,5 @@
 //! What a planned copy writes, one entry after the other.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::copy::{CopyError, FileBody, FileId, Planned, What};
 use super::copy_look::Look;
 use super::copy_merge::Merge;
+use crate::layer::first_names::FirstNames;
 use crate::layer::{Change, Content, Entry, Kind};
 
 /// What a copy writes, in path order.
@@ -18,7 +18,7 @@ pub struct CopyChanges {
     /// Bytes of the files in trees.
     bytes: u64,
     /// First names of files that have several.
-    first: HashMap<FileId, PathBuf>,
+    first: FirstNames,
     fault: Fault,
 }
 
@@ -46,7 +46,7 @@ impl CopyChanges {
             merge,
             bodies,
             bytes,
-            first: HashMap::new(),
+            first: FirstNames::default(),
             fault: Fault::default(),
         }
     }
@@ -65,10 +65,12 @@ impl CopyChanges {
     fn change(&mut self, path: PathBuf, planned: Planned) -> Change {
         let mut content = Content::None;
         let mut link = |id: FileId| {
-            let known = self.first.get(&id).cloned();
-            if known.is_none() {
-                self.first.insert(id, path.clone());
-            }
+            let file = match id {
+                FileId::Body(body) => (u64::MAX, body as u64),
+                FileId::InMatch(number, file) => (number as u64, file.into()),
+            };
+            // How many names the plan has for it is not known.
+            let known = self.first.link(file, &path, u64::MAX);
             known.map(|target| Kind::Hardlink { target })
         };
         let kind = match planned.what {
