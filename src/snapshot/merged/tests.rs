@@ -289,3 +289,65 @@ fn depth_takes_no_descriptors() {
         .status();
     assert!(status.unwrap().success());
 }
+
+#[test]
+fn the_parts_of_a_listing_are_the_listing() {
+    let l = Layers::new(3);
+    for n in 0..40 {
+        l.file(n % 3, &format!("d/f{n}"), "x");
+        l.file(n % 2, &format!("d/twice{}", n / 2), &"y".repeat(n));
+    }
+    l.link(1, "d/f0", "somewhere");
+    l.file(2, "d/sub/f", "x");
+    let socket = l.paths[2].join("d/f1");
+    drop(std::os::unix::net::UnixListener::bind(socket).unwrap());
+    let mut gone = vec!["f1".to_owned()];
+    if is_root() {
+        for n in [3, 6, 9] {
+            l.whiteout(1, &format!("d/f{n}"));
+            gone.push(format!("f{n}"));
+        }
+        l.whiteout(2, "d/never-there");
+        gone.push("never-there".to_owned());
+    }
+    let flags = rustix::fs::XattrFlags::empty();
+    let marked = l.paths[2].join("d/f2");
+    // Not every file system has such attributes.
+    let has_xattrs = rustix::fs::lsetxattr(&marked, "user.note", b"n", flags).is_ok();
+    let top = Merged::new(vec![l.paths[2].clone()]).unwrap();
+    for (tree, all) in [(l.merged(), true), (top, false)] {
+        let dir = Path::new("d");
+        let mut expected = tree.read_dir(dir).unwrap();
+        for (name, node) in &mut expected {
+            assert_eq!(
+                tree.lookup(&dir.join(&*name), false).unwrap().as_ref(),
+                Some(&*node)
+            );
+            node.meta.xattrs = tree.xattrs(&dir.join(name)).unwrap();
+        }
+        assert!(expected.is_sorted_by(|a, b| a.0 < b.0));
+        assert_eq!(tree.list(dir).unwrap(), expected);
+        let names = Tree::names(&tree, dir).unwrap().unwrap();
+        let mut parts = Vec::new();
+        for from in (0..names.len()).step_by(7) {
+            let to = names.len().min(from + 7);
+            parts.extend(tree.list_some(dir, &names, from..to).unwrap());
+        }
+        assert_eq!(parts, expected);
+        let mut each = Vec::new();
+        tree.each_name(dir, &mut |name| each.push(name.to_owned()))
+            .unwrap();
+        each.sort();
+        assert!(each.iter().eq(expected.iter().map(|(name, _)| name)));
+        for name in &gone {
+            assert!(!each.iter().any(|n| n.to_str() == Some(name)), "{name}");
+        }
+        let f2 = expected.iter().find(|(name, _)| name == "f2").unwrap();
+        assert_eq!(f2.1.meta.xattrs.len(), usize::from(has_xattrs));
+        if all {
+            // Of what is gone one was never there.
+            let gone = gone.len() - usize::from(gone.len() > 1);
+            assert_eq!(each.len(), 40 + 20 + 1 - gone);
+        }
+    }
+}
