@@ -31,11 +31,15 @@ pub(super) struct Names {
     names: Vec<Name>,
 }
 
+/// Where the file type is in a mode.
+const TYPE_SHIFT: u32 = 12;
+
 #[derive(Debug, Clone, Copy)]
 struct Name {
     at: u32,
     len: u16,
-    kind: FileType,
+    /// The file type's bits of a mode, in the lowest four.
+    kind: u8,
     mark: Mark,
 }
 
@@ -67,7 +71,7 @@ impl Names {
         self.names.push(Name {
             at,
             len,
-            kind,
+            kind: (kind.as_raw_mode() >> TYPE_SHIFT) as u8,
             mark,
         });
         Ok(())
@@ -93,7 +97,7 @@ impl Names {
     }
 
     pub(super) fn kind(&self, n: usize) -> FileType {
-        self.names[n].kind
+        FileType::from_raw_mode(u32::from(self.names[n].kind) << TYPE_SHIFT)
     }
 
     pub(super) fn mark(&self, n: usize) -> Mark {
@@ -104,9 +108,11 @@ impl Names {
         self.names[n].mark = mark;
     }
 
-    pub(super) fn has(&self, name: &[u8]) -> bool {
+    /// Whether `name` is one of the first `among`, which are sorted.
+    pub(super) fn has(&self, name: &[u8], among: usize) -> bool {
         let bytes = |n: &Name| &self.bytes[n.at as usize..][..usize::from(n.len)];
-        self.names.binary_search_by(|n| bytes(n).cmp(name)).is_ok()
+        let sorted = &self.names[..among];
+        sorted.binary_search_by(|n| bytes(n).cmp(name)).is_ok()
     }
 
     /// How many have `mark`.

@@ -207,18 +207,14 @@ impl Side for Upper {
             return Ok((dir, false));
         }
         if dir.opaque {
-            let mut hidden = Names::default();
-            let mut failed = Ok(());
+            let (here, mut failed) = (names.len(), Ok(()));
             place.lower.each_name(place.path, &mut |name| {
                 let name = name.as_encoded_bytes();
-                if failed.is_ok() && !names.has(name) {
-                    failed = hidden.push(name, FileType::Unknown, Mark::Gone);
+                if failed.is_ok() && !names.has(name, here) {
+                    failed = names.push(name, FileType::Unknown, Mark::Gone);
                 }
             })?;
             failed?;
-            for n in 0..hidden.len() {
-                names.push(hidden.bytes(n), FileType::Unknown, Mark::Gone)?;
-            }
             names.sort();
         }
         let gone = names.count(Mark::Gone);
