@@ -58,6 +58,7 @@ impl ImageContents {
             }
             let index = self.index(blob, diff_id)?;
             for (entry, indexed) in (0..).zip(index.entries()) {
+                let indexed = indexed?;
                 stack.apply(&indexed.item).map_err(io::Error::other)?;
                 if let Some(digest) = indexed.digest {
                     digests.insert(Origin { layer, entry }, digest);
@@ -82,7 +83,10 @@ impl ImageContents {
         let no_layer = || io::Error::other(format!("{} is no layer", blob.media_type));
         let compression = layer_compression(&blob.media_type).ok_or_else(no_layer)?;
         let packed = self.image.blobs.open(blob)?;
-        let index = LayerIndex::make(packed, compression).map_err(io::Error::other)?;
+        let index = self
+            .store
+            .index_make(packed, compression)
+            .map_err(io::Error::other)?;
         if index.diff_id != *diff_id {
             return Err(io::Error::other(format!(
                 "layer {} holds {}, and not {diff_id} as the config says",

@@ -1,17 +1,17 @@
 //! `shiplap diff`: what differs between two images.
 
-use std::io::Read;
-use std::path::Path;
+use std::io::{self, Read, Write};
 
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use shiplap::layer::Kind;
 use shiplap::look::diff::{self, FieldChange, FileChange};
-use shiplap::look::{Aspect, Aspects, Inode, InodeId};
+use shiplap::look::{Aspect, Aspects, Inode};
 use similar::TextDiff;
 
 use super::error::Negative;
-use super::files::{self, Looked, Wanted};
+use super::files::{self, Lazy, Side, Wanted};
 use super::image::ImageAccess;
 use super::{Format, Session};
 use crate::ui::{escape, format, output};
@@ -112,7 +112,10 @@ struct Differences {
     config: Vec<FieldChange>,
     history: Vec<FieldChange>,
     layers: Vec<(Option<usize>, Option<usize>)>,
-    files: Vec<(FileChange, Option<String>)>,
+    /// Files that are added, removed and changed.
+    counts: [usize; 3],
+    /// How text files differ: the number of the file among those that do.
+    texts: Vec<(usize, String)>,
 }
 
 impl DiffArgs {
@@ -121,22 +124,39 @@ impl DiffArgs {
         let store = session.store()?;
         let open = |name: &str| {
             let opened = self.access.open(session, &store, name)?;
-            files::look_at(session, opened)
+            files::look_at(session, opened)?.into_rows(&store)
         };
         let (a, b) = (open(&self.a)?, open(&self.b)?);
         let found = self.compare(&a, &b, &wanted)?;
         let equal = found.config.is_empty()
             && found.history.is_empty()
-            && found.files.is_empty()
+            && found.counts == [0; 3]
             && found.layers.iter().all(|(x, y)| x.is_some() && y.is_some());
         match self.format {
-            Format::Text => output::result(&self.text(&a, &b, &found, equal))?,
-            Format::Json => output::json(&self.report(&a, &b, &found, equal))?,
+            Format::Text => {
+                output::stream(|out| Ok(self.text(&a, &b, &wanted, &found, equal, out)?))?;
+            }
+            Format::Json => output::json(&self.report(&a, &b, &wanted, &found, equal))?,
         }
         if equal { Ok(()) } else { Err(Negative.into()) }
     }
 
-    fn compare(&self, a: &Looked, b: &Looked, wanted: &Wanted) -> anyhow::Result<Differences> {
+    /// Files that differ, in order. They may be millions, so they are found
+    /// again whenever they are asked for.
+    fn files<'a>(
+        &self,
+        a: &'a Side,
+        b: &'a Side,
+        wanted: &'a Wanted,
+    ) -> impl Iterator<Item = io::Result<FileChange>> + use<'a> {
+        let ignore: Aspects = self.ignore.iter().filter_map(|i| i.aspect()).collect();
+        let compares = !self.ignore.contains(&Ignored::Files);
+        let changes = compares.then(|| diff::files(&a.rows, &b.rows, ignore));
+        let changes = changes.into_iter().flatten();
+        changes.filter(|change| change.as_ref().map_or(true, |c| wanted.has(&c.path)))
+    }
+
+    fn compare(&self, a: &Side, b: &Side, wanted: &Wanted) -> anyhow::Result<Differences> {
         // Paths ask for files only.
         let all = self.paths.is_empty();
         let compares = |what| all && !self.ignore.contains(&what);
@@ -145,7 +165,8 @@ impl DiffArgs {
             config: Vec::new(),
             history: Vec::new(),
             layers: Vec::new(),
-            files: Vec::new(),
+            counts: [0; 3],
+            texts: Vec::new(),
         };
         if compares(Ignored::Config) {
             found.config = diff::fields(&diff::config(x), &diff::config(y));
@@ -156,111 +177,142 @@ impl DiffArgs {
         if compares(Ignored::Layers) {
             found.layers = diff::layers(&x.manifest.layers, &y.manifest.layers);
         }
-        if self.ignore.contains(&Ignored::Files) {
-            return Ok(found);
-        }
-        let ignore: Aspects = self.ignore.iter().filter_map(|i| i.aspect()).collect();
-        let mut texts = 0;
-        for change in diff::files(&a.tree, &b.tree, ignore) {
-            if !wanted.has(&change.path) {
-                continue;
+        for (number, change) in self.files(a, b, wanted).enumerate() {
+            let change = change?;
+            found.counts[match (&change.before, &change.after) {
+                (None, _) => 0,
+                (_, None) => 1,
+                _ => 2,
+            }] += 1;
+            let is_shown = !self.no_text && found.texts.len() < MAX_TEXTS;
+            if is_shown
+                && change.aspects.has(Aspect::Content)
+                && let Some(lines) = text_diff(a, b, &change)?
+            {
+                found.texts.push((number, lines));
             }
-            let mut lines = None;
-            if !self.no_text && texts < MAX_TEXTS && change.aspects.has(Aspect::Content) {
-                lines = text_diff(a, b, &change)?;
-                texts += usize::from(lines.is_some());
-            }
-            found.files.push((change, lines));
         }
         Ok(found)
     }
 
-    fn text(&self, a: &Looked, b: &Looked, found: &Differences, equal: bool) -> String {
-        let mut out = format!(
-            "--- {}  {}\n+++ {}  {}\n",
+    fn text(
+        &self,
+        a: &Side,
+        b: &Side,
+        wanted: &Wanted,
+        found: &Differences,
+        equal: bool,
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
+        writeln!(
+            out,
+            "--- {}  {}\n+++ {}  {}",
             escape::text(&self.a),
             a.image.descriptor.digest,
             escape::text(&self.b),
             b.image.descriptor.digest
-        );
+        )?;
         if equal {
             let same = a.image.descriptor.digest == b.image.descriptor.digest;
-            out.push_str(match same {
-                true => "\nthe images are the same\n",
-                false => "\nnothing else differs\n",
+            return out.write_all(match same {
+                true => b"\nthe images are the same\n",
+                false => b"\nnothing else differs\n",
             });
-            return out;
         }
         for (title, changes) in [("config", &found.config), ("history", &found.history)] {
             if !changes.is_empty() {
-                out.push_str(&format!("\n{title}:\n"));
-                changes.iter().for_each(|c| out.push_str(&field_line(c)));
-            }
-        }
-        if found.layers.iter().any(|(x, y)| x.is_none() || y.is_none()) {
-            out.push_str("\nlayers:\n");
-            for pair in &found.layers {
-                out.push_str(&layer_line(a, b, pair));
-            }
-        }
-        if !found.files.is_empty() {
-            let [added, removed, changed] = counts(&found.files);
-            out.push_str(&format!(
-                "\nfiles: {added} added, {removed} removed, {changed} changed\n"
-            ));
-            for (change, lines) in &found.files {
-                out.push_str(&file_line(a, b, change));
-                for line in lines.iter().flat_map(|l| l.lines()) {
-                    out.push_str(&format!("      {}\n", escape::text(line)));
+                writeln!(out, "\n{title}:")?;
+                for change in changes {
+                    out.write_all(field_line(change).as_bytes())?;
                 }
             }
         }
-        out
+        if found.layers.iter().any(|(x, y)| x.is_none() || y.is_none()) {
+            writeln!(out, "\nlayers:")?;
+            for pair in &found.layers {
+                out.write_all(layer_line(a, b, pair).as_bytes())?;
+            }
+        }
+        if found.counts != [0; 3] {
+            let [added, removed, changed] = found.counts;
+            writeln!(
+                out,
+                "\nfiles: {added} added, {removed} removed, {changed} changed"
+            )?;
+            for (number, change) in self.files(a, b, wanted).enumerate() {
+                out.write_all(file_line(&change?).as_bytes())?;
+                for line in found.text_of(number).into_iter().flat_map(str::lines) {
+                    writeln!(out, "      {}", escape::text(line))?;
+                }
+            }
+        }
+        Ok(())
     }
 
-    fn report(&self, a: &Looked, b: &Looked, found: &Differences, equal: bool) -> Value {
+    fn report<'a>(
+        &self,
+        a: &'a Side,
+        b: &'a Side,
+        wanted: &'a Wanted,
+        found: &'a Differences,
+        equal: bool,
+    ) -> impl Serialize + use<'a, '_> {
         let fields = |changes: &[FieldChange]| -> Vec<Value> {
             changes
                 .iter()
                 .map(|c| json!({"field": c.field, "before": c.before, "after": c.after}))
                 .collect()
         };
-        let layer = |looked: &Looked, number: Option<usize>| {
+        let layer = |side: &Side, number: Option<usize>| {
             number.map(|n| {
-                let layer = &looked.image.manifest.layers[n];
+                let layer = &side.image.manifest.layers[n];
                 json!({
                     "number": n + 1,
                     "digest": layer.digest,
-                    "diff_id": looked.indexes[n].diff_id,
+                    "diff_id": side.indexes[n].diff_id,
                     "size": layer.size,
                 })
             })
         };
-        let layers: Vec<Value> = found
-            .layers
-            .iter()
-            .map(|(x, y)| {
-                let status = status(x.is_some(), y.is_some(), "same");
-                json!({"status": status, "a": layer(a, *x), "b": layer(b, *y)})
-            })
-            .collect();
-        let files: Vec<Map<String, Value>> = found
-            .files
-            .iter()
-            .map(|(change, lines)| file_json(a, b, change, lines.as_deref()))
-            .collect();
-        let [added, removed, changed] = counts(&found.files);
-        json!({
-            "equal": equal,
-            "a": {"name": self.a, "digest": a.image.descriptor.digest},
-            "b": {"name": self.b, "digest": b.image.descriptor.digest},
-            "config": fields(&found.config),
-            "history": fields(&found.history),
-            "layers": layers,
-            "files": files,
-            "counts": {"added": added, "removed": removed, "changed": changed},
-        })
+        let layers = found.layers.iter().map(|(x, y)| {
+            let status = status(x.is_some(), y.is_some(), "same");
+            json!({"status": status, "a": layer(a, *x), "b": layer(b, *y)})
+        });
+        let [added, removed, changed] = found.counts;
+        Report {
+            a: json!({"name": self.a, "digest": a.image.descriptor.digest}),
+            b: json!({"name": self.b, "digest": b.image.descriptor.digest}),
+            config: fields(&found.config),
+            counts: json!({"added": added, "removed": removed, "changed": changed}),
+            equal,
+            files: Lazy(move || {
+                let changes = self.files(a, b, wanted).enumerate();
+                changes.map(|(number, c)| Ok(file_json(&c?, found.text_of(number))))
+            }),
+            history: fields(&found.history),
+            layers: layers.collect(),
+        }
     }
+}
+
+impl Differences {
+    /// How the file with this number among those that differ does.
+    fn text_of(&self, number: usize) -> Option<&str> {
+        let at = self.texts.binary_search_by_key(&number, |(n, _)| *n).ok()?;
+        Some(&self.texts[at].1)
+    }
+}
+
+#[derive(Serialize)]
+struct Report<F: Serialize> {
+    a: Value,
+    b: Value,
+    config: Vec<Value>,
+    counts: Value,
+    equal: bool,
+    files: F,
+    history: Vec<Value>,
+    layers: Vec<Value>,
 }
 
 fn status(before: bool, after: bool, both: &'static str) -> &'static str {
@@ -269,19 +321,6 @@ fn status(before: bool, after: bool, both: &'static str) -> &'static str {
         (false, _) => "added",
         (true, false) => "removed",
     }
-}
-
-fn counts(files: &[(FileChange, Option<String>)]) -> [usize; 3] {
-    let mut counts = [0; 3];
-    for (change, _) in files {
-        let at = match (change.before, change.after) {
-            (None, _) => 0,
-            (_, None) => 1,
-            _ => 2,
-        };
-        counts[at] += 1;
-    }
-    counts
 }
 
 fn field_line(change: &FieldChange) -> String {
@@ -302,17 +341,17 @@ fn field_line(change: &FieldChange) -> String {
     format!("  {}\n", escape::text(&text))
 }
 
-fn layer_line(a: &Looked, b: &Looked, pair: &(Option<usize>, Option<usize>)) -> String {
-    let (mark, looked, other, number) = match pair {
+fn layer_line(a: &Side, b: &Side, pair: &(Option<usize>, Option<usize>)) -> String {
+    let (mark, side, other, number) = match pair {
         (Some(n), Some(_)) => ('=', a, b, *n),
         (Some(n), None) => ('-', a, b, *n),
         (None, Some(n)) => ('+', b, a, *n),
         (None, None) => return String::new(),
     };
-    let layer = &looked.image.manifest.layers[number];
+    let layer = &side.image.manifest.layers[number];
     let size = format::size(layer.size);
     // The same tar under another digest is only compressed otherwise.
-    let diff_id = &looked.indexes[number].diff_id;
+    let diff_id = &side.indexes[number].diff_id;
     let again = other.indexes.iter().any(|index| index.diff_id == *diff_id);
     let note = match mark != '=' && again {
         true => "  (the other image has it, compressed otherwise)",
@@ -325,11 +364,9 @@ fn layer_line(a: &Looked, b: &Looked, pair: &(Option<usize>, Option<usize>)) -> 
     )
 }
 
-fn file_line(a: &Looked, b: &Looked, change: &FileChange) -> String {
+fn file_line(change: &FileChange) -> String {
     let path = format!("/{}", change.path.display());
-    let before = change.before.map(|id| a.tree.inode(id));
-    let after = change.after.map(|id| b.tree.inode(id));
-    let line = match (before, after) {
+    let line = match (&change.before, &change.after) {
         (Some(x), Some(y)) => {
             let parts: Vec<String> = change.aspects.iter().map(|at| aspect(at, x, y)).collect();
             format!("~ {path}: {}", parts.join(", "))
@@ -389,17 +426,10 @@ fn aspect(aspect: Aspect, before: &Inode, after: &Inode) -> String {
     }
 }
 
-fn file_json(
-    a: &Looked,
-    b: &Looked,
-    change: &FileChange,
-    lines: Option<&str>,
-) -> Map<String, Value> {
-    let path = Path::new(&change.path);
-    let entry = |looked: &Looked, id: Option<InodeId>| {
-        id.map(|id| files::entry_json(path, looked.tree.inode(id)))
-    };
-    let (before, after) = (entry(a, change.before), entry(b, change.after));
+fn file_json(change: &FileChange, lines: Option<&str>) -> Map<String, Value> {
+    let entry = |inode: &Inode| files::entry_json(&change.path, inode);
+    let (before, after) = (change.before.as_ref(), change.after.as_ref());
+    let (before, after) = (before.map(entry), after.map(entry));
     let mut out = Map::new();
     let known = before.as_ref().or(after.as_ref());
     for field in ["path", "path_base64"] {
@@ -420,30 +450,26 @@ fn file_json(
 }
 
 /// How two small text files differ; `None` where they are none.
-fn text_diff(a: &Looked, b: &Looked, change: &FileChange) -> anyhow::Result<Option<String>> {
-    let read = |looked: &Looked, id: Option<InodeId>| -> anyhow::Result<Option<String>> {
-        let Some(inode) = id.map(|id| looked.tree.inode(id)) else {
-            return Ok(None);
-        };
+fn text_diff(a: &Side, b: &Side, change: &FileChange) -> anyhow::Result<Option<String>> {
+    let read = |side: &Side, inode: &Inode| -> anyhow::Result<Option<String>> {
         let mut bytes = Vec::new();
         match inode.kind {
             Kind::File { size: 0 } => {}
             Kind::File { size } if size <= MAX_TEXT => {
-                looked.open(inode)?.take(MAX_TEXT).read_to_end(&mut bytes)?;
+                side.open(inode)?.take(MAX_TEXT).read_to_end(&mut bytes)?;
             }
             _ => return Ok(None),
         }
         let text = String::from_utf8(bytes).ok();
         Ok(text.filter(|t| !t.contains('\0') && t.lines().count() <= MAX_LINES))
     };
-    let sizes = [(a, change.before), (b, change.after)];
-    let small = sizes
-        .iter()
-        .all(|(looked, id)| id.is_some_and(|id| looked.tree.inode(id).size() <= MAX_TEXT));
-    if !small {
+    let (Some(before), Some(after)) = (&change.before, &change.after) else {
+        return Ok(None);
+    };
+    if before.size() > MAX_TEXT || after.size() > MAX_TEXT {
         return Ok(None);
     }
-    let (Some(x), Some(y)) = (read(a, change.before)?, read(b, change.after)?) else {
+    let (Some(x), Some(y)) = (read(a, before)?, read(b, after)?) else {
         return Ok(None);
     };
     let lines = TextDiff::from_lines(x.as_str(), y.as_str());

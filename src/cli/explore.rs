@@ -9,16 +9,17 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use shiplap::image::{BlobSource, Descriptor, Image, PartReader};
-use shiplap::look::{Indexer, NodeId, Tree};
+use shiplap::look::Indexer;
+use shiplap::look::waste::Wasted;
 
 use super::error::Hinted;
 use super::files::{Lazy, entry_json};
 use super::image::ImageArgs;
-use super::values::write_file;
+use super::values::make_file;
 use super::{Format, Session};
 use crate::ui::explore::page::page;
 use crate::ui::explore::picture::{Contents, Outline, word};
-use crate::ui::explore::walk::ever;
+use crate::ui::explore::walk::{Ever, entries};
 use crate::ui::{explore, output, screen};
 
 const EXAMPLES: &str = "\
@@ -86,30 +87,34 @@ impl ExploreArgs {
         let contents = contents(&indexer, &image)?;
         match self.html {
             None => output::json(&data(&outline, &contents)),
-            Some(file) => {
-                let page = page(&outline, &contents)?;
-                match file.as_os_str() == "-" {
-                    true => output::result(&page),
-                    false => write_file(&file, &page),
-                }
+            Some(file) if file.as_os_str() == "-" => {
+                output::stream(|out| Ok(page(&outline, &contents, out)?))
             }
+            Some(file) => make_file(&file, |out| page(&outline, &contents, out)),
         }
     }
 }
 
 fn contents(indexer: &Indexer, image: &Image) -> anyhow::Result<Contents> {
-    Ok(Contents::of(&indexer.image(image)?))
+    Ok(Contents::of(&indexer.image(image)?)?)
 }
 
 /// All that is known of an image. Layers are counted from 1.
 #[derive(Serialize)]
-struct Data<F: Serialize> {
+struct Data<W: Serialize, F: Serialize> {
     #[serde(flatten)]
     fields: Map<String, Value>,
     layers: Vec<Value>,
-    waste: Value,
+    waste: Waste<W>,
     problems: Vec<Value>,
     files: F,
+}
+
+#[derive(Serialize)]
+struct Waste<P: Serialize> {
+    bytes: u64,
+    efficiency: f64,
+    paths: P,
 }
 
 fn data<'a>(outline: &'a Outline, contents: &'a Contents) -> impl Serialize + 'a {
@@ -127,14 +132,14 @@ fn data<'a>(outline: &'a Outline, contents: &'a Contents) -> impl Serialize + 'a
             "removed": did.removed,
         })
     });
-    let wasted = contents.waste.paths.iter().map(|wasted| {
-        json!({
+    let wasted = |wasted: &Wasted| -> io::Result<Value> {
+        Ok(json!({
             "path": format!("/{}", tree.path(wasted.node).to_string_lossy()),
             "bytes": wasted.bytes,
             "files": wasted.files,
             "removed": wasted.removed,
-        })
-    });
+        }))
+    };
     let problems = tree.problems().iter();
     let problems = problems.map(|(number, text)| json!({"layer": number + 1, "problem": text}));
     Data {
@@ -146,42 +151,25 @@ fn data<'a>(outline: &'a Outline, contents: &'a Contents) -> impl Serialize + 'a
             ("size".to_owned(), json!(outline.size())),
         ]),
         layers: layers.collect(),
-        waste: json!({
-            "efficiency": contents.waste.efficiency,
-            "bytes": contents.waste.bytes,
-            "paths": wasted.collect::<Vec<_>>(),
-        }),
+        waste: Waste {
+            bytes: contents.waste.bytes,
+            efficiency: contents.waste.efficiency,
+            paths: Lazy(move || contents.waste.paths.iter().map(wasted)),
+        },
         problems: problems.collect(),
-        files: Lazy(|| nodes(tree).map(|node| file(contents, node))),
+        files: Lazy(move || entries(tree).map(|entry| file(contents, entry))),
     }
 }
 
-/// Every path that ever was, in order; the root first.
-fn nodes(tree: &Tree) -> impl Iterator<Item = NodeId> {
-    let mut todo = vec![Tree::ROOT];
-    std::iter::from_fn(move || {
-        loop {
-            let node = todo.pop()?;
-            if ever(tree, node).is_some() {
-                todo.extend(tree.children(node).iter().rev());
-                return Some(node);
-            }
-        }
-    })
-}
-
 /// An entry as `tree` has it, with what each layer did to it.
-fn file(contents: &Contents, node: NodeId) -> Map<String, Value> {
+fn file(contents: &Contents, entry: Ever) -> io::Result<Map<String, Value>> {
     let tree = &contents.tree;
-    let Some((inode, removed)) = ever(tree, node) else {
-        return Map::new();
-    };
-    let mut file = entry_json(&tree.path(node), inode);
-    let changes = contents.story(node).into_iter();
+    let mut file = entry_json(&tree.path(entry.node), &tree.inode(entry.inode)?);
+    let changes = contents.story(entry.node)?.into_iter();
     let changes = changes.map(|(layer, kind)| json!({"layer": layer + 1, "change": word(kind)}));
-    file.insert("removed".into(), json!(removed));
+    file.insert("removed".into(), json!(entry.is_gone));
     file.insert("changes".into(), changes.collect());
-    file
+    Ok(file)
 }
 
 /// Counts the bytes that are read of blobs.

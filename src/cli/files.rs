@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine;
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 use shiplap::context::glob::has_wildcard;
 use shiplap::context::ignore::Ignore;
@@ -15,12 +14,14 @@ use shiplap::layer::Kind;
 use shiplap::layer::index::LayerIndex;
 use shiplap::look::content::{self, FileReader};
 use shiplap::look::steps::instructions;
-use shiplap::look::{Indexer, Inode, InodeId, NodeId, Tree};
+use shiplap::look::{Indexer, Inode, InodeId, NodeId, Rows, Tree};
+use shiplap::store::Store;
 
 use super::Session;
 use super::error::Usage;
 use super::image::{ImageArgs, Opened};
 pub(super) use crate::ui::entry::{mode, owner, time};
+pub(super) use crate::ui::lazy::Lazy;
 use crate::ui::{escape, output};
 
 /// An image with what is in it.
@@ -45,7 +46,7 @@ pub(super) fn look_at(session: &Session, opened: Opened) -> anyhow::Result<Looke
     let image = opened.image()?;
     let indexer = Indexer::new(&store, session.interrupts.cancel());
     let indexes = indexer.image(&image)?;
-    let tree = Tree::build(indexes.iter().map(|index| &**index));
+    let tree = Tree::build(indexes.iter().cloned())?;
     for (layer, problem) in tree.problems() {
         let text = format!("warning: layer {}: {problem}\n", layer + 1);
         output::message(&escape::lines(&text));
@@ -61,9 +62,20 @@ pub(super) fn look_at(session: &Session, opened: Opened) -> anyhow::Result<Looke
 impl Looked {
     /// Opens a file.
     pub(super) fn open(&self, inode: &Inode) -> anyhow::Result<FileReader> {
-        let index = self.indexes.get(inode.layer);
-        let index = index.ok_or_else(|| anyhow::anyhow!("the image has no such layer"))?;
-        Ok(content::open(&self.image, index, inode)?)
+        open_file(&self.image, &self.indexes, inode)
+    }
+
+    /// All that a comparison needs, with the files outside of memory.
+    ///
+    /// # Errors
+    /// When they can't be put there.
+    pub(super) fn into_rows(self, store: &Store) -> anyhow::Result<Side> {
+        Ok(Side {
+            rows: Rows::of(&self.tree, store.spool())?,
+            image: self.image,
+            indexes: self.indexes,
+            _opened: self._opened,
+        })
     }
 
     /// The number of the layer that someone means by its number from 1, its
@@ -104,7 +116,7 @@ impl Looked {
     /// When there is nothing; says which layer removed it.
     pub(super) fn find(&self, path: &str, follow: bool) -> anyhow::Result<(NodeId, InodeId)> {
         let tree = &self.tree;
-        let found = tree.find(content::inside(path), follow);
+        let found = tree.find(content::inside(path), follow)?;
         if let Some((node, inode)) = found.and_then(|n| Some((n, tree.now(n)?))) {
             return Ok((node, inode));
         }
@@ -125,6 +137,31 @@ impl Looked {
             _ => anyhow::bail!("the image has no {path}"),
         }
     }
+}
+
+/// An image that is compared.
+pub(super) struct Side {
+    pub(super) image: Image,
+    pub(super) indexes: Vec<Arc<LayerIndex>>,
+    pub(super) rows: Rows,
+    _opened: Opened,
+}
+
+impl Side {
+    /// Opens a file.
+    pub(super) fn open(&self, inode: &Inode) -> anyhow::Result<FileReader> {
+        open_file(&self.image, &self.indexes, inode)
+    }
+}
+
+fn open_file(
+    image: &Image,
+    indexes: &[Arc<LayerIndex>],
+    inode: &Inode,
+) -> anyhow::Result<FileReader> {
+    let index = indexes.get(inode.layer);
+    let index = index.ok_or_else(|| anyhow::anyhow!("the image has no such layer"))?;
+    Ok(content::open(image, index, inode)?)
 }
 
 /// Which paths are wanted.
@@ -162,6 +199,11 @@ impl Wanted {
         Ok(Self {
             patterns: Some(patterns),
         })
+    }
+
+    /// Whether all paths are.
+    pub(super) fn has_all(&self) -> bool {
+        self.patterns.is_none()
     }
 
     /// Whether `path`, or a directory that it is in, is wanted.
@@ -236,20 +278,6 @@ pub(super) fn entry_json(path: &Path, inode: &Inode) -> Map<String, Value> {
         out.insert("xattrs".into(), Value::Object(values.collect()));
     }
     out
-}
-
-/// A list that is written as it is made.
-pub(super) struct Lazy<F>(pub(super) F);
-
-impl<F, I, T> Serialize for Lazy<F>
-where
-    F: Fn() -> I,
-    I: Iterator<Item = T>,
-    T: Serialize,
-{
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq((self.0)())
-    }
 }
 
 /// An instruction on one line, cut to `widest` characters.

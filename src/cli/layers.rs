@@ -43,7 +43,7 @@ const WIDEST: usize = 50;
 impl LayersArgs {
     pub(super) fn run(self, session: &Session) -> anyhow::Result<()> {
         let looked = files::look(session, &self.image)?;
-        let sums = summary(&looked.tree);
+        let sums = summary(&looked.tree)?;
         let made_by = instructions(&looked.image);
         let layers = looked.image.manifest.layers.iter().enumerate();
         if self.format == Format::Json {

@@ -1,11 +1,14 @@
 //! `shiplap ls` and `cat`: one directory or file of an image.
 
+use std::io::{self, Write};
+
 use clap::Args;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
 use shiplap::layer::Kind;
 use shiplap::look::{InodeId, NodeId};
 
-use super::files::{self, Looked};
+use super::files::{self, Lazy, Looked};
 use super::image::ImageArgs;
 use super::{Format, Session};
 use crate::ui::{escape, format, output};
@@ -49,85 +52,149 @@ pub(super) struct LsArgs {
 impl LsArgs {
     pub(super) fn run(self, session: &Session) -> anyhow::Result<()> {
         let looked = files::look(session, &self.image)?;
-        let mut text = String::new();
-        let mut list: Vec<Map<String, Value>> = Vec::new();
-        let several = self.recursive || self.paths.len() > 1;
+        let mut found = Vec::with_capacity(self.paths.len());
         for path in &self.paths {
             let (node, inode) = match looked.find(path, true) {
                 // A link that leads nowhere is still something.
                 Err(e) => looked.find(path, false).map_err(|_| e)?,
                 Ok(found) => found,
             };
-            if self.directory || !looked.tree.inode(inode).is_dir() {
-                let name = path.as_bytes();
-                text.push_str(&self.lines(&looked, &[(node, inode, name)]));
-                list.push(entry(&looked, node, inode));
-                continue;
-            }
-            let mut todo = vec![node];
-            while let Some(dir) = todo.pop() {
-                let children = looked.tree.children(dir).iter();
-                let rows: Vec<(NodeId, InodeId, &[u8])> = children
-                    .filter_map(|n| Some((*n, looked.tree.now(*n)?, looked.tree.name(*n))))
-                    .collect();
-                if several {
-                    let shown = looked.tree.path(dir);
-                    let gap = if text.is_empty() { "" } else { "\n" };
-                    let shown = escape::text(&shown.display().to_string()).into_owned();
-                    text.push_str(&format!("{gap}/{shown}:\n"));
-                }
-                text.push_str(&self.lines(&looked, &rows));
-                list.extend(rows.iter().map(|(n, i, _)| entry(&looked, *n, *i)));
-                if self.recursive {
-                    let below = rows.iter().rev();
-                    let below = below.filter(|(_, i, _)| looked.tree.inode(*i).is_dir());
-                    todo.extend(below.map(|(n, ..)| *n));
-                }
-            }
+            let is_listed = !self.directory && looked.tree.is_dir(inode);
+            found.push(match is_listed {
+                true => Found::Dir(node),
+                false => Found::Entry(path, node, inode),
+            });
         }
         match self.format {
-            Format::Text => output::result(&text),
-            Format::Json => output::json(&json!({"files": list})),
+            Format::Text => output::stream(|out| Ok(self.text(&looked, &found, out)?)),
+            Format::Json => output::json(&Report {
+                files: Lazy(|| {
+                    let all = found.iter().flat_map(|found| self.entries(&looked, found));
+                    all.map(|(node, inode)| entry(&looked, node, inode))
+                }),
+            }),
         }
     }
 
-    fn lines(&self, looked: &Looked, rows: &[(NodeId, InodeId, &[u8])]) -> String {
-        let mut out = String::new();
-        if !self.long {
-            for (_, _, name) in rows {
-                let name = String::from_utf8_lossy(name);
-                out.push_str(&format!("{}\n", escape::text(&name)));
+    /// What is listed of `found`.
+    fn entries(&self, looked: &Looked, found: &Found<'_>) -> impl Iterator<Item = Row> {
+        let (own, dir) = match found {
+            Found::Dir(node) => (None, Some(*node)),
+            Found::Entry(_, node, inode) => (Some((*node, *inode)), None),
+        };
+        let dirs = dir.into_iter().flat_map(|dir| self.dirs(looked, dir));
+        own.into_iter()
+            .chain(dirs.flat_map(|dir| rows(looked, dir)))
+    }
+
+    /// The directory, and if wanted all below it.
+    fn dirs(&self, looked: &Looked, dir: NodeId) -> impl Iterator<Item = NodeId> {
+        let mut todo = vec![dir];
+        std::iter::from_fn(move || {
+            let dir = todo.pop()?;
+            if self.recursive {
+                let begins = todo.len();
+                let below = rows(looked, dir).filter(|(_, i)| looked.tree.is_dir(*i));
+                todo.extend(below.map(|(node, _)| node));
+                todo[begins..].reverse();
             }
-            return out;
+            Some(dir)
+        })
+    }
+
+    fn text(&self, looked: &Looked, found: &[Found<'_>], out: &mut dyn Write) -> io::Result<()> {
+        let several = self.recursive || self.paths.len() > 1;
+        let mut gap = "";
+        for found in found {
+            let dir = match found {
+                Found::Dir(dir) => *dir,
+                Found::Entry(path, node, inode) => {
+                    let row = (*node, *inode, path.as_bytes());
+                    self.lines(looked, || std::iter::once(row), out)?;
+                    gap = "\n";
+                    continue;
+                }
+            };
+            for dir in self.dirs(looked, dir) {
+                if several {
+                    let shown = looked.tree.path(dir).display().to_string();
+                    writeln!(out, "{gap}/{}:", escape::text(&shown))?;
+                    gap = "\n";
+                }
+                let named = || rows(looked, dir).map(|(n, i)| (n, i, looked.tree.name(n)));
+                self.lines(looked, named, out)?;
+            }
         }
-        let cells: Vec<[String; 5]> = rows
-            .iter()
-            .map(|(_, id, name)| {
-                let inode = looked.tree.inode(*id);
-                let size = match inode.kind {
-                    Kind::Char { major, minor } | Kind::Block { major, minor } => {
-                        format!("{major}, {minor}")
-                    }
-                    _ => format::size(inode.size()),
-                };
-                let name = escape::text(&files::name(name, inode)).into_owned();
-                let time = files::time(inode.meta.mtime);
-                [files::mode(inode), files::owner(inode), size, time, name]
-            })
-            .collect();
-        let width = |n: usize| cells.iter().map(|c| c[n].len()).max().unwrap_or(0);
-        let (owners, sizes, times) = (width(1), width(2), width(3));
-        for [mode, owner, size, time, name] in &cells {
-            out.push_str(&format!(
-                "{mode}  {owner:<owners$}  {size:>sizes$}  {time:<times$}  {name}\n"
-            ));
+        Ok(())
+    }
+
+    fn lines<'a, I: Iterator<Item = (NodeId, InodeId, &'a [u8])>>(
+        &self,
+        looked: &Looked,
+        rows: impl Fn() -> I,
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
+        if !self.long {
+            for (_, _, name) in rows() {
+                let name = String::from_utf8_lossy(name);
+                writeln!(out, "{}", escape::text(&name))?;
+            }
+            return Ok(());
         }
-        out
+        let cells = |(_, id, name): (NodeId, InodeId, &[u8])| {
+            let inode = looked.tree.inode(id)?;
+            let size = match inode.kind {
+                Kind::Char { major, minor } | Kind::Block { major, minor } => {
+                    format!("{major}, {minor}")
+                }
+                _ => format::size(inode.size()),
+            };
+            let name = escape::text(&files::name(name, &inode)).into_owned();
+            let time = files::time(inode.meta.mtime);
+            Ok::<_, io::Error>([files::mode(&inode), files::owner(&inode), size, time, name])
+        };
+        let (mut owners, mut sizes, mut times) = (0, 0, 0);
+        for row in rows() {
+            let [_, owner, size, time, _] = cells(row)?;
+            owners = owners.max(owner.len());
+            sizes = sizes.max(size.len());
+            times = times.max(time.len());
+        }
+        for row in rows() {
+            let [mode, owner, size, time, name] = cells(row)?;
+            writeln!(
+                out,
+                "{mode}  {owner:<owners$}  {size:>sizes$}  {time:<times$}  {name}"
+            )?;
+        }
+        Ok(())
     }
 }
 
-fn entry(looked: &Looked, node: NodeId, inode: InodeId) -> Map<String, Value> {
-    files::entry_json(&looked.tree.path(node), looked.tree.inode(inode))
+/// What a path leads to.
+enum Found<'a> {
+    /// A directory that is listed.
+    Dir(NodeId),
+    /// Anything else, with the path as it was given.
+    Entry(&'a str, NodeId, InodeId),
+}
+
+type Row = (NodeId, InodeId);
+
+#[derive(Serialize)]
+struct Report<T: Serialize> {
+    files: T,
+}
+
+/// What is in a directory.
+fn rows(looked: &Looked, dir: NodeId) -> impl Iterator<Item = Row> {
+    let children = looked.tree.children(dir).iter();
+    children.filter_map(|node| Some((*node, looked.tree.now(*node)?)))
+}
+
+fn entry(looked: &Looked, node: NodeId, inode: InodeId) -> io::Result<Map<String, Value>> {
+    let inode = looked.tree.inode(inode)?;
+    Ok(files::entry_json(&looked.tree.path(node), &inode))
 }
 
 /// Print a file of an image
@@ -150,7 +217,7 @@ impl CatArgs {
         let looked = files::look(session, &self.image)?;
         let mut found = Vec::new();
         for path in &self.paths {
-            let inode = looked.tree.inode(looked.find(path, true)?.1);
+            let inode = looked.tree.inode(looked.find(path, true)?.1)?;
             match inode.kind {
                 Kind::File { .. } => found.push(inode),
                 Kind::Dir => anyhow::bail!("{path} is a directory; see shiplap ls"),
@@ -158,7 +225,7 @@ impl CatArgs {
             }
         }
         for inode in found {
-            output::copy(looked.open(inode)?)?;
+            output::copy(looked.open(&inode)?)?;
         }
         Ok(())
     }

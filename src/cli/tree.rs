@@ -1,9 +1,11 @@
 //! `shiplap tree`: the files of an image or of one layer.
 
+use std::io::{self, Write};
+
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use shiplap::look::{ChangeKind, InodeId, NodeId, Tree};
+use shiplap::look::{ChangeKind, Inode, InodeId, NodeId, Tree};
 
 use super::files::{self, Lazy, Looked, Wanted};
 use super::image::ImageArgs;
@@ -70,8 +72,9 @@ enum Sort {
 struct View<'a> {
     tree: &'a Tree,
     layer: Option<usize>,
-    /// By node: what is shown there.
-    shown: Vec<Option<InodeId>>,
+    /// By node: whether it is shown.
+    is_shown: Vec<bool>,
+    /// By node: what the layer did; empty without one.
     changes: Vec<Option<ChangeKind>>,
     sizes: Vec<u64>,
     sort: Sort,
@@ -83,12 +86,12 @@ impl TreeArgs {
         let wanted = Wanted::new(&self.paths)?;
         let looked = files::look(session, &self.image)?;
         let layer = self.layer.as_deref().map(|l| looked.layer(l)).transpose()?;
-        let view = View::new(&looked, layer, &wanted, self.sort, self.depth);
+        let view = View::new(&looked, layer, &wanted, self.sort, self.depth)?;
         match self.format {
-            Format::Text => output::result(&view.text()),
+            Format::Text => output::stream(|out| Ok(view.text(out)?)),
             Format::Json => output::json(&Report {
                 layer: layer.map(|l| l + 1),
-                files: Lazy(|| view.rows().map(|(_, node, _)| view.entry(node))),
+                files: Lazy(|| view.rows().nodes().map(|node| view.entry(node))),
             }),
         }
     }
@@ -107,147 +110,214 @@ impl<'a> View<'a> {
         wanted: &Wanted,
         sort: Sort,
         depth: Option<usize>,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let tree = &looked.tree;
         let count = tree.nodes().len();
-        let mut shown = vec![None; count];
-        let mut changes = vec![None; count];
-        let mut own = vec![0_u64; count];
-        match layer {
-            None => {
-                for node in tree.nodes() {
-                    shown[node.index()] = tree.now(node);
-                }
-            }
-            Some(layer) => {
-                for change in tree.changes(layer) {
-                    shown[change.node.index()] = change.after.or(change.before);
-                    changes[change.node.index()] = Some(tree.kind(change).0);
-                }
+        let mut changes = Vec::new();
+        if let Some(layer) = layer {
+            changes.resize(count, None);
+            for change in tree.changes(layer) {
+                changes[change.node.index()] = Some(tree.kind(&change)?.0);
             }
         }
-        let mut matched = vec![false; count];
-        for node in tree.nodes().rev() {
-            let at = node.index();
-            let is_match = shown[at].is_some() && wanted.has(&tree.path(node));
-            if let Some(inode) = shown[at].filter(|_| is_match)
-                && changes[at] != Some(ChangeKind::Removed)
-            {
-                own[at] = own[at].saturating_add(tree.inode(inode).size());
-            }
-            // What leads to something that is shown is shown too.
-            matched[at] |= is_match;
-            if let Some(parent) = tree.parent(node).filter(|_| matched[at]) {
-                let above = parent.index();
-                matched[above] = true;
-                own[above] = own[above].saturating_add(own[at]);
-            }
-            let here = layer.map_or_else(|| tree.now(node), |l| tree.at(node, l));
-            shown[at] = match matched[at] {
-                true => shown[at].or(here).or_else(|| last_seen(tree, node)),
-                false => None,
-            };
-        }
-        Self {
+        let mut view = Self {
             tree,
             layer,
-            shown,
+            is_shown: vec![false; count],
             changes,
-            sizes: own,
+            sizes: vec![0_u64; count],
             sort,
             depth: depth.unwrap_or(usize::MAX),
+        };
+        for node in tree.nodes().rev() {
+            let at = node.index();
+            let own = match layer {
+                None => tree.now(node),
+                Some(_) => view.change(node).and_then(|_| view.inode(node)),
+            };
+            let own = own.filter(|_| wanted.has_all() || wanted.has(&tree.path(node)));
+            if let Some(inode) = own
+                && view.change(node) != Some(ChangeKind::Removed)
+            {
+                view.sizes[at] = view.sizes[at].saturating_add(tree.size(inode));
+            }
+            // What leads to something that is shown is shown too.
+            view.is_shown[at] |= own.is_some();
+            if let Some(parent) = tree.parent(node).filter(|_| view.is_shown[at]) {
+                let above = parent.index();
+                view.is_shown[above] = true;
+                view.sizes[above] = view.sizes[above].saturating_add(view.sizes[at]);
+            }
+        }
+        Ok(view)
+    }
+
+    /// What the layer did to a node.
+    fn change(&self, node: NodeId) -> Option<ChangeKind> {
+        self.changes.get(node.index()).copied().flatten()
+    }
+
+    /// What was at a node when the layer was applied, or the last thing that
+    /// was there before; else the newest that it ever had.
+    fn inode(&self, node: NodeId) -> Option<InodeId> {
+        let tree = self.tree;
+        let layer = self.layer.unwrap_or(usize::MAX);
+        let mut versions = tree.versions(node).skip_while(|(by, _)| *by > layer);
+        let here = versions.next().and_then(|(_, inode)| inode);
+        let before = || match self.change(node) {
+            Some(_) => versions.next().and_then(|(_, inode)| inode),
+            None => None,
+        };
+        here.or_else(before).or_else(|| last_seen(tree, node))
+    }
+
+    /// What is shown, in order.
+    fn rows(&self) -> Rows<'_> {
+        Rows {
+            view: self,
+            root: true,
+            above: Vec::new(),
+            more: Vec::new(),
         }
     }
 
-    /// What is shown, in order: its depth, the node, and for each level above
-    /// it whether more comes there.
-    fn rows(&self) -> impl Iterator<Item = (usize, NodeId, Vec<bool>)> {
-        let mut todo = vec![(0, Tree::ROOT, Vec::new())];
-        std::iter::from_fn(move || {
-            let (depth, node, more) = todo.pop()?;
-            if depth < self.depth {
-                let children = self.tree.children(node).iter().copied();
-                let mut below: Vec<NodeId> = children
-                    .filter(|n| self.shown[n.index()].is_some())
-                    .collect();
-                if self.sort == Sort::Size {
-                    below.sort_by_key(|n| std::cmp::Reverse(self.sizes[n.index()]));
-                }
-                let last = below.last().copied();
-                todo.extend(below.into_iter().rev().map(|n| {
-                    let mut more = more.clone();
-                    more.push(Some(n) != last);
-                    (depth + 1, n, more)
-                }));
-            }
-            Some((depth, node, more))
-        })
-    }
-
-    fn text(&self) -> String {
-        let mut rows = Vec::new();
-        for (_, node, more) in self.rows() {
-            let Some(inode) = self.shown[node.index()] else {
-                continue;
-            };
-            let inode = self.tree.inode(inode);
-            let mut label = String::new();
-            for (level, more_here) in more.iter().enumerate() {
-                label.push_str(match (level + 1 == more.len(), more_here) {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let (mut owners, mut sizes) = (0, 0);
+        self.each_line(|line| {
+            owners = owners.max(line.owner.len());
+            sizes = sizes.max(line.size.len());
+            Ok(())
+        })?;
+        let mut label = String::new();
+        self.each_line(|line| {
+            label.clear();
+            for (level, more_here) in line.more.iter().enumerate() {
+                label.push_str(match (level + 1 == line.more.len(), more_here) {
                     (true, true) => "├── ",
                     (true, false) => "└── ",
                     (false, true) => "│   ",
                     (false, false) => "    ",
                 });
             }
+            let (node, inode) = (line.node, line.inode);
             match node {
                 Tree::ROOT => label.push('/'),
                 _ => label.push_str(&escape::text(&files::name(self.tree.name(node), inode))),
             }
-            let mark = match (self.layer, self.changes[node.index()]) {
+            let mark = match (self.layer, self.change(node)) {
                 (None, _) => "",
                 (_, Some(ChangeKind::Added)) => "+ ",
                 (_, Some(ChangeKind::Changed)) => "~ ",
                 (_, Some(ChangeKind::Removed)) => "- ",
                 _ => "  ",
             };
-            let size = format::size(self.size(node, inode.size()));
-            rows.push((mark, files::mode(inode), files::owner(inode), size, label));
+            let (mode, owner, size) = (files::mode(inode), &line.owner, &line.size);
+            writeln!(
+                out,
+                "{mark}{mode}  {owner:<owners$}  {size:>sizes$}  {label}"
+            )
+        })
+    }
+
+    fn each_line(&self, mut each: impl FnMut(&Line<'_>) -> io::Result<()>) -> io::Result<()> {
+        let mut rows = self.rows();
+        while let Some((node, depth)) = rows.next() {
+            let Some(inode) = self.inode(node).filter(|_| self.is_shown[node.index()]) else {
+                continue;
+            };
+            let inode = self.tree.inode(inode)?;
+            each(&Line {
+                node,
+                more: &rows.more[..depth],
+                owner: files::owner(&inode),
+                size: format::size(self.size(node, inode.size())),
+                inode: &inode,
+            })?;
         }
-        let width = |of: fn(&(&str, String, String, String, String)) -> usize| {
-            rows.iter().map(of).max().unwrap_or(0)
-        };
-        let (owners, sizes) = (width(|r| r.2.len()), width(|r| r.3.len()));
-        let mut out = String::new();
-        for (mark, mode, owner, size, label) in &rows {
-            out.push_str(&format!(
-                "{mark}{mode}  {owner:<owners$}  {size:>sizes$}  {label}\n"
-            ));
-        }
-        out
+        Ok(())
     }
 
     fn size(&self, node: NodeId, own: u64) -> u64 {
-        match self.changes[node.index()] {
+        match self.change(node) {
             Some(ChangeKind::Removed) => own,
             _ => self.sizes[node.index()],
         }
     }
 
-    fn entry(&self, node: NodeId) -> Map<String, Value> {
-        let Some(inode) = self.shown[node.index()] else {
-            return Map::new();
+    fn entry(&self, node: NodeId) -> io::Result<Map<String, Value>> {
+        let Some(inode) = self.inode(node).filter(|_| self.is_shown[node.index()]) else {
+            return Ok(Map::new());
         };
-        let inode = self.tree.inode(inode);
-        let mut entry = files::entry_json(&self.tree.path(node), inode);
+        let inode = self.tree.inode(inode)?;
+        let mut entry = files::entry_json(&self.tree.path(node), &inode);
         if inode.is_dir() {
             entry.insert("total".into(), json!(self.sizes[node.index()]));
         }
         if self.layer.is_some() {
-            let change = self.changes[node.index()].map(change_name);
+            let change = self.change(node).map(change_name);
             entry.insert("change".into(), json!(change));
         }
-        entry
+        Ok(entry)
+    }
+}
+
+/// One line of text.
+struct Line<'a> {
+    node: NodeId,
+    /// For each level above it whether more comes there.
+    more: &'a [bool],
+    owner: String,
+    size: String,
+    inode: &'a Inode,
+}
+
+/// Goes through what is shown.
+struct Rows<'a> {
+    view: &'a View<'a>,
+    root: bool,
+    /// What still comes in each directory that leads to the last node, and the
+    /// last one itself.
+    above: Vec<std::vec::IntoIter<NodeId>>,
+    /// Whether more comes there.
+    more: Vec<bool>,
+}
+
+impl<'a> Rows<'a> {
+    /// The next node, and how many directories lead to it.
+    fn next(&mut self) -> Option<(NodeId, usize)> {
+        let node = match std::mem::take(&mut self.root) {
+            true => Tree::ROOT,
+            false => loop {
+                let rest = self.above.last_mut()?;
+                match rest.next() {
+                    Some(node) => {
+                        *self.more.last_mut()? = rest.len() > 0;
+                        break node;
+                    }
+                    None => {
+                        self.above.pop();
+                        self.more.pop();
+                    }
+                }
+            },
+        };
+        let depth = self.above.len();
+        let view = self.view;
+        let mut below = Vec::new();
+        if depth < view.depth {
+            let children = view.tree.children(node).iter().copied();
+            below.extend(children.filter(|n| view.is_shown[n.index()]));
+            if view.sort == Sort::Size {
+                below.sort_by_key(|n| std::cmp::Reverse(view.sizes[n.index()]));
+            }
+        }
+        self.above.push(below.into_iter());
+        self.more.push(false);
+        Some((node, depth))
+    }
+
+    fn nodes(mut self) -> impl Iterator<Item = NodeId> + 'a {
+        std::iter::from_fn(move || Some(self.next()?.0))
     }
 }
 

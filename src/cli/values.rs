@@ -1,6 +1,7 @@
 //! Readers of the small languages that flags speak.
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -225,22 +226,36 @@ pub(crate) fn ssh(
 /// through a symbolic link that someone else may have put there. A device or a
 /// pipe is written to as it is.
 pub(crate) fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
-    use std::io::Write;
+    make_file(path, |out| out.write_all(text.as_bytes()))
+}
+
+/// [`write_file`] for what is made while it is written.
+pub(crate) fn make_file(
+    path: &Path,
+    make: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> anyhow::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let fail = || format!("can't write {}", path.display());
+    let made = |file: &std::fs::File| {
+        let mut out = io::BufWriter::with_capacity(64 << 10, file);
+        make(&mut out)?;
+        out.flush()
+    };
     let special = std::fs::metadata(path).is_ok_and(|m| !m.is_file());
     if special {
-        return std::fs::write(path, text).with_context(fail);
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.write(true).create(true).truncate(true).open(path);
+        return file.and_then(|file| made(&file)).with_context(fail);
     }
     let dir = match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     };
-    let mut file = tempfile::Builder::new()
+    let file = tempfile::Builder::new()
         .prefix(".shiplap-")
         .tempfile_in(dir)
         .with_context(fail)?;
-    file.write_all(text.as_bytes()).with_context(fail)?;
+    made(file.as_file()).with_context(fail)?;
     let readable = std::fs::Permissions::from_mode(0o644);
     file.as_file()
         .set_permissions(readable)

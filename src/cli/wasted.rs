@@ -1,11 +1,14 @@
 //! `shiplap wasted`: bytes that an image carries and nobody sees.
 
+use std::io::{self, Write};
+
 use clap::Args;
+use serde::Serialize;
 use serde_json::{Value, json};
-use shiplap::look::waste::{Waste, waste};
+use shiplap::look::waste::{Waste, Wasted, waste};
 
 use super::error::Negative;
-use super::files::{self, Looked};
+use super::files::{self, Lazy, Looked};
 use super::image::ImageArgs;
 use super::{Format, Session, values};
 use crate::ui::{format, output, table};
@@ -90,7 +93,9 @@ impl WastedArgs {
         let failed = self.failed(&found);
         match self.format {
             Format::Json => output::json(&self.report(&looked, &found, &failed))?,
-            Format::Text => output::result(&self.text(&looked, &found, &failed))?,
+            Format::Text => {
+                output::stream(|out| Ok(self.text(&looked, &found, &failed, out)?))?;
+            }
         }
         match failed.is_empty() {
             true => Ok(()),
@@ -141,80 +146,96 @@ impl WastedArgs {
         failed
     }
 
-    fn top(&self) -> usize {
+    /// The paths that are shown.
+    fn top<'a>(&self, found: &'a Waste) -> &'a [Wasted] {
         match self.top {
-            0 => usize::MAX,
-            n => n,
+            0 => &found.paths,
+            n => &found.paths[..n.min(found.paths.len())],
         }
     }
 
-    fn report(&self, looked: &Looked, found: &Waste, failed: &[String]) -> Value {
-        let paths: Vec<Value> = found
-            .paths
-            .iter()
-            .take(self.top())
-            .map(|wasted| {
-                let versions = looked.tree.versions(wasted.node);
-                let layers: Vec<usize> = versions.map(|(layer, _)| layer + 1).collect();
-                json!({
-                    "path": format!("/{}", looked.tree.path(wasted.node).display()),
-                    "bytes": wasted.bytes,
-                    "files": wasted.files,
-                    "removed": wasted.removed,
-                    "layers": layers.into_iter().rev().collect::<Vec<_>>(),
-                })
-            })
-            .collect();
-        json!({
-            "efficiency": found.efficiency,
-            "wasted_bytes": found.bytes,
-            "written_bytes": found.written,
-            "user_written_bytes": found.user_written,
-            "user_wasted_percent": found.user_share(),
-            "paths": paths,
-            "failed": failed,
-        })
+    fn report<'a>(
+        &self,
+        looked: &'a Looked,
+        found: &'a Waste,
+        failed: &'a [String],
+    ) -> impl Serialize + 'a {
+        let top = self.top(found);
+        let path = |wasted: &Wasted| -> io::Result<Value> {
+            let versions = looked.tree.versions(wasted.node);
+            let layers: Vec<usize> = versions.map(|(layer, _)| layer + 1).collect();
+            Ok(json!({
+                "path": format!("/{}", looked.tree.path(wasted.node).display()),
+                "bytes": wasted.bytes,
+                "files": wasted.files,
+                "removed": wasted.removed,
+                "layers": layers.into_iter().rev().collect::<Vec<_>>(),
+            }))
+        };
+        Report {
+            efficiency: found.efficiency,
+            failed,
+            paths: Lazy(move || top.iter().map(path)),
+            user_wasted_percent: found.user_share(),
+            user_written_bytes: found.user_written,
+            wasted_bytes: found.bytes,
+            written_bytes: found.written,
+        }
     }
 
-    fn text(&self, looked: &Looked, found: &Waste, failed: &[String]) -> String {
-        let mut out = format!(
-            "efficiency: {}\nwasted: {} of {} ({})\n",
+    fn text(
+        &self,
+        looked: &Looked,
+        found: &Waste,
+        failed: &[String],
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
+        writeln!(
+            out,
+            "efficiency: {}\nwasted: {} of {} ({})",
             percent(found.efficiency),
             format::size(found.bytes),
             format::size(found.written),
             percent(share(found)),
-        );
-        let rows: Vec<[String; 4]> = found
-            .paths
-            .iter()
-            .take(self.top())
-            .map(|wasted| {
+        )?;
+        let top = self.top(found);
+        if !top.is_empty() {
+            let row = |wasted: &Wasted| {
+                let how = match wasted.removed {
+                    true => "removed",
+                    false => "replaced",
+                };
                 [
                     format::size(wasted.bytes),
                     wasted.files.to_string(),
-                    if wasted.removed {
-                        "removed"
-                    } else {
-                        "replaced"
-                    }
-                    .into(),
+                    how.into(),
                     format!("/{}", looked.tree.path(wasted.node).display()),
                 ]
-            })
-            .collect();
-        if !rows.is_empty() {
-            out.push('\n');
-            out.push_str(&table::table(["WASTED", "FILES", "HOW", "PATH"], &rows));
+            };
+            writeln!(out)?;
+            let header = ["WASTED", "FILES", "HOW", "PATH"];
+            table::write(out, header, || top.iter().map(row))?;
         }
-        let hidden = found.paths.len() - rows.len();
+        let hidden = found.paths.len() - top.len();
         if hidden > 0 {
-            out.push_str(&format!("and {hidden} more paths; --top 0 shows all\n"));
+            writeln!(out, "and {hidden} more paths; --top 0 shows all")?;
         }
         for reason in failed {
-            out.push_str(&format!("failed: {reason}\n"));
+            writeln!(out, "failed: {reason}")?;
         }
-        out
+        Ok(())
     }
+}
+
+#[derive(Serialize)]
+struct Report<'a, T: Serialize> {
+    efficiency: f64,
+    failed: &'a [String],
+    paths: T,
+    user_wasted_percent: f64,
+    user_written_bytes: u64,
+    wasted_bytes: u64,
+    written_bytes: u64,
 }
 
 /// The part of all bytes that is wasted.

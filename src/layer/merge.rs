@@ -178,10 +178,12 @@ fn read_layer(layer: &LayerBlob, headers: Headers<'_>, out: &mpsc::SyncSender<Ba
     if let Some(index) = headers.known.and_then(|known| known(&layer.blob.digest))
         && index.diff_id == layer.diff_id
     {
-        let mut items = index.entries().map(|entry| entry.item).peekable();
+        let items = index.entries().map(|entry| Ok(entry?.item));
+        let mut items = items.peekable();
         while items.peek().is_some() {
-            let batch = items.by_ref().take(BATCH).collect();
-            if out.send(Ok(batch)).is_err() {
+            let batch: io::Result<Vec<Item>> = items.by_ref().take(BATCH).collect();
+            let batch = batch.map_err(MergeError::open(layer));
+            if out.send(batch).is_err() {
                 return;
             }
         }

@@ -6,15 +6,15 @@
 //! through, and a directory's lower entries are removed once in each layer.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::tree::{
-    Change, Inode, InodeId, MAX_LINKS, NONE, Node, NodeId, Origin, Tree, Version, components,
-};
+use super::names::Table;
+use super::tree::{MAX_LINKS, NONE, Nodes, Tree, VERSION, Version, components};
 use crate::layer::index::{Indexed, LayerIndex};
 use crate::layer::tar_read::Item;
-use crate::layer::{Entry, Kind, Meta};
+use crate::layer::{Entry, Kind};
 
 /// Problems that are kept.
 const MAX_PROBLEMS: usize = 1000;
@@ -26,43 +26,70 @@ const MAX_NODES: usize = 50_000_000;
 
 impl Tree {
     /// Lays the layers over each other, the lowest first.
-    pub fn build<'a>(layers: impl IntoIterator<Item = &'a LayerIndex>) -> Self {
+    ///
+    /// # Errors
+    /// When an index can't be read any more.
+    pub fn build(layers: impl IntoIterator<Item = Arc<LayerIndex>>) -> io::Result<Self> {
         let mut builder = Builder::new();
         for index in layers {
-            builder.apply(index);
+            builder.apply(index)?;
         }
-        builder.finish()
+        Ok(builder.finish())
     }
 }
 
-/// A node's place among those that are there now.
-#[derive(Debug, Clone, Copy)]
-struct Links {
-    first: u32,
-    before: u32,
-    after: u32,
-    /// The layer, plus one, that removed all that lower ones had below it.
+/// Why an element is not applied.
+enum Fault {
+    /// It makes no sense.
+    Reason(String),
+    /// An index can't be read.
+    Read(io::Error),
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Read(error)
+    }
+}
+
+impl From<&str> for Fault {
+    fn from(reason: &str) -> Self {
+        Self::Reason(reason.into())
+    }
+}
+
+impl From<String> for Fault {
+    fn from(reason: String) -> Self {
+        Self::Reason(reason)
+    }
+}
+
+/// The last in a list of children.
+const LAST: u32 = NONE;
+/// In no list.
+const UNLISTED: u32 = NONE - 1;
+
+/// Numbers of layers, plus one; layer 0 has nothing below that they matter for.
+#[derive(Debug, Clone, Copy, Default)]
+struct Stamps {
+    /// Removed all that lower ones had below the directory.
     cleared: u32,
-    /// The layer, plus one, that has something in this directory, if only a
-    /// whiteout: it does not go with what lower layers have.
+    /// Has something in this directory, if only a whiteout: it does not go with
+    /// what lower layers have.
     entered: u32,
 }
 
-const UNLINKED: Links = Links {
-    first: NONE,
-    before: NONE,
-    after: NONE,
-    cleared: 0,
-    entered: 0,
-};
-
 struct Builder {
     tree: Tree,
-    links: Vec<Links>,
-    names: HashMap<Arc<[u8]>, u32>,
-    children: HashMap<(u32, u32), u32>,
-    /// Nodes with a version of this layer.
-    touched: Vec<u32>,
+    table: Table,
+    /// Of each node the first in the list of what is there now below it. Some
+    /// in it may have gone again; they leave it when someone comes by.
+    first: Vec<u32>,
+    /// Of each node the next one in its parent's list.
+    after: Vec<u32>,
+    stamps: HashMap<u32, Stamps>,
+    /// Nodes with a version of this layer, as runs.
+    touched: Vec<(u32, u32)>,
     layer: u32,
     /// The directory of the last entry, as long as its path leads to it.
     last: Option<(std::path::PathBuf, u32)>,
@@ -72,34 +99,49 @@ impl Builder {
     fn new() -> Self {
         let mut builder = Self {
             tree: Tree::default(),
-            links: Vec::new(),
-            names: HashMap::new(),
-            children: HashMap::new(),
+            table: Table::new(),
+            first: Vec::new(),
+            after: Vec::new(),
+            stamps: HashMap::new(),
             touched: Vec::new(),
             layer: 0,
             last: None,
         };
-        builder.tree.nodes.push(Node {
-            parent: NONE,
-            name: Arc::from(&b""[..]),
-            version: NONE,
-        });
-        builder.links.push(UNLINKED);
+        builder.nodes().names.push(NONE, b"");
+        builder.added();
         builder
     }
 
-    fn apply(&mut self, index: &LayerIndex) {
+    fn nodes(&mut self) -> &mut Nodes {
+        &mut self.tree.nodes
+    }
+
+    /// Makes room for what is known of a node that is new.
+    fn added(&mut self) {
+        self.tree.nodes.newest.push(NONE);
+        self.first.push(LAST);
+        self.after.push(UNLISTED);
+    }
+
+    fn apply(&mut self, index: Arc<LayerIndex>) -> io::Result<()> {
         self.last = None;
+        self.nodes().inodes.begin_layer(Arc::clone(&index));
         if self.layer == 0 {
             self.imply(0);
         }
-        for (number, indexed) in index.entries().enumerate() {
-            if let Err(reason) = self.element(&indexed, number as u64) {
-                self.problem(&indexed, &reason);
+        for indexed in index.entries() {
+            let indexed = indexed?;
+            match self.element(&indexed) {
+                Ok(()) => {}
+                Err(Fault::Reason(reason)) => self.problem(&indexed, &reason),
+                Err(Fault::Read(error)) => return Err(error),
             }
         }
-        self.end_layer();
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.shrink_to_fit();
+        self.tree.touched.push(touched);
         self.layer += 1;
+        Ok(())
     }
 
     fn problem(&mut self, indexed: &Indexed, reason: &str) {
@@ -111,18 +153,15 @@ impl Builder {
         }
     }
 
-    fn element(&mut self, indexed: &Indexed, number: u64) -> Result<(), String> {
-        let tree = &self.tree;
-        let most = tree
-            .nodes
-            .len()
-            .max(tree.inodes.len())
-            .max(tree.versions.len());
-        if most > MAX_NODES {
+    fn element(&mut self, indexed: &Indexed) -> Result<(), Fault> {
+        let nodes = self.nodes();
+        let most = nodes.inodes.len().max(nodes.versions.len());
+        let inode = nodes.inodes.push(&indexed.item);
+        if most > MAX_NODES || nodes.names.is_full(MAX_NODES) {
             return Err("the image has too many paths".into());
         }
         match &indexed.item {
-            Item::Put(entry) => self.put(entry, indexed, number),
+            Item::Put(entry) => self.put(entry, inode),
             Item::Whiteout(path) => {
                 let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else {
                     return Err("the root can't be removed".into());
@@ -143,10 +182,9 @@ impl Builder {
         }
     }
 
-    fn put(&mut self, entry: &Entry, indexed: &Indexed, number: u64) -> Result<(), String> {
+    fn put(&mut self, entry: &Entry, inode: u32) -> Result<(), Fault> {
         let path = &entry.path;
         let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else {
-            let inode = self.inode(entry, indexed, number);
             self.set(0, inode);
             return Ok(());
         };
@@ -163,13 +201,12 @@ impl Builder {
             Kind::Hardlink { target } => match self.target(target, node) {
                 Ok(inode) => inode,
                 Err(reason) => {
-                    let inode = self.inode(entry, indexed, number);
                     self.kill(node);
                     self.set(node, inode);
                     return Err(reason);
                 }
             },
-            _ => self.inode(entry, indexed, number),
+            _ => inode,
         };
         let keeps = entry.kind == Kind::Dir && self.is_dir(node);
         if !keeps {
@@ -180,10 +217,10 @@ impl Builder {
     }
 
     /// What a hard link leads to.
-    fn target(&mut self, target: &Path, from: u32) -> Result<u32, String> {
+    fn target(&mut self, target: &Path, from: u32) -> Result<u32, Fault> {
         let missing = |reason| {
             let target = target.as_os_str().as_encoded_bytes();
-            format!("its target {} {reason}", target.escape_ascii())
+            Fault::Reason(format!("its target {} {reason}", target.escape_ascii()))
         };
         let (Some(name), Some(parent)) = (target.file_name(), target.parent()) else {
             return Err(missing("is the root"));
@@ -201,146 +238,123 @@ impl Builder {
         }
     }
 
-    fn inode(&mut self, entry: &Entry, indexed: &Indexed, number: u64) -> u32 {
-        self.push_inode(Inode {
-            kind: entry.kind.clone(),
-            meta: entry.meta.clone(),
-            digest: indexed.digest,
-            layer: self.layer as usize,
-            origin: Some(Origin {
-                entry: number,
-                header: indexed.header,
-                data: indexed.data,
-                sparse: indexed.sparse,
-            }),
-        })
-    }
-
-    fn push_inode(&mut self, inode: Inode) -> u32 {
-        self.tree.inodes.push(inode);
-        self.tree.inodes.len() as u32 - 1
-    }
-
     /// Makes `node` a directory that no layer has an entry for.
     fn imply(&mut self, node: u32) {
-        let inode = self.push_inode(Inode {
-            kind: Kind::Dir,
-            meta: Meta {
-                mode: 0o755,
-                ..Meta::default()
-            },
-            digest: None,
-            layer: self.layer as usize,
-            origin: None,
-        });
+        let inode = self.nodes().inodes.imply();
         self.set(node, inode);
     }
 
     fn inode_of(&self, node: u32) -> Option<u32> {
-        let version = self.tree.nodes[node as usize].version;
-        let version = self.tree.versions.get(version as usize)?;
-        (version.inode != NONE).then_some(version.inode)
+        self.tree.nodes.now(node)
     }
 
-    fn kind_of(&self, node: u32) -> Option<&Kind> {
-        Some(&self.tree.inodes[self.inode_of(node)? as usize].kind)
+    /// The letter of the kind of what is at `node`.
+    fn kind_of(&self, node: u32) -> Option<u8> {
+        Some(self.tree.nodes.inodes.letter(self.inode_of(node)?))
     }
 
     fn is_below(&self, node: u32, above: u32) -> bool {
-        let parent = |n: &u32| Some(self.tree.nodes.get(*n as usize)?.parent);
-        std::iter::successors(Some(node), parent)
-            .take_while(|n| *n != NONE)
-            .any(|n| n == above)
+        let names = &self.tree.nodes.names;
+        let parent = |n: &u32| Some(names.parent(*n)).filter(|p| *p != NONE);
+        std::iter::successors(Some(node), parent).any(|n| n == above)
     }
 
     fn is_dir(&self, node: u32) -> bool {
-        self.kind_of(node) == Some(&Kind::Dir)
+        self.kind_of(node) == Some(b'd')
     }
 
     /// Whether this layer has put it there.
     fn is_own(&self, node: u32) -> bool {
-        let version = self.tree.nodes[node as usize].version;
-        let version = self.tree.versions.get(version as usize);
+        let nodes = &self.tree.nodes;
+        let version = nodes.version(nodes.newest[node as usize]);
         version.is_some_and(|v| v.layer == self.layer)
     }
 
     fn existing(&self, parent: u32, name: &[u8]) -> Option<u32> {
-        let name = *self.names.get(name)?;
-        self.children.get(&(parent, name)).copied()
+        self.table.get(&self.tree.nodes.names, parent, name)
     }
 
     fn child(&mut self, parent: u32, name: &[u8]) -> u32 {
-        let known = self.names.get_key_value(name);
-        let (text, name) = match known {
-            Some((text, number)) => (Arc::clone(text), *number),
-            None => {
-                let text: Arc<[u8]> = Arc::from(name);
-                let number = self.names.len() as u32;
-                self.names.insert(Arc::clone(&text), number);
-                (text, number)
-            }
-        };
-        let next = self.tree.nodes.len() as u32;
-        let node = *self.children.entry((parent, name)).or_insert(next);
-        if node == next {
-            self.tree.nodes.push(Node {
-                parent,
-                name: text,
-                version: NONE,
-            });
-            self.links.push(UNLINKED);
+        let names = &mut self.tree.nodes.names;
+        let (node, is_new) = self.table.get_or_add(names, parent, name);
+        if is_new {
+            self.added();
         }
         node
     }
 
     /// Says what this layer makes of `node`; [`NONE`] removes it.
     fn set(&mut self, node: u32, inode: u32) {
-        let was = self.inode_of(node).is_some();
-        let before = self.tree.nodes[node as usize].version;
-        match self.tree.versions.get_mut(before as usize) {
-            Some(version) if version.layer == self.layer => version.inode = inode,
-            _ => {
-                self.tree.nodes[node as usize].version = self.tree.versions.len() as u32;
-                self.tree.versions.push(Version {
-                    before,
-                    layer: self.layer,
-                    inode,
-                });
-                self.touched.push(node);
+        let at = node as usize;
+        let nodes = &mut self.tree.nodes;
+        let number = nodes.newest[at];
+        let known = nodes.version(number);
+        let own = known.filter(|version| version.layer == self.layer);
+        let before = own.map_or(number, |version| version.before);
+        let version = Version {
+            before,
+            layer: self.layer,
+            inode,
+        };
+        let is_plain = before == NONE && inode != NONE;
+        nodes.newest[at] = if is_plain && nodes.inodes.layer(inode) == self.layer {
+            inode
+        } else if own.is_some() && number & VERSION != 0 {
+            nodes.versions[(number & !VERSION) as usize] = version;
+            number
+        } else {
+            nodes.versions.push(version);
+            (nodes.versions.len() as u32 - 1) | VERSION
+        };
+        let parent = nodes.names.parent(node);
+        if own.is_none() {
+            match self.touched.last_mut() {
+                Some((first, count)) if *first + *count == node => *count += 1,
+                _ => self.touched.push((node, 1)),
             }
         }
-        let parent = self.tree.nodes[node as usize].parent;
-        match (was, inode != NONE) {
-            (false, true) if parent != NONE => {
-                let first = std::mem::replace(&mut self.links[parent as usize].first, node);
-                self.links[node as usize].before = NONE;
-                self.links[node as usize].after = first;
-                if first != NONE {
-                    self.links[first as usize].before = node;
-                }
-            }
-            (true, false) if parent != NONE => {
-                let Links { before, after, .. } = self.links[node as usize];
-                match before {
-                    NONE => self.links[parent as usize].first = after,
-                    _ => self.links[before as usize].after = after,
-                }
-                if after != NONE {
-                    self.links[after as usize].before = before;
-                }
-            }
-            _ => {}
+        if inode != NONE && parent != NONE && self.after[at] == UNLISTED {
+            self.after[at] = std::mem::replace(&mut self.first[parent as usize], node);
         }
     }
 
-    /// Those that are there now, of the children of `node`.
-    fn live(&self, node: u32) -> impl Iterator<Item = u32> {
-        let mut next = self.links[node as usize].first;
-        std::iter::from_fn(move || {
-            let here = next;
-            next = self.links.get(here as usize)?.after;
-            Some(here)
-        })
+    /// Whether something is in `node` now. What has gone leaves the list.
+    fn is_empty(&mut self, node: u32) -> bool {
+        loop {
+            let here = self.first[node as usize];
+            if here == LAST {
+                return true;
+            }
+            if self.inode_of(here).is_some() {
+                return false;
+            }
+            let after = std::mem::replace(&mut self.after[here as usize], UNLISTED);
+            self.first[node as usize] = after;
+        }
+    }
+
+    /// Adds those that are there now, of the children of `node`. What has gone
+    /// leaves the list.
+    fn live(&mut self, node: u32, found: &mut Vec<u32>) {
+        if self.is_empty(node) {
+            return;
+        }
+        let mut here = self.first[node as usize];
+        loop {
+            found.push(here);
+            let next = loop {
+                let next = self.after[here as usize];
+                if next == LAST || self.inode_of(next).is_some() {
+                    break next;
+                }
+                let after = std::mem::replace(&mut self.after[next as usize], UNLISTED);
+                self.after[here as usize] = after;
+            };
+            if next == LAST {
+                return;
+            }
+            here = next;
+        }
     }
 
     /// Removes what is at `node` with all below it, whoever put it there.
@@ -348,14 +362,14 @@ impl Builder {
         if self.inode_of(node).is_none() {
             return;
         }
-        if matches!(self.kind_of(node), Some(Kind::Dir | Kind::Symlink { .. })) {
+        if matches!(self.kind_of(node), Some(b'd' | b'l')) {
             self.last = None;
         }
         let mut todo = vec![node];
         let mut at = 0;
         while let Some(here) = todo.get(at).copied() {
             at += 1;
-            todo.extend(self.live(here));
+            self.live(here, &mut todo);
         }
         for here in todo {
             self.set(here, NONE);
@@ -366,22 +380,27 @@ impl Builder {
     /// so and nothing of this layer is left below.
     fn prune(&mut self, node: u32, itself: bool) {
         self.last = None;
+        if self.layer == 0 {
+            return;
+        }
         let stamp = self.layer + 1;
         let mut found = vec![node];
         let mut at = 0;
         while let Some(here) = found.get(at).copied() {
             at += 1;
-            if self.links[here as usize].cleared != stamp {
-                self.links[here as usize].cleared = stamp;
-                found.extend(self.live(here));
+            if self.first[here as usize] == LAST {
+                continue;
+            }
+            let stamps = self.stamps.entry(here).or_default();
+            if std::mem::replace(&mut stamps.cleared, stamp) != stamp {
+                self.live(here, &mut found);
             }
         }
         // What is below comes after what is above.
         for here in found.into_iter().rev() {
             let keep = here == node && !itself;
-            let empty = self.links[here as usize].first == NONE;
-            let entered = self.links[here as usize].entered == stamp;
-            if !keep && empty && !entered && !self.is_own(here) {
+            let entered = self.stamps.get(&here).is_some_and(|s| s.entered == stamp);
+            if !keep && !entered && !self.is_own(here) && self.is_empty(here) {
                 self.set(here, NONE);
             }
         }
@@ -389,10 +408,10 @@ impl Builder {
 
     /// Goes to a directory through links. What is missing on the way, or is no
     /// directory, is made if `make` says so; else there is nothing.
-    fn walk(&mut self, path: &Path, make: bool) -> Result<Option<u32>, &'static str> {
+    fn walk(&mut self, path: &Path, make: bool) -> Result<Option<u32>, Fault> {
         let mut todo = components(path);
         if todo.len() > MAX_DEPTH {
-            return Err("its path is too long");
+            return Err("its path is too long".into());
         }
         let mut stack = vec![0];
         let mut links = 0;
@@ -409,21 +428,23 @@ impl Builder {
             let bytes = name.as_encoded_bytes();
             let known = self.existing(here, bytes);
             let node = match known.and_then(|node| Some((node, self.kind_of(node)?))) {
-                Some((node, Kind::Dir)) => node,
-                Some((_, Kind::Symlink { target })) => {
+                Some((node, b'd')) => node,
+                Some((node, b'l')) => {
                     links += 1;
                     if links > MAX_LINKS {
-                        return Err("too many links lead to it");
+                        return Err("too many links lead to it".into());
                     }
-                    if target.has_root() {
-                        stack.truncate(1);
+                    if let Some(target) = self.link(node)? {
+                        if target.has_root() {
+                            stack.truncate(1);
+                        }
+                        todo.extend(components(&target));
                     }
-                    todo.extend(components(target));
                     continue;
                 }
                 _ if !make => return Ok(None),
                 Some(_) if links > 0 => {
-                    return Err("a link on the way to it leads to no directory");
+                    return Err("a link on the way to it leads to no directory".into());
                 }
                 other => {
                     let node = match other {
@@ -439,59 +460,42 @@ impl Builder {
         }
         let found = stack.pop();
         if let Some(node) = found {
-            self.links[node as usize].entered = self.layer + 1;
+            self.enter(node);
         }
         Ok(found)
     }
 
-    /// Goes to a directory, making it and what leads to it.
-    fn make(&mut self, path: &Path) -> Result<u32, String> {
-        match self.walk(path, true) {
-            Ok(Some(node)) => Ok(node),
-            Ok(None) => Err("it has no directory".into()),
-            Err(reason) => Err(reason.into()),
+    /// Where the symbolic link at `node` leads.
+    fn link(&self, node: u32) -> io::Result<Option<std::path::PathBuf>> {
+        let Some(inode) = self.inode_of(node) else {
+            return Ok(None);
+        };
+        Ok(match self.tree.nodes.inodes.get(inode)?.kind {
+            Kind::Symlink { target } => Some(target),
+            _ => None,
+        })
+    }
+
+    /// Notes that the layer has something in this directory.
+    fn enter(&mut self, node: u32) {
+        if self.layer > 0 {
+            self.stamps.entry(node).or_default().entered = self.layer + 1;
         }
     }
 
-    /// Notes what the layer did.
-    fn end_layer(&mut self) {
-        let mut changes = Vec::with_capacity(self.touched.len());
-        let found = |inode: u32| (inode != NONE).then_some(InodeId(inode));
-        for node in std::mem::take(&mut self.touched) {
-            let version = self.tree.versions[self.tree.nodes[node as usize].version as usize];
-            let before = self.tree.versions.get(version.before as usize);
-            let change = Change {
-                node: NodeId(node),
-                before: before.and_then(|v| found(v.inode)),
-                after: found(version.inode),
-            };
-            if change.before.is_some() || change.after.is_some() {
-                changes.push(change);
-            }
+    /// Goes to a directory, making it and what leads to it.
+    fn make(&mut self, path: &Path) -> Result<u32, Fault> {
+        match self.walk(path, true)? {
+            Some(node) => Ok(node),
+            None => Err("it has no directory".into()),
         }
-        self.tree.changes.push(changes);
     }
 
     fn finish(self) -> Tree {
         let mut tree = self.tree;
-        let nodes = &tree.nodes;
-        let mut sorted: Vec<NodeId> = (1..nodes.len() as u32).map(NodeId).collect();
-        sorted.sort_unstable_by(|a, b| {
-            let key = |n: &NodeId| {
-                let node = &nodes[n.0 as usize];
-                (node.parent, &node.name)
-            };
-            key(a).cmp(&key(b))
-        });
-        let mut begins = vec![0_u32; nodes.len() + 1];
-        for node in &sorted {
-            begins[nodes[node.0 as usize].parent as usize + 1] += 1;
-        }
-        for at in 1..begins.len() {
-            begins[at] += begins[at - 1];
-        }
-        tree.sorted = sorted;
-        tree.begins = begins;
+        // Its room is for what follows.
+        drop((self.table, self.first, self.after, self.stamps));
+        (tree.sorted, tree.begins) = tree.nodes.names.sorted();
         tree
     }
 }

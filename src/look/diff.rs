@@ -1,10 +1,13 @@
 //! What differs between two images.
 
+use std::cmp::Ordering;
+use std::io;
 use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::tree::{Inode, InodeId, NodeId, Tree};
+use super::rows::{Row, Rows, order};
+use super::tree::Inode;
 use crate::image::{Descriptor, Image};
 use crate::layer::Kind;
 
@@ -142,119 +145,58 @@ pub struct FileChange {
     /// The path, relative.
     pub path: PathBuf,
     /// What the first has there.
-    pub before: Option<InodeId>,
+    pub before: Option<Inode>,
     /// What the second has there.
-    pub after: Option<InodeId>,
+    pub after: Option<Inode>,
     /// In what they differ, where both have something.
     pub aspects: Aspects,
 }
 
 /// Where the finished images `a` and `b` differ, in the order of paths, those
-/// left out that differ in `ignore` only.
-pub fn files(a: &Tree, b: &Tree, ignore: Aspects) -> Vec<FileChange> {
-    let (links_a, links_b) = (first_names(a), first_names(b));
-    let mut changes = Vec::new();
-    let mut todo = vec![(Some(Tree::ROOT), Some(Tree::ROOT))];
-    while let Some((x, y)) = todo.pop() {
-        let before = x.and_then(|n| a.now(n));
-        let after = y.and_then(|n| b.now(n));
-        let mut aspects = Aspects::default();
-        if let (Some(p), Some(q)) = (before, after) {
-            aspects = Aspects::between(a.inode(p), b.inode(q));
-            let (p, q) = (links_a[p.0 as usize], links_b[q.0 as usize]);
-            if !same_path(a, p, b, q) {
-                aspects.add(Aspect::Hardlink);
-            }
-            aspects = aspects.without(ignore);
-        }
-        if before.is_some() != after.is_some() || !aspects.is_empty() {
-            changes.push(FileChange {
-                path: match (x, y) {
-                    (Some(x), _) => a.path(x),
-                    (None, Some(y)) => b.path(y),
-                    (None, None) => PathBuf::new(),
-                },
-                before,
-                after,
-                aspects,
-            });
-        }
-        pairs(a, x, b, y, &mut todo);
-    }
-    changes
-}
-
-/// Adds the children of the two, by name, the first on top.
-fn pairs(
-    a: &Tree,
-    x: Option<NodeId>,
-    b: &Tree,
-    y: Option<NodeId>,
-    todo: &mut Vec<(Option<NodeId>, Option<NodeId>)>,
-) {
-    let live = |tree: &Tree, node: Option<NodeId>| -> Vec<NodeId> {
-        let children = node.map_or(&[][..], |n| tree.children(n));
-        let there = children.iter().filter(|n| tree.now(**n).is_some());
-        there.copied().collect()
-    };
-    let (mut xs, mut ys) = (live(a, x), live(b, y));
-    // From the end, as what is pushed last comes first.
-    loop {
-        let order = match (xs.last(), ys.last()) {
-            (None, None) => return,
-            (Some(_), None) => std::cmp::Ordering::Greater,
-            (None, Some(_)) => std::cmp::Ordering::Less,
-            (Some(p), Some(q)) => a.name(*p).cmp(b.name(*q)),
-        };
-        todo.push(match order {
-            std::cmp::Ordering::Greater => (xs.pop(), None),
-            std::cmp::Ordering::Less => (None, ys.pop()),
-            std::cmp::Ordering::Equal => (xs.pop(), ys.pop()),
-        });
-    }
-}
-
-/// The first name of each file that has several.
-fn first_names(tree: &Tree) -> Vec<Option<NodeId>> {
-    let mut first: Vec<Option<NodeId>> = vec![None; tree.inodes.len()];
-    let mut several = vec![false; tree.inodes.len()];
-    for node in in_order(tree) {
-        if let Some(inode) = tree.now(node) {
-            let at = inode.0 as usize;
-            several[at] = first[at].is_some();
-            first[at].get_or_insert(node);
-        }
-    }
-    let names = first.into_iter().zip(several);
-    names.map(|(f, several)| f.filter(|_| several)).collect()
-}
-
-/// All nodes in the order of paths.
-pub(super) fn in_order(tree: &Tree) -> impl Iterator<Item = NodeId> {
-    let mut todo = vec![Tree::ROOT];
+/// left out that differ in `ignore` only. Rows that can't be read any more end
+/// it with an error.
+pub fn files(a: &Rows, b: &Rows, ignore: Aspects) -> impl Iterator<Item = io::Result<FileChange>> {
+    let (mut xs, mut ys) = (a.iter().peekable(), b.iter().peekable());
     std::iter::from_fn(move || {
-        let node = todo.pop()?;
-        todo.extend(tree.children(node).iter().rev());
-        Some(node)
+        loop {
+            let order = match (xs.peek(), ys.peek()) {
+                (None, None) => return None,
+                (Some(Err(_)), _) | (Some(_), None) => Ordering::Less,
+                (_, Some(Err(_))) | (None, Some(_)) => Ordering::Greater,
+                (Some(Ok(x)), Some(Ok(y))) => order(&x.path, &y.path),
+            };
+            let before = (order.is_le()).then(|| xs.next()).flatten().transpose();
+            let after = (order.is_ge()).then(|| ys.next()).flatten().transpose();
+            match (before, after) {
+                (Err(error), _) | (_, Err(error)) => return Some(Err(error)),
+                (Ok(before), Ok(after)) => {
+                    if let Some(change) = change(before, after, ignore) {
+                        return Some(Ok(change));
+                    }
+                }
+            }
+        }
     })
 }
 
-fn same_path(a: &Tree, x: Option<NodeId>, b: &Tree, y: Option<NodeId>) -> bool {
-    let (mut x, mut y) = match (x, y) {
-        (None, None) => return true,
-        (Some(x), Some(y)) => (x, y),
-        _ => return false,
-    };
-    loop {
-        if a.name(x) != b.name(y) {
-            return false;
-        }
-        match (a.parent(x), b.parent(y)) {
-            (None, None) => return true,
-            (Some(p), Some(q)) => (x, y) = (p, q),
-            _ => return false,
+/// What differs between two things at one path.
+fn change(before: Option<Row>, after: Option<Row>, ignore: Aspects) -> Option<FileChange> {
+    let mut aspects = Aspects::default();
+    if let (Some(x), Some(y)) = (&before, &after) {
+        aspects = Aspects::between(&x.inode, &y.inode);
+        aspects.add_if(Aspect::Hardlink, x.first_name != y.first_name);
+        aspects = aspects.without(ignore);
+        if aspects.is_empty() {
+            return None;
         }
     }
+    let path = before.as_ref().or(after.as_ref())?.path.clone();
+    Some(FileChange {
+        path,
+        before: before.map(|row| row.inode),
+        after: after.map(|row| row.inode),
+        aspects,
+    })
 }
 
 /// A field that differs: where it is, and its value in either.

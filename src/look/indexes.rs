@@ -49,6 +49,9 @@ pub enum LookError {
         /// What is wrong.
         reason: String,
     },
+    /// An index could be read before, and can't be any more.
+    #[error("can't read the index of a layer")]
+    Index(#[from] io::Error),
     /// Someone asked to stop.
     #[error("canceled")]
     Canceled,
@@ -124,8 +127,7 @@ impl Indexer {
     /// # Errors
     /// As [`image`](Self::image).
     pub fn tree(&self, image: &Image) -> Result<Tree, LookError> {
-        let indexes = self.image(image)?;
-        Ok(Tree::build(indexes.iter().map(|index| &**index)))
+        Ok(Tree::build(self.image(image)?)?)
     }
 
     /// The index of one layer.
@@ -152,14 +154,16 @@ impl Indexer {
             inner: blobs.open(layer).map_err(read)?,
             cancel: self.cancel.clone(),
         };
-        let index = LayerIndex::make(blob, compression).map_err(|source| {
-            match self.cancel.is_cancelled() {
-                true => LookError::Canceled,
-                false => LookError::Layer {
-                    digest: layer.digest.clone(),
-                    source,
-                },
-            }
+        let made = match &self.store {
+            Some(store) => store.index_make(blob, compression),
+            None => LayerIndex::make(blob, compression),
+        };
+        let index = made.map_err(|source| match self.cancel.is_cancelled() {
+            true => LookError::Canceled,
+            false => LookError::Layer {
+                digest: layer.digest.clone(),
+                source,
+            },
         })?;
         if let Some(store) = &self.store {
             // It is made again where it can't be kept.

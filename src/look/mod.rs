@@ -1,20 +1,28 @@
 //! What is in an image, without unpacking it.
 //!
 //! [`indexes`] gets the index of each layer: from the store, or by reading the
-//! layer once. All else is pure: a [`Tree`] lays the indexes over each other
-//! and knows for each path which layer gave it what, changed or removed it;
-//! [`waste`], [`summary`], [`steps`] and [`diff`](mod@diff) say what follows.
-//! [`content`] reads a single file.
+//! layer once. A [`Tree`] lays the indexes over each other and knows for each
+//! path which layer gave it what, changed or removed it; [`waste`], [`summary`],
+//! [`steps`] and [`diff`](mod@diff) say what follows. [`content`] reads a single
+//! file.
 //!
 //! ```text
-//! image ──indexes──▶ [LayerIndex] ──Tree::build──▶ Tree ──▶ summary, waste, diff
+//! image ──indexes──▶ [LayerIndex] ──Tree::build──▶ Tree ──▶ summary, waste
+//!                          │                        └─rows──▶ Rows ──▶ diff
 //!                          └──────────content──────────────▶ bytes of one file
 //! ```
+//!
+//! An image may have a million files. In memory is what the tree has of each
+//! path, 40 bytes or so with its name; attributes and digests stay in the files
+//! of the indexes and are read when they are asked for, and two images are
+//! compared as [`rows`] that lie in files. So asking for them can fail.
 
 mod apply;
 pub mod content;
 pub mod diff;
 pub mod indexes;
+mod names;
+pub mod rows;
 pub mod steps;
 mod summary;
 mod tree;
@@ -22,6 +30,7 @@ pub mod waste;
 
 pub use diff::{Aspect, Aspects};
 pub use indexes::{Indexer, LookError};
+pub use rows::Rows;
 pub use summary::{LayerSummary, summary};
 pub use tree::{Change, ChangeKind, Inode, InodeId, NodeId, Origin, Tree};
 

@@ -1,6 +1,8 @@
 //! What each layer did, as numbers.
 
-use super::tree::{ChangeKind, Tree};
+use std::io;
+
+use super::tree::{ChangeKind, InodeSet, Tree};
 
 /// What one layer did. Directories count, but for those that it only gave
 /// another time.
@@ -23,20 +25,22 @@ pub struct LayerSummary {
 }
 
 /// What each layer did, the lowest first.
-pub fn summary(tree: &Tree) -> Vec<LayerSummary> {
+///
+/// # Errors
+/// As [`Tree::kind`].
+pub fn summary(tree: &Tree) -> io::Result<Vec<LayerSummary>> {
     (0..tree.layers())
         .map(|layer| {
             let mut sum = LayerSummary::default();
-            let mut counted = std::collections::HashSet::new();
+            let mut counted = InodeSet::default();
             for change in tree.changes(layer) {
-                let size = |id| tree.inode(id).size();
+                let size = |id| tree.size(id);
                 // A file with several names has its bytes once.
                 let new = change.after.filter(|id| {
-                    let inode = tree.inode(*id);
-                    inode.size() > 0 && inode.layer == layer && counted.insert(*id)
+                    tree.size(*id) > 0 && tree.layer(*id) == layer && counted.insert(*id)
                 });
                 let new = new.map_or(0, size);
-                match tree.kind(change).0 {
+                match tree.kind(&change)?.0 {
                     ChangeKind::Added => {
                         sum.added += 1;
                         sum.added_bytes = sum.added_bytes.saturating_add(new);
@@ -56,7 +60,7 @@ pub fn summary(tree: &Tree) -> Vec<LayerSummary> {
                     }
                 }
             }
-            sum
+            Ok(sum)
         })
         .collect()
 }

@@ -1,15 +1,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::waste::waste;
 use super::*;
 use crate::layer::compress::Compression;
-use crate::layer::index::LayerIndex;
+use crate::layer::index::{LayerIndex, Spool};
 use crate::layer::tar_write::TarWriter;
 use crate::layer::unpack::{Form, UnpackOptions, unpack};
-use crate::layer::{Change as Delta, Content, Entry, Kind, Meta};
+use crate::layer::{Change as Delta, Content, Entry, Kind, Meta, path_order};
 use crate::sys::fs::Root;
 
 fn put(path: &str, kind: Kind, content: &str) -> Delta {
@@ -70,16 +71,15 @@ fn index(tar: &[u8]) -> LayerIndex {
 }
 
 fn tree(layers: Vec<Vec<Delta>>) -> Tree {
-    let indexes: Vec<LayerIndex> = layers.into_iter().map(|l| index(&tar(l))).collect();
-    Tree::build(&indexes)
+    Tree::build(layers.into_iter().map(|l| Arc::new(index(&tar(l))))).unwrap()
 }
 
 /// What is there when `layer` was applied, as `path layer`.
 fn there(tree: &Tree, layer: usize) -> Vec<String> {
-    let nodes = diff::in_order(tree).filter(|n| *n != Tree::ROOT);
+    let nodes = tree.walk().filter(|(n, _)| *n != Tree::ROOT);
     nodes
-        .filter_map(|n| {
-            let inode = tree.inode(tree.at(n, layer)?);
+        .filter_map(|(n, _)| {
+            let inode = tree.inode(tree.at(n, layer)?).unwrap();
             Some(format!("{} {}", tree.path(n).display(), inode.layer))
         })
         .collect()
@@ -88,8 +88,10 @@ fn there(tree: &Tree, layer: usize) -> Vec<String> {
 fn changes(tree: &Tree, layer: usize) -> Vec<String> {
     let mut lines: Vec<String> = tree
         .changes(layer)
-        .iter()
-        .map(|c| format!("{:?} {}", tree.kind(c).0, tree.path(c.node).display()))
+        .map(|c| {
+            let kind = tree.kind(&c).unwrap().0;
+            format!("{kind:?} {}", tree.path(c.node).display())
+        })
         .collect();
     lines.sort();
     lines
@@ -141,7 +143,7 @@ fn layers_lie_over_each_other() {
         changes(&tree, 2),
         ["Added a/y", "Added b/own", "Removed b/z", "Same b"]
     );
-    let sums = summary(&tree);
+    let sums = summary(&tree).unwrap();
     assert_eq!((sums[1].added, sums[1].added_bytes), (2, 1));
     assert_eq!((sums[1].changed, sums[1].changed_bytes), (1, 5));
     assert_eq!((sums[1].removed, sums[1].removed_bytes), (1, 3));
@@ -190,7 +192,7 @@ fn links_lead_where_an_unpacker_goes() {
         vec![file("lib/new", "n"), gone("lib/a"), hard("c", "b")],
     ]);
     assert_eq!(t.problems(), []);
-    let find = |path: &str, follow| t.find(Path::new(path), follow).map(|n| t.path(n));
+    let find = |path: &str, follow| t.find(Path::new(path), follow).unwrap().map(|n| t.path(n));
     assert_eq!(find("lib/new", true), Some("usr/lib/new".into()));
     assert_eq!(find("up/lib/new", true), Some("usr/lib/new".into()));
     assert_eq!(find("lib", false), Some("lib".into()));
@@ -201,7 +203,7 @@ fn links_lead_where_an_unpacker_goes() {
     assert_eq!(find("abs", false), Some("abs".into()));
     assert_eq!(find("loop", true), None);
     assert_eq!(find("b/x", true), None);
-    let inode = |path: &str| t.now(t.find(Path::new(path), false).unwrap());
+    let inode = |path: &str| t.now(t.find(Path::new(path), false).unwrap().unwrap());
     assert_eq!(inode("b"), inode("c"));
     // Its content is there under another name.
     assert_eq!(waste(&t).bytes, 0);
@@ -217,7 +219,7 @@ fn links_lead_where_an_unpacker_goes() {
             "l/x: a link on the way to it leads to no directory"
         ]
     );
-    assert!(wrong.find(Path::new("good"), true).is_some());
+    assert!(wrong.find(Path::new("good"), true).unwrap().is_some());
 }
 
 #[test]
@@ -241,11 +243,13 @@ fn images_are_compared_by_path() {
         ],
         vec![file("other", "g"), file("kind", "k"), file("d/new", "n")],
     ]);
+    let rows = |tree: &Tree| Rows::of(tree, Spool::memory()).unwrap();
+    let (a, b) = (rows(&a), rows(&b));
     let named = |ignore: Aspects| -> Vec<String> {
         diff::files(&a, &b, ignore)
-            .iter()
             .map(|c| {
-                let what = match (c.before, c.after) {
+                let c = c.unwrap();
+                let what = match (&c.before, &c.after) {
                     (None, _) => "+".to_owned(),
                     (_, None) => "-".to_owned(),
                     _ => c
@@ -276,7 +280,7 @@ fn images_are_compared_by_path() {
         named(ignore.into_iter().collect()),
         ["d/content content", "d/new +", "gone -", "kind/below -"]
     );
-    assert_eq!(diff::files(&a, &a, Aspects::default()), []);
+    assert!(diff::files(&a, &a, Aspects::default()).next().is_none());
 }
 
 #[test]
@@ -356,8 +360,12 @@ proptest! {
             let root = Root::open(scratch.path()).unwrap();
             let mut options = UnpackOptions::new(Form::Flat);
             options.owners = false;
-            indexes.push(index(&bytes));
-            let tree = Tree::build(&indexes);
+            // In a file, as the store has them.
+            let tar = std::io::Cursor::new(bytes.clone());
+            let spool = Spool::file(tempfile::tempfile().unwrap());
+            let made = LayerIndex::make_in(spool, tar, Compression::Uncompressed);
+            indexes.push(Arc::new(made.unwrap()));
+            let tree = Tree::build(indexes.iter().cloned()).unwrap();
             if unpack(&bytes[..], &root, &options).is_err() {
                 prop_assert!(!tree.problems().is_empty(), "unpacking it fails");
                 return Ok(());
@@ -365,11 +373,20 @@ proptest! {
             prop_assert_eq!(tree.problems(), &[]);
             let mut found = BTreeMap::new();
             walk(scratch.path(), scratch.path(), &mut found);
-            let made: BTreeMap<PathBuf, String> = diff::in_order(&tree)
-                .filter(|n| *n != Tree::ROOT)
-                .filter_map(|n| Some((tree.path(n), shown(tree.inode(tree.now(n)?)))))
+            let made: BTreeMap<PathBuf, String> = tree.walk()
+                .filter(|(n, _)| *n != Tree::ROOT)
+                .filter_map(|(n, _)| {
+                    Some((tree.path(n), shown(&tree.inode(tree.now(n)?).unwrap())))
+                })
                 .collect();
-            prop_assert_eq!(made, found);
+            prop_assert_eq!(&made, &found);
+            // The rows are the same once more, in order.
+            let rows = Rows::of(&tree, Spool::memory()).unwrap();
+            let rows: Vec<rows::Row> = rows.iter().map(Result::unwrap).collect();
+            let in_order = |x: &rows::Row, y: &rows::Row| path_order(&x.path, &y.path).is_lt();
+            prop_assert!(rows.is_sorted_by(in_order));
+            let rows = rows.iter().skip(1).map(|r| (r.path.clone(), shown(&r.inode)));
+            prop_assert_eq!(rows.collect::<BTreeMap<_, _>>(), found);
         }
     }
 }

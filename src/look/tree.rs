@@ -1,13 +1,20 @@
 //! Paths of an image with what each layer made of them.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::diff::Aspects;
+use super::names::Names;
 use crate::digest::Sha256;
-use crate::layer::{Kind, Meta};
+use crate::layer::index::records::kind_letter;
+use crate::layer::index::{Indexed, LayerIndex, Lookup};
+use crate::layer::tar_read::Item;
+use crate::layer::{Entry, Kind, Meta};
 
 /// A path that some layer had something at. Parents have smaller numbers than
 /// what is below them; [`Tree::ROOT`] is the root.
@@ -52,13 +59,17 @@ pub struct Origin {
     pub sparse: bool,
 }
 
+fn size_of(kind: &Kind) -> u64 {
+    match kind {
+        Kind::File { size } => *size,
+        _ => 0,
+    }
+}
+
 impl Inode {
     /// Bytes of a file; 0 for all else.
     pub fn size(&self) -> u64 {
-        match self.kind {
-            Kind::File { size } => size,
-            _ => 0,
-        }
+        size_of(&self.kind)
     }
 
     /// Whether it is a directory.
@@ -67,18 +78,11 @@ impl Inode {
     }
 }
 
-#[derive(Debug, Clone)]
-pub(super) struct Node {
-    pub(super) parent: u32,
-    pub(super) name: Arc<[u8]>,
-    /// The newest.
-    pub(super) version: u32,
-}
-
-/// What a layer made of a path.
+/// What a layer made of a path, where that is more than to put an inode of its
+/// own at a path that was free.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Version {
-    /// The one before.
+    /// The one before; see [`Nodes::versions`].
     pub(super) before: u32,
     pub(super) layer: u32,
     /// [`NONE`] where it was removed.
@@ -110,13 +114,211 @@ pub enum ChangeKind {
     Same,
 }
 
-/// All paths of an image, and their history.
-#[derive(Debug, Clone, Default)]
-pub struct Tree {
-    pub(super) nodes: Vec<Node>,
-    pub(super) inodes: Vec<Inode>,
+/// Set in the number of an inode that no layer has an entry for.
+pub(super) const IMPLIED: u32 = 1 << 30;
+/// Set where a number is one of a [`Version`] and not of an inode.
+pub(super) const VERSION: u32 = 1 << 31;
+/// A size that is in [`Inodes::large`].
+const LARGE: u32 = u32::MAX;
+
+/// What the layers have: of each element as much as is asked for often, all
+/// else is looked up in the indexes.
+#[derive(Debug, Default)]
+pub(super) struct Inodes {
+    indexes: Vec<Arc<LayerIndex>>,
+    lookups: RefCell<Vec<Lookup>>,
+    /// The first number of each layer's: an element has the number of its
+    /// layer's first and its place in the layer.
+    firsts: Vec<u32>,
+    /// Letters for the kinds.
+    letters: Vec<u8>,
+    sizes: Vec<u32>,
+    large: HashMap<u32, u64>,
+    /// The layers of those that no layer has an entry for.
+    implied: Vec<u32>,
+}
+
+impl Inodes {
+    pub(super) fn begin_layer(&mut self, index: Arc<LayerIndex>) {
+        self.firsts.push(self.letters.len() as u32);
+        self.lookups.borrow_mut().push(Lookup::default());
+        self.indexes.push(index);
+    }
+
+    /// Adds the next element; its number.
+    pub(super) fn push(&mut self, item: &Item) -> u32 {
+        let id = self.letters.len() as u32;
+        let (letter, size) = match item {
+            Item::Put(entry) => (kind_letter(&entry.kind), size_of(&entry.kind)),
+            Item::Whiteout(_) | Item::Opaque(_) => (b'w', 0),
+        };
+        self.letters.push(letter);
+        let small = u32::try_from(size).unwrap_or(LARGE);
+        if small == LARGE {
+            self.large.insert(id, size);
+        }
+        self.sizes.push(small);
+        id
+    }
+
+    /// Adds a directory that the last layer only implies; its number.
+    pub(super) fn imply(&mut self) -> u32 {
+        self.implied.push(self.firsts.len() as u32 - 1);
+        (self.implied.len() as u32 - 1) | IMPLIED
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.letters.len().max(self.implied.len())
+    }
+
+    fn implied(&self, id: u32) -> Option<u32> {
+        match id & IMPLIED {
+            0 => None,
+            _ => self.implied.get((id & !IMPLIED) as usize).copied(),
+        }
+    }
+
+    pub(super) fn layer(&self, id: u32) -> u32 {
+        match self.implied(id) {
+            Some(layer) => layer,
+            None => self.firsts.partition_point(|first| *first <= id) as u32 - 1,
+        }
+    }
+
+    pub(super) fn letter(&self, id: u32) -> u8 {
+        match self.implied(id) {
+            Some(_) => b'd',
+            None => self.letters[id as usize],
+        }
+    }
+
+    fn size(&self, id: u32) -> u64 {
+        match self.implied(id) {
+            Some(_) => 0,
+            None => match self.sizes[id as usize] {
+                LARGE => self.large.get(&id).copied().unwrap_or(0),
+                small => small.into(),
+            },
+        }
+    }
+
+    pub(super) fn get(&self, id: u32) -> io::Result<Inode> {
+        let layer = self.layer(id) as usize;
+        if self.implied(id).is_some() {
+            return Ok(Inode {
+                kind: Kind::Dir,
+                meta: Meta {
+                    mode: 0o755,
+                    ..Meta::default()
+                },
+                digest: None,
+                layer,
+                origin: None,
+            });
+        }
+        let entry = u64::from(id - self.firsts[layer]);
+        let mut lookups = self.lookups.borrow_mut();
+        let found = lookups[layer].get(&self.indexes[layer], entry)?;
+        let Some(Indexed {
+            item: Item::Put(Entry { kind, meta, .. }),
+            digest,
+            header,
+            data,
+            sparse,
+        }) = found
+        else {
+            let message = "the index of a layer has other entries than before";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        };
+        Ok(Inode {
+            kind,
+            meta,
+            digest,
+            layer,
+            origin: Some(Origin {
+                entry,
+                header,
+                data,
+                sparse,
+            }),
+        })
+    }
+}
+
+/// A set of [`InodeId`]s that stand for files.
+#[derive(Debug, Default)]
+pub(super) struct InodeSet(Vec<u64>);
+
+impl InodeSet {
+    /// Adds one; whether it was not there.
+    pub(super) fn insert(&mut self, id: InodeId) -> bool {
+        let (at, bit) = (id.0 as usize / 64, 1 << (id.0 % 64));
+        if id.0 & IMPLIED != 0 {
+            return false;
+        }
+        if at >= self.0.len() {
+            self.0.resize(at + 1, 0);
+        }
+        let is_new = self.0[at] & bit == 0;
+        self.0[at] |= bit;
+        is_new
+    }
+
+    pub(super) fn has(&self, id: InodeId) -> bool {
+        let word = self.0.get(id.0 as usize / 64);
+        word.is_some_and(|word| word & (1 << (id.0 % 64)) != 0)
+    }
+}
+
+/// What the layers made of all paths.
+///
+/// A version is told by one number: none, that of an inode that its layer put
+/// there, where nothing was before, or that of a [`Version`].
+#[derive(Debug, Default)]
+pub(super) struct Nodes {
+    pub(super) names: Names,
+    /// The newest version of each node.
+    pub(super) newest: Vec<u32>,
     pub(super) versions: Vec<Version>,
-    pub(super) changes: Vec<Vec<Change>>,
+    pub(super) inodes: Inodes,
+}
+
+impl Nodes {
+    /// The version with this number.
+    pub(super) fn version(&self, number: u32) -> Option<Version> {
+        match number {
+            NONE => None,
+            _ if number & VERSION != 0 => self.versions.get((number & !VERSION) as usize).copied(),
+            inode => Some(Version {
+                before: NONE,
+                layer: self.inodes.layer(inode),
+                inode,
+            }),
+        }
+    }
+
+    /// What is at a node now.
+    pub(super) fn now(&self, node: u32) -> Option<u32> {
+        let newest = self.newest[node as usize];
+        if newest & VERSION == 0 {
+            return Some(newest);
+        }
+        let version = self.version(newest)?;
+        (version.inode != NONE).then_some(version.inode)
+    }
+}
+
+/// All paths of an image, and their history.
+///
+/// It has some tens of bytes for each path. Of what is there it knows kind and
+/// size, and looks all else up in the indexes, which is cheap in the order that
+/// they have it in.
+#[derive(Debug, Default)]
+pub struct Tree {
+    pub(super) nodes: Nodes,
+    /// For each layer the nodes that it touched, as runs: the first, and how
+    /// many.
+    pub(super) touched: Vec<Vec<(u32, u32)>>,
     pub(super) problems: Vec<(usize, String)>,
     /// Nodes by parent and name, and where each parent's begin.
     pub(super) sorted: Vec<NodeId>,
@@ -129,12 +331,12 @@ impl Tree {
 
     /// How many layers it was made of.
     pub fn layers(&self) -> usize {
-        self.changes.len()
+        self.touched.len()
     }
 
     /// All paths that ever were, parents first.
     pub fn nodes(&self) -> impl DoubleEndedIterator<Item = NodeId> + ExactSizeIterator + use<> {
-        (0..self.nodes.len() as u32).map(NodeId)
+        (0..self.nodes.names.len() as u32).map(NodeId)
     }
 
     /// What is below the directory `node` or ever was, by name. Ask
@@ -145,14 +347,35 @@ impl Tree {
         self.sorted.get(range).unwrap_or_default()
     }
 
+    /// All paths that ever were, in order: each before what is below it, by
+    /// name. The root, which comes first, has depth 0.
+    pub fn walk(&self) -> impl Iterator<Item = (NodeId, usize)> {
+        let mut root = Some(Self::ROOT);
+        let mut above: Vec<std::slice::Iter<'_, NodeId>> = Vec::new();
+        std::iter::from_fn(move || {
+            let node = match root.take() {
+                Some(root) => root,
+                None => loop {
+                    match above.last_mut()?.next() {
+                        Some(node) => break *node,
+                        None => above.pop(),
+                    };
+                },
+            };
+            let depth = above.len();
+            above.push(self.children(node).iter());
+            Some((node, depth))
+        })
+    }
+
     /// The directory that `node` is in; `None` for the root.
     pub fn parent(&self, node: NodeId) -> Option<NodeId> {
-        (node != Self::ROOT).then(|| NodeId(self.node(node).parent))
+        (node != Self::ROOT).then(|| NodeId(self.nodes.names.parent(node.0)))
     }
 
     /// The last component of the path; empty for the root.
     pub fn name(&self, node: NodeId) -> &[u8] {
-        &self.node(node).name
+        self.nodes.names.name(node.0)
     }
 
     /// The path, relative; empty for the root.
@@ -169,8 +392,7 @@ impl Tree {
 
     /// What is at `node` in the finished image.
     pub fn now(&self, node: NodeId) -> Option<InodeId> {
-        let version = self.versions.get(self.node(node).version as usize)?;
-        live(version.inode)
+        self.nodes.now(node.0).map(InodeId)
     }
 
     /// What is at `node` when `layer` (counted from 0) and those below it were
@@ -183,41 +405,82 @@ impl Tree {
     /// What the layers made of `node`, the newest first: the layer, and what
     /// was there then; `None` where the layer removed it.
     pub fn versions(&self, node: NodeId) -> impl Iterator<Item = (usize, Option<InodeId>)> {
-        let mut next = self.node(node).version;
+        let mut next = self.nodes.newest[node.index()];
         std::iter::from_fn(move || {
-            let version = self.versions.get(next as usize)?;
+            let version = self.nodes.version(next)?;
             next = version.before;
             Some((version.layer as usize, live(version.inode)))
         })
     }
 
     /// What is known of an inode.
-    pub fn inode(&self, id: InodeId) -> &Inode {
-        &self.inodes[id.0 as usize]
+    ///
+    /// # Errors
+    /// When the index of its layer can't be read any more.
+    pub fn inode(&self, id: InodeId) -> io::Result<Inode> {
+        self.nodes.inodes.get(id.0)
+    }
+
+    /// Bytes of a file; 0 for all else.
+    pub fn size(&self, id: InodeId) -> u64 {
+        self.nodes.inodes.size(id.0)
+    }
+
+    /// The layer that gave an inode, counted from 0.
+    pub fn layer(&self, id: InodeId) -> usize {
+        self.nodes.inodes.layer(id.0) as usize
+    }
+
+    /// The letter that stands for a kind of inode: `f` for files, `d` for
+    /// directories, `l` and `h` for links, `c` and `b` for devices, `p` for
+    /// pipes.
+    pub fn letter(&self, id: InodeId) -> u8 {
+        self.nodes.inodes.letter(id.0)
+    }
+
+    /// Whether it is a directory.
+    pub fn is_dir(&self, id: InodeId) -> bool {
+        self.letter(id) == b'd'
     }
 
     /// What `layer` did, in the order in which its entries first touched the
     /// paths; what it put below a directory that it replaced among it.
-    pub fn changes(&self, layer: usize) -> &[Change] {
-        self.changes.get(layer).map_or(&[], Vec::as_slice)
+    pub fn changes(&self, layer: usize) -> impl Iterator<Item = Change> {
+        let runs = self.touched.get(layer).map_or(&[][..], Vec::as_slice);
+        let nodes = runs.iter().flat_map(|(first, count)| *first..first + count);
+        nodes.filter_map(move |node| {
+            let node = NodeId(node);
+            let mut versions = self.versions(node).skip_while(|(by, _)| *by > layer);
+            let (_, after) = versions.next()?;
+            let before = versions.next().and_then(|(_, inode)| inode);
+            let change = Change {
+                node,
+                before,
+                after,
+            };
+            (before.is_some() || after.is_some()).then_some(change)
+        })
     }
 
     /// Which kind of change it is, and in what the two differ.
-    pub fn kind(&self, change: &Change) -> (ChangeKind, Aspects) {
-        match (change.before, change.after) {
+    ///
+    /// # Errors
+    /// As [`inode`](Self::inode).
+    pub fn kind(&self, change: &Change) -> io::Result<(ChangeKind, Aspects)> {
+        Ok(match (change.before, change.after) {
             (None, None) => (ChangeKind::Same, Aspects::default()),
             (None, Some(_)) => (ChangeKind::Added, Aspects::default()),
             (Some(_), None) => (ChangeKind::Removed, Aspects::default()),
             (Some(before), Some(after)) => {
-                let (before, after) = (self.inode(before), self.inode(after));
-                let aspects = Aspects::between(before, after);
+                let (before, after) = (self.inode(before)?, self.inode(after)?);
+                let aspects = Aspects::between(&before, &after);
                 let same = after.is_dir() && aspects.is_only_mtime();
                 match same || aspects.is_empty() {
                     true => (ChangeKind::Same, aspects),
                     false => (ChangeKind::Changed, aspects),
                 }
             }
-        }
+        })
     }
 
     /// What made no sense in layers, as an unpacker would refuse it: the
@@ -228,7 +491,10 @@ impl Tree {
 
     /// The node at `path` in the finished image, links on the way followed,
     /// and the last one too if `follow` says so.
-    pub fn find(&self, path: &Path, follow: bool) -> Option<NodeId> {
+    ///
+    /// # Errors
+    /// As [`inode`](Self::inode).
+    pub fn find(&self, path: &Path, follow: bool) -> io::Result<Option<NodeId>> {
         let mut stack = vec![Self::ROOT];
         let mut todo = components(path);
         let mut links = 0;
@@ -239,24 +505,31 @@ impl Tree {
                 }
                 continue;
             }
-            let here = *stack.last()?;
-            let node = self.child(here, name.as_bytes())?;
-            match &self.inode(self.now(node)?).kind {
-                Kind::Symlink { target } if follow || !todo.is_empty() => {
+            let Some(here) = stack.last().copied() else {
+                break;
+            };
+            let node = self.child(here, name.as_bytes());
+            let Some((node, inode)) = node.and_then(|n| Some((n, self.now(n)?))) else {
+                return Ok(None);
+            };
+            match self.letter(inode) {
+                b'l' if follow || !todo.is_empty() => {
                     links += 1;
                     if links > MAX_LINKS {
-                        return None;
+                        return Ok(None);
                     }
-                    if target.has_root() {
-                        stack.truncate(1);
+                    if let Kind::Symlink { target } = self.inode(inode)?.kind {
+                        if target.has_root() {
+                            stack.truncate(1);
+                        }
+                        todo.extend(components(&target));
                     }
-                    todo.extend(components(target));
                 }
-                kind if *kind != Kind::Dir && !todo.is_empty() => return None,
+                letter if letter != b'd' && !todo.is_empty() => return Ok(None),
                 _ => stack.push(node),
             }
         }
-        stack.pop()
+        Ok(stack.pop())
     }
 
     /// What is or was at `name` in a directory.
@@ -271,10 +544,10 @@ impl Tree {
     /// Bytes of the files at and below each node when `layer` was applied, by
     /// [`NodeId::index`]. A file with several names counts at each of them.
     pub fn sizes(&self, layer: usize) -> Vec<u64> {
-        let mut sizes = vec![0_u64; self.nodes.len()];
+        let mut sizes = vec![0_u64; self.nodes.names.len()];
         for node in self.nodes().rev() {
             if let Some(inode) = self.at(node, layer) {
-                let own = sizes[node.index()].saturating_add(self.inode(inode).size());
+                let own = sizes[node.index()].saturating_add(self.size(inode));
                 sizes[node.index()] = own;
                 if let Some(parent) = self.parent(node) {
                     let sum = &mut sizes[parent.index()];
@@ -283,10 +556,6 @@ impl Tree {
             }
         }
         sizes
-    }
-
-    pub(super) fn node(&self, node: NodeId) -> &Node {
-        &self.nodes[node.0 as usize]
     }
 }
 

@@ -6,9 +6,7 @@
 //! nothing is wasted. The wasted bytes are those of files that the finished
 //! image does not show; dive counts the last one too.
 
-use std::collections::HashSet;
-
-use super::tree::{NodeId, Tree};
+use super::tree::{InodeSet, NodeId, Tree};
 
 /// A path at which bytes are wasted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,9 +53,12 @@ pub fn waste(tree: &Tree) -> Waste {
     let (mut smallest_sum, mut written_sum) = (0_u64, 0_u64);
     // A file with several names has its bytes once, and they are wasted when
     // none of them is left.
-    let seen: HashSet<_> = tree.nodes().filter_map(|n| tree.now(n)).collect();
-    let mut counted = HashSet::new();
-    for node in super::diff::in_order(tree) {
+    let mut seen = InodeSet::default();
+    for inode in tree.nodes().filter_map(|n| tree.now(n)) {
+        seen.insert(inode);
+    }
+    let mut counted = InodeSet::default();
+    for (node, _) in tree.walk() {
         let (mut smallest, mut written) = (u64::MAX, 0_u64);
         let mut wasted = Wasted {
             node,
@@ -66,13 +67,13 @@ pub fn waste(tree: &Tree) -> Waste {
             removed: tree.now(node).is_none(),
         };
         for (layer, found) in tree.versions(node) {
-            let Some((id, inode)) = found.map(|id| (id, tree.inode(id))) else {
+            let Some(id) = found else {
                 smallest = 0;
                 continue;
             };
-            let size = inode.size();
+            let size = tree.size(id);
             smallest = smallest.min(size);
-            if size == 0 || inode.layer != layer || !counted.insert(id) {
+            if size == 0 || tree.layer(id) != layer || !counted.insert(id) {
                 continue;
             }
             written = written.saturating_add(size);
@@ -80,7 +81,7 @@ pub fn waste(tree: &Tree) -> Waste {
             if layer > 0 {
                 waste.user_written = waste.user_written.saturating_add(size);
             }
-            if !seen.contains(&id) {
+            if !seen.has(id) {
                 wasted.files += 1;
                 wasted.bytes = wasted.bytes.saturating_add(size);
             }

@@ -5,30 +5,58 @@
 //! leads to. Layers that were looked at elsewhere, in a registry say, have one
 //! here too, until room is made.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
 use std::path::PathBuf;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
-use super::blobs::create_file;
-use super::cache::{record_payload, touch, trim};
-use super::{Store, StoreError, read_small};
-use crate::digest::Digest;
-use crate::layer::index::{LayerIndex, MAX_INDEX_BYTES};
+use super::blobs::{create_file, open_regular};
+use super::cache::{touch, trim};
+use super::{Store, StoreError};
+use crate::digest::{Digest, HashingWriter};
+use crate::layer::compress::Compression;
+use crate::layer::index::{LayerIndex, MAX_INDEX_BYTES, Spool, Stored};
+use crate::layer::tar_read::TarError;
 
 /// Bytes that all of them may take, but for the newest.
 const MAX_BYTES: u64 = 4 << 30;
 
 impl Store {
-    /// The index of the layer `blob`, if it is here and whole.
+    /// The index of the layer `blob`, if it is here and whole. Its records stay
+    /// in the file, which may be removed meanwhile.
     pub fn index_get(&self, blob: &Digest) -> Option<LayerIndex> {
         let path = self.index_path(blob);
-        // Beside the records there are the places where reading can begin.
-        let bytes = read_small(&path, 2 * MAX_INDEX_BYTES as u64).ok()?;
-        let index = LayerIndex::parse(record_payload(&bytes)?)?;
+        let file = open_regular(&path).ok()?;
+        let index = read(file).ok()?;
         touch(&path);
         Some(index)
+    }
+
+    /// Makes the index of a layer; its records lie in a file of this store.
+    ///
+    /// # Errors
+    /// As [`LayerIndex::make_in`].
+    pub fn index_make(
+        &self,
+        blob: impl Read + Send + 'static,
+        compression: Compression,
+    ) -> Result<LayerIndex, TarError> {
+        LayerIndex::make_in(self.spool(), blob, compression)
+    }
+
+    /// A place for bytes that are wanted for a while: a file without a name.
+    /// In a store that can't be written it is memory, as there are still layers
+    /// to look at.
+    pub fn spool(&self) -> Spool {
+        let file = self.session().ok().and_then(|session| {
+            let path = session.path("s");
+            let file = create_file(&path).ok()?;
+            std::fs::remove_file(&path).ok()?;
+            Some(file)
+        });
+        file.map_or_else(Spool::memory, Spool::file)
     }
 
     /// Keeps the index of the layer `blob`.
@@ -44,12 +72,18 @@ impl Store {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(e) => return Err(e.into()),
             }
-            let bytes = index.to_bytes();
             let mut file = create_file(&temporary)?;
-            writeln!(file, "{}", Digest::of(&bytes))?;
-            file.write_all(&bytes)?;
+            // All digests of this kind are of one length.
+            writeln!(file, "{}", Digest::of(b""))?;
+            let mut out = HashingWriter::new(BufWriter::new(&file));
+            index.write(&mut out)?;
+            let (mut out, digest, _) = out.finish();
+            out.flush()?;
+            drop(out);
+            file.rewind()?;
+            writeln!(file, "{digest}")?;
             rustix::fs::rename(&temporary, &path)?;
-            Ok::<_, std::io::Error>(())
+            Ok::<_, io::Error>(())
         })();
         written.map_err(|e| {
             let _ = std::fs::remove_file(&temporary);
@@ -64,6 +98,26 @@ impl Store {
         let name = format!("{}-{}", blob.algorithm(), blob.encoded());
         self.path("indexes").join(name)
     }
+}
+
+/// Reads what is behind the line with its digest, if they match.
+fn read(file: File) -> io::Result<LayerIndex> {
+    let invalid = |what| io::Error::new(io::ErrorKind::InvalidData, what);
+    let len = file.metadata()?.len();
+    // Beside the records there are the places where reading can begin.
+    if len > 2 * MAX_INDEX_BYTES as u64 {
+        return Err(invalid("it is too long"));
+    }
+    let mut reader = BufReader::with_capacity(128 << 10, &file);
+    let mut head = String::new();
+    reader.by_ref().take(200).read_line(&mut head)?;
+    let mut hashing = HashingWriter::new(io::sink());
+    io::copy(&mut reader, &mut hashing)?;
+    let (_, digest, payload) = hashing.finish();
+    if head.strip_suffix('\n') != Some(digest.as_str()) {
+        return Err(invalid("it is damaged"));
+    }
+    LayerIndex::open(Stored::file(file, head.len() as u64, payload))
 }
 
 /// The blob whose index has this file name.

@@ -12,6 +12,7 @@ pub(crate) mod excerpt;
 pub(crate) mod explore;
 pub(crate) mod format;
 mod json;
+pub(crate) mod lazy;
 pub(crate) mod output;
 mod plain;
 pub(crate) mod prompt;

@@ -39,14 +39,65 @@ pub(crate) fn result_bytes(bytes: &[u8]) -> anyhow::Result<()> {
         })
 }
 
-/// Writes `value` to standard output as indented JSON with a line end.
+/// Writes `value` to standard output as indented JSON with a line end, as it is
+/// made.
 ///
 /// # Errors
-/// As [`result`].
+/// As [`stream`].
 pub(crate) fn json<T: serde::Serialize + ?Sized>(value: &T) -> anyhow::Result<()> {
-    let mut text = serde_json::to_string_pretty(value)?;
-    text.push('\n');
-    result(&text)
+    stream(|out| {
+        serde_json::to_writer_pretty(&mut *out, value)?;
+        Ok(out.write_all(b"\n")?)
+    })
+}
+
+/// Bytes of a result that are written at a time.
+const PIECE: usize = 64 << 10;
+
+/// Writes a result of any size to standard output while `make` makes it.
+///
+/// # Errors
+/// What `make` says, else as [`result`].
+pub(crate) fn stream(
+    make: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut pieces = Pieces {
+        held: Vec::with_capacity(PIECE),
+        failed: None,
+    };
+    let made = make(&mut pieces).and_then(|()| Ok(pieces.flush()?));
+    match pieces.failed {
+        // What `make` says then is only that it could not write.
+        Some(error) => Err(error),
+        None => made,
+    }
+}
+
+/// Standard output, written in large pieces.
+struct Pieces {
+    held: Vec<u8>,
+    failed: Option<anyhow::Error>,
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.held.len() + bytes.len() > PIECE {
+            self.flush()?;
+        }
+        self.held.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.failed.is_none() {
+            self.failed = result_bytes(&self.held).err();
+        }
+        self.held.clear();
+        match self.failed {
+            Some(_) => Err(io::Error::other("can't write to standard output")),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Copies a result of any size to standard output.

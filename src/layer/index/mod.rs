@@ -3,22 +3,26 @@
 //!
 //! It is made in one pass over the blob and answers what is in a layer without
 //! reading it again; a file is then read from the place before it. An index
-//! is a blob's, so it is right for as long as the blob's digest is. In memory
-//! it is the bytes that are kept, some tens for each entry; the
-//! [`entries`](LayerIndex::entries) are made of them one by one.
+//! is a blob's, so it is right for as long as the blob's digest is. Its records,
+//! some tens of bytes for each entry, stay in the file that they are kept in:
+//! in memory is only where reading them can begin, and the
+//! [`entries`](LayerIndex::entries) are read from there one by one.
 //!
 //! [`Listing`](super::listing::Listing) is its small relative, for a build: a
 //! map without contents.
 
-use std::collections::BTreeMap;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+pub(crate) mod records;
+
+use std::io::{self, Read, Write};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::code::{self, Input, to_path};
+use self::records::{Cursor, Mark, Writer};
+pub use self::records::{Spool, Stored};
+use super::code::{self, Input};
 use super::compress::{Compression, Restart, decompress_noting, read_ahead};
 use super::tar_read::{Body, Item, Names, TarError, TarReader};
-use super::{Entry, Kind, Meta, Mtime};
+use super::{Entry, Kind};
 use crate::digest::{DiffId, Digest, Hasher, Sha256};
 
 /// Begins what [`LayerIndex::to_bytes`] writes; changes with its form.
@@ -33,9 +37,11 @@ pub const MAX_INDEX_BYTES: usize = 1 << 30;
 pub(crate) const MAX_HOLES: u64 = 1 << 30;
 /// Bytes of contents that are read at a time.
 const BUFFER: usize = 128 << 10;
+/// Bytes of an index that are read at first to find its beginning.
+const HEAD: usize = 64 << 10;
 
 /// The entries of a layer, and how to read it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct LayerIndex {
     /// Digest of the tar.
     pub diff_id: DiffId,
@@ -47,7 +53,8 @@ pub struct LayerIndex {
     /// ascending order. None are needed where it is not compressed.
     pub restarts: Vec<Restart>,
     count: u64,
-    records: Vec<u8>,
+    marks: Vec<Mark>,
+    records: Stored,
 }
 
 /// An element of a layer, and where it is.
@@ -66,12 +73,24 @@ pub struct Indexed {
 }
 
 impl LayerIndex {
-    /// Reads `blob` to its end.
+    /// Reads `blob` to its end; the records are kept in memory.
+    ///
+    /// # Errors
+    /// As [`make_in`](Self::make_in).
+    pub fn make(
+        blob: impl Read + Send + 'static,
+        compression: Compression,
+    ) -> Result<Self, TarError> {
+        Self::make_in(Spool::memory(), blob, compression)
+    }
+
+    /// Reads `blob` to its end; the records are kept in `spool`.
     ///
     /// # Errors
     /// When it can't be read, is no layer, or has more entries or bytes than
-    /// would be unpacked.
-    pub fn make(
+    /// would be unpacked; when `spool` can't be written.
+    pub fn make_in(
+        mut spool: Spool,
         blob: impl Read + Send + 'static,
         compression: Compression,
     ) -> Result<Self, TarError> {
@@ -104,7 +123,11 @@ impl LayerIndex {
                 indexed.digest = Some(digest);
                 indexed.sparse = sparse;
             }
-            writer.put(&indexed).map_err(io::Error::other)?;
+            writer.put(&mut spool, &indexed)?;
+            if writer.count > MAX_ENTRIES || spool.len() > MAX_INDEX_BYTES as u64 {
+                let reason = "the layer has more entries than would be unpacked";
+                return Err(io::Error::other(reason).into());
+            }
         }
         let tar_bytes = reader.finish(MAX_TAR_BYTES)?;
         let hasher = hasher.lock().unwrap_or_else(PoisonError::into_inner);
@@ -114,7 +137,8 @@ impl LayerIndex {
             compression,
             restarts: restarts.take(),
             count: writer.count,
-            records: writer.records,
+            marks: writer.marks,
+            records: spool.finish()?,
         })
     }
 
@@ -131,8 +155,9 @@ impl LayerIndex {
     /// The elements in the order of the tar.
     pub fn entries(&self) -> Entries<'_> {
         Entries {
-            input: Input(&self.records),
-            state: State::default(),
+            index: self,
+            cursor: Cursor::default(),
+            failed: false,
         }
     }
 
@@ -152,8 +177,17 @@ impl LayerIndex {
         }
     }
 
-    /// All of it, for [`parse`](Self::parse).
-    pub fn to_bytes(&self) -> Vec<u8> {
+    /// Writes all of it, for [`open`](Self::open).
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        out.write_all(&self.head())?;
+        self.records.pieces(|piece| out.write_all(piece))
+    }
+
+    /// What is before the records.
+    fn head(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.push(match self.compression {
             Compression::Uncompressed => 0,
@@ -170,13 +204,39 @@ impl LayerIndex {
             last = *at;
         }
         code::number(&mut out, self.count);
-        out.extend_from_slice(&self.records);
         out
     }
 
-    /// Reads what [`to_bytes`](Self::to_bytes) wrote; `None` for anything else.
-    pub fn parse(bytes: &[u8]) -> Option<Self> {
-        let mut input = Input(bytes.strip_prefix(MAGIC)?);
+    /// Reads what [`write`](Self::write) wrote.
+    ///
+    /// # Errors
+    /// For anything else, and when it can't be read.
+    pub fn open(stored: Stored) -> io::Result<Self> {
+        let mut bytes = Vec::new();
+        loop {
+            let more = bytes.len().max(HEAD);
+            let before = bytes.len();
+            stored.read(before as u64, more, &mut bytes)?;
+            let mut input = Input(&bytes);
+            if let Some(mut index) = Self::parse_head(&mut input) {
+                let begins = bytes.len() - input.0.len();
+                index.records = stored.after(begins as u64);
+                index.marks = records::survey(&index.records, index.count)?;
+                return Ok(index);
+            }
+            if bytes.len() == before {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "it is no index of a layer",
+                ));
+            }
+        }
+    }
+
+    fn parse_head(input: &mut Input<'_>) -> Option<Self> {
+        if input.take(MAGIC.len())? != MAGIC {
+            return None;
+        }
         let compression = match input.byte()? {
             0 => Compression::Uncompressed,
             1 => Compression::Gzip,
@@ -193,22 +253,33 @@ impl LayerIndex {
             last.plain = last.plain.checked_add(input.number()?)?;
             restarts.push(last);
         }
-        let index = Self {
+        Some(Self {
             diff_id,
             tar_bytes,
             compression,
             restarts,
             count: input.number()?,
-            records: input.0.to_vec(),
-        };
-        let mut input = Input(&index.records);
-        let mut state = State::default();
-        for _ in 0..index.count {
-            state.record(&mut input)?;
-        }
-        input.0.is_empty().then_some(index)
+            marks: Vec::new(),
+            records: Stored::memory(Vec::new()),
+        })
     }
 }
+
+impl PartialEq for LayerIndex {
+    /// Whether both say the same, wherever they are kept.
+    fn eq(&self, other: &Self) -> bool {
+        let all = |index: &Self| {
+            let mut bytes = Vec::new();
+            index.write(&mut bytes).ok().map(|()| bytes)
+        };
+        match (all(self), all(other)) {
+            (Some(one), Some(two)) => one == two,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for LayerIndex {}
 
 /// The digest of what `body` has, and whether it has holes.
 fn content<R: Read>(
@@ -260,199 +331,42 @@ impl<R: Read> Read for Hashing<R> {
     }
 }
 
-/// What a record leaves out because it is as in the one before, or follows
-/// from it.
-#[derive(Debug, Clone, Default)]
-struct State {
-    path: Vec<u8>,
-    /// Where the last entry's content ended, if it has no holes.
-    end: u64,
-    secs: i64,
-}
-
-/// Bits of a record's first byte beside the kind.
-const XATTRS: u8 = 0x80;
-const SPARSE: u8 = 0x40;
-const NANOS: u8 = 0x20;
-
-#[derive(Debug, Default)]
-struct Writer {
-    records: Vec<u8>,
-    count: u64,
-    state: State,
-}
-
-impl Writer {
-    fn put(&mut self, indexed: &Indexed) -> Result<(), &'static str> {
-        let out = &mut self.records;
-        let (kind, path) = match &indexed.item {
-            Item::Whiteout(path) => (b'w' - b'a', path),
-            Item::Opaque(path) => (b'o' - b'a', path),
-            Item::Put(entry) => (kind_code(&entry.kind), &entry.path),
-        };
-        let mut flags = 0;
-        if let Item::Put(Entry { meta, .. }) = &indexed.item {
-            flags |= if meta.xattrs.is_empty() { 0 } else { XATTRS };
-            flags |= if meta.mtime.nanos == 0 { 0 } else { NANOS };
-        }
-        flags |= if indexed.sparse { SPARSE } else { 0 };
-        out.push(kind | flags);
-        code::path(out, &mut self.state.path, path);
-        code::number(out, indexed.header.saturating_sub(self.state.end));
-        code::number(out, indexed.data.saturating_sub(indexed.header));
-        self.state.end = indexed.data;
-        if let Item::Put(entry) = &indexed.item {
-            let meta = &entry.meta;
-            for n in [meta.mode, meta.uid, meta.gid] {
-                code::number(out, n.into());
-            }
-            code::signed(out, meta.mtime.secs.wrapping_sub(self.state.secs));
-            self.state.secs = meta.mtime.secs;
-            if meta.mtime.nanos != 0 {
-                code::number(out, meta.mtime.nanos.into());
-            }
-            match &entry.kind {
-                Kind::File { size } => {
-                    code::number(out, *size);
-                    if *size > 0 {
-                        let digest = indexed.digest.ok_or("a file has no digest")?;
-                        out.extend_from_slice(&digest.0);
-                    }
-                    self.state.end = content_end(indexed.data, *size, indexed.sparse);
-                }
-                Kind::Symlink { target } | Kind::Hardlink { target } => {
-                    code::field(out, target.as_os_str().as_encoded_bytes());
-                }
-                Kind::Char { major, minor } | Kind::Block { major, minor } => {
-                    code::number(out, u64::from(*major));
-                    code::number(out, u64::from(*minor));
-                }
-                Kind::Dir | Kind::Fifo => {}
-            }
-            if !meta.xattrs.is_empty() {
-                code::number(out, meta.xattrs.len() as u64);
-                for (name, value) in &meta.xattrs {
-                    code::field(out, name);
-                    code::field(out, value);
-                }
-            }
-        }
-        self.count += 1;
-        if self.count > MAX_ENTRIES || out.len() > MAX_INDEX_BYTES {
-            return Err("the layer has more entries than would be unpacked");
-        }
-        Ok(())
-    }
-}
-
-/// Where the next header is looked for.
-fn content_end(data: u64, size: u64, sparse: bool) -> u64 {
-    match sparse {
-        true => data,
-        false => size
-            .checked_next_multiple_of(512)
-            .map_or(data, |padded| data.saturating_add(padded)),
-    }
-}
-
-fn kind_code(kind: &Kind) -> u8 {
-    let letter = match kind {
-        Kind::File { .. } => b'f',
-        Kind::Dir => b'd',
-        Kind::Symlink { .. } => b'l',
-        Kind::Hardlink { .. } => b'h',
-        Kind::Char { .. } => b'c',
-        Kind::Block { .. } => b'b',
-        Kind::Fifo => b'p',
-    };
-    letter - b'a'
-}
-
-impl State {
-    /// Reads the next record; `None` when it makes no sense.
-    fn record(&mut self, input: &mut Input<'_>) -> Option<Indexed> {
-        let tag = input.byte()?;
-        let letter = b'a' + (tag & 0x1f);
-        input.path(&mut self.path)?;
-        let header = self.end.checked_add(input.number()?)?;
-        let data = header.checked_add(input.number()?)?;
-        self.end = data;
-        let sparse = tag & SPARSE != 0;
-        let path = to_path(self.path.clone());
-        let mut indexed = Indexed {
-            item: Item::Whiteout(PathBuf::new()),
-            digest: None,
-            header,
-            data,
-            sparse,
-        };
-        indexed.item = match letter {
-            b'w' => Item::Whiteout(path),
-            b'o' => Item::Opaque(path),
-            _ => {
-                let mut meta = Meta {
-                    mode: input.small()?,
-                    uid: input.small()?,
-                    gid: input.small()?,
-                    mtime: Mtime::default(),
-                    xattrs: BTreeMap::new(),
-                };
-                self.secs = self.secs.wrapping_add(input.signed()?);
-                meta.mtime.secs = self.secs;
-                if tag & NANOS != 0 {
-                    meta.mtime.nanos = input.small()?;
-                }
-                let kind = match letter {
-                    b'f' => {
-                        let size = input.number()?;
-                        if size > 0 {
-                            indexed.digest = Some(Sha256(input.take(32)?.try_into().ok()?));
-                        }
-                        self.end = content_end(data, size, sparse);
-                        Kind::File { size }
-                    }
-                    b'd' => Kind::Dir,
-                    b'l' => Kind::Symlink {
-                        target: input.path_field()?,
-                    },
-                    b'h' => Kind::Hardlink {
-                        target: input.path_field()?,
-                    },
-                    b'c' | b'b' => {
-                        let (major, minor) = (input.small()?, input.small()?);
-                        match letter {
-                            b'c' => Kind::Char { major, minor },
-                            _ => Kind::Block { major, minor },
-                        }
-                    }
-                    b'p' => Kind::Fifo,
-                    _ => return None,
-                };
-                if tag & XATTRS != 0 {
-                    for _ in 0..input.number()? {
-                        let (name, value) = (input.field()?, input.field()?);
-                        meta.xattrs.insert(name.to_vec(), value.to_vec());
-                    }
-                }
-                Item::Put(Entry { path, kind, meta })
-            }
-        };
-        Some(indexed)
-    }
-}
-
-/// The elements of an index in the order of the tar.
-#[derive(Debug, Clone)]
+/// The elements of an index in the order of the tar. An error ends them.
+#[derive(Debug)]
 pub struct Entries<'a> {
-    input: Input<'a>,
-    state: State,
+    index: &'a LayerIndex,
+    cursor: Cursor,
+    failed: bool,
 }
 
 impl Iterator for Entries<'_> {
-    type Item = Indexed;
+    type Item = io::Result<Indexed>;
 
-    fn next(&mut self) -> Option<Indexed> {
-        self.state.record(&mut self.input)
+    fn next(&mut self) -> Option<io::Result<Indexed>> {
+        if self.failed {
+            return None;
+        }
+        let next = self.cursor.element(&self.index.records).transpose();
+        self.failed = matches!(next, Some(Err(_)));
+        next
+    }
+}
+
+/// Reads elements of one index from any place; cheap where they follow each
+/// other.
+#[derive(Debug, Clone, Default)]
+pub struct Lookup {
+    cursor: Cursor,
+}
+
+impl Lookup {
+    /// The element `number`, counted from 0, without its path; `None` where
+    /// `index`, which is always the same, has no such.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn get(&mut self, index: &LayerIndex, number: u64) -> io::Result<Option<Indexed>> {
+        self.cursor.nth(&index.records, &index.marks, number)
     }
 }
 

@@ -19,8 +19,8 @@ type Fields = Vec<(&'static str, String)>;
 const MOST_NAMES: usize = 4;
 
 /// What is at `node`, or was until the chosen layer removed it.
-pub(super) fn inode<'a>(contents: &'a Contents, view: &View, node: NodeId) -> Option<&'a Inode> {
-    Some(contents.tree.inode(inode_id(contents, view, node)?))
+pub(super) fn inode(contents: &Contents, view: &View, node: NodeId) -> Option<Inode> {
+    contents.tree.inode(inode_id(contents, view, node)?).ok()
 }
 
 fn inode_id(contents: &Contents, view: &View, node: NodeId) -> Option<InodeId> {
@@ -43,7 +43,13 @@ pub(super) fn entry(contents: &Contents, view: &View, node: NodeId) -> Fields {
     let Some(id) = inode_id(contents, view, node) else {
         return fields;
     };
-    let inode = tree.inode(id);
+    let inode = match tree.inode(id) {
+        Ok(inode) => inode,
+        Err(error) => {
+            fields.push(("problem", error.to_string()));
+            return fields;
+        }
+    };
     let kind = match &inode.kind {
         Kind::File { .. } => "file".to_owned(),
         Kind::Dir => "directory".to_owned(),
@@ -57,15 +63,15 @@ pub(super) fn entry(contents: &Contents, view: &View, node: NodeId) -> Fields {
         true => view.size(node),
         false => inode.size(),
     };
-    let mode = mode(inode);
+    let mode = mode(&inode);
     fields.extend([
         ("kind", kind),
         ("mode", format!("{:04o} {mode}", inode.meta.mode)),
-        ("owner", owner(inode)),
+        ("owner", owner(&inode)),
         ("size", format!("{} ({size} bytes)", format::size(size))),
         ("mtime", time(inode.meta.mtime)),
     ]);
-    let story = contents.story(node).into_iter();
+    let story = contents.story(node).unwrap_or_default().into_iter();
     let story = story.map(|(layer, kind)| format!("{} {}", layer + 1, word(kind)));
     fields.push(("layers", story.collect::<Vec<_>>().join(", ")));
     if !inode.meta.xattrs.is_empty() {

@@ -281,7 +281,7 @@ fn line(state: &State, contents: &Contents, row: Row, owners: bool, theme: Theme
     let inode = details::inode(contents, &state.view, row.node);
     let mut spans = vec![Span::styled(letter, style), " ".into()];
     if owners {
-        let attributes = inode.map_or_else(
+        let attributes = inode.as_ref().map_or_else(
             || " ".repeat(22),
             |i| format!("{} {:11} ", entry::mode(i), entry::owner(i)),
         );
@@ -297,7 +297,7 @@ fn line(state: &State, contents: &Contents, row: Row, owners: bool, theme: Theme
     spans.push(format!("{size:>7} {:indent$}{fold}", "").into());
     let name = String::from_utf8_lossy(contents.tree.name(row.node));
     let mut name = escape::text(&name).into_owned();
-    let directory = inode.is_some_and(Inode::is_dir);
+    let directory = inode.as_ref().is_some_and(Inode::is_dir);
     if directory {
         name.push('/');
     }
@@ -307,7 +307,9 @@ fn line(state: &State, contents: &Contents, row: Row, owners: bool, theme: Theme
         _ => style,
     };
     spans.push(Span::styled(name, style));
-    if let Some(Kind::Symlink { target } | Kind::Hardlink { target }) = inode.map(|i| &i.kind) {
+    if let Some(Kind::Symlink { target } | Kind::Hardlink { target }) =
+        inode.as_ref().map(|i| &i.kind)
+    {
         let target = target.to_string_lossy();
         let target = format!(" -> {}", escape::text(&target));
         spans.push(Span::styled(target, theme.dim()));

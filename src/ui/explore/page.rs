@@ -5,13 +5,16 @@
 //! puts them into the page as text only. The policy in the page's head allows
 //! that script and that style and nothing else, by their digests.
 
+use std::io::{self, Write};
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use shiplap::digest::Sha256;
 
 use super::picture::{Contents, Outline, one_line};
-use super::walk::{LayerChanges, Walk};
+use super::walk::Columns;
+use crate::ui::lazy::Lazy;
 use crate::ui::{escape, format};
 
 const STYLE: &str = include_str!("../page/page.css");
@@ -23,67 +26,84 @@ const MOST_WASTED: usize = 100;
 
 /// What the script is given.
 #[derive(Serialize)]
-struct Data<'a> {
+struct Data<'a, C: Serialize> {
     #[serde(flatten)]
     image: &'a Outline,
-    files: &'a super::walk::Columns,
-    changes: Vec<LayerChanges>,
+    files: &'a Columns<'a>,
+    changes: C,
 }
 
-/// The page.
+/// Writes the page.
 ///
 /// # Errors
-/// When the data can't be written as JSON, which does not happen.
-pub(crate) fn page(outline: &Outline, contents: &Contents) -> serde_json::Result<String> {
-    let walk = Walk::of(&contents.tree);
+/// When it can't be written, or the layers can't be read any more.
+pub(crate) fn page(outline: &Outline, contents: &Contents, out: &mut dyn Write) -> io::Result<()> {
+    let columns = Columns::of(&contents.tree)?;
     let data = Data {
         image: outline,
-        files: &walk.columns,
-        changes: (0..contents.tree.layers())
-            .map(|layer| walk.changes(contents, layer))
-            .collect(),
+        files: &columns,
+        changes: Lazy(|| (0..contents.tree.layers()).map(|layer| columns.changes(layer))),
     };
-    let data = harmless(&serde_json::to_string(&data)?);
     let name = html(&outline.name);
-    let mut page = String::with_capacity(data.len() + (64 << 10));
-    page.push_str("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
-    page.push_str(&format!(
+    out.write_all(b"<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n")?;
+    writeln!(
+        out,
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; \
-         style-src '{}'; script-src '{}'; base-uri 'none'; form-action 'none'\">\n",
+         style-src '{}'; script-src '{}'; base-uri 'none'; form-action 'none'\">",
         source(STYLE),
         source(SCRIPT)
-    ));
-    page.push_str(
-        "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"referrer\" content=\"no-referrer\">\n",
-    );
-    page.push_str(&format!("<title>{name}</title>\n<style>{STYLE}</style>\n"));
-    page.push_str(&format!("</head>\n<body>\n<h1>{name}</h1>\n"));
-    page.push_str(&summary(outline, contents));
-    page.push_str(&layers(outline, contents));
-    page.push_str(FILES);
-    page.push_str(&wasted(contents));
-    page.push_str("<script type=\"application/json\" id=\"data\">");
-    page.push_str(&data);
-    page.push_str(&format!(
+    )?;
+    out.write_all(
+        b"<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+          <meta name=\"referrer\" content=\"no-referrer\">\n",
+    )?;
+    writeln!(out, "<title>{name}</title>\n<style>{STYLE}</style>")?;
+    writeln!(out, "</head>\n<body>\n<h1>{name}</h1>")?;
+    let parts = [
+        &summary(outline, contents),
+        &layers(outline, contents),
+        FILES,
+        &wasted(contents),
+    ];
+    for part in parts {
+        out.write_all(part.as_bytes())?;
+    }
+    out.write_all(b"<script type=\"application/json\" id=\"data\">")?;
+    serde_json::to_writer(Harmless(out), &data)?;
+    write!(
+        out,
         "</script>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
-    ));
-    Ok(page)
+    )
 }
 
-/// JSON that can't end the element it is in, and in which nothing turns the
-/// direction of writing. What is replaced is only in strings.
-fn harmless(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
-    for c in json.chars() {
-        match c {
-            c if c == '<' || escape::is_dangerous(c) => {
-                out.push_str(&format!("\\u{:04x}", u32::from(c)));
-            }
-            c => out.push(c),
+/// Writes JSON so that it can't end the element it is in, and nothing in it
+/// turns the direction of writing. What is replaced is only in strings.
+struct Harmless<'a>(&'a mut dyn Write);
+
+impl Write for Harmless<'_> {
+    /// Takes whole characters, as a serializer of JSON gives them.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let is_plain = |b: &u8| (b' '..=b'~').contains(b) && *b != b'<';
+        if bytes.iter().all(is_plain) {
+            self.0.write_all(bytes)?;
+            return Ok(bytes.len());
         }
+        let text = std::str::from_utf8(bytes);
+        let text = text.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        for c in text.chars() {
+            match c {
+                c if c == '<' || escape::is_dangerous(c) => {
+                    write!(self.0, "\\u{:04x}", u32::from(c))?;
+                }
+                c => self.0.write_all(c.encode_utf8(&mut [0; 4]).as_bytes())?,
+            }
+        }
+        Ok(bytes.len())
     }
-    out
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// A script or a style in a content security policy.

@@ -1,6 +1,7 @@
 //! What is shown of an image: first what manifest and config say, then what
 //! its layers say.
 
+use std::io;
 use std::sync::Arc;
 
 use shiplap::image::Image;
@@ -80,18 +81,23 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
-    pub(crate) fn of(indexes: &[Arc<LayerIndex>]) -> Self {
-        let tree = Tree::build(indexes.iter().map(|index| &**index));
-        Self {
-            layers: summary(&tree),
+    /// # Errors
+    /// As [`Tree::build`].
+    pub(crate) fn of(indexes: &[Arc<LayerIndex>]) -> io::Result<Self> {
+        let tree = Tree::build(indexes.iter().cloned())?;
+        Ok(Self {
+            layers: summary(&tree)?,
             tar_bytes: indexes.iter().map(|index| index.tar_bytes).collect(),
             waste: waste(&tree),
             tree,
-        }
+        })
     }
 
     /// What the layers did to a path, the oldest first.
-    pub(crate) fn story(&self, node: NodeId) -> Vec<(usize, ChangeKind)> {
+    ///
+    /// # Errors
+    /// As [`Tree::kind`].
+    pub(crate) fn story(&self, node: NodeId) -> io::Result<Vec<(usize, ChangeKind)>> {
         let mut versions: Vec<_> = self.tree.versions(node).collect();
         versions.reverse();
         let mut before = None;
@@ -102,13 +108,13 @@ impl Contents {
                 before,
                 after,
             };
-            match self.tree.kind(&change).0 {
+            match self.tree.kind(&change)?.0 {
                 ChangeKind::Same => {}
                 kind => story.push((layer, kind)),
             }
             before = after;
         }
-        story
+        Ok(story)
     }
 }
 

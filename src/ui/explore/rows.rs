@@ -40,14 +40,16 @@ impl View {
         let mut marks = vec![Mark::None; view.sizes.len()];
         for change in tree.changes(layer) {
             let at = change.node.index();
-            marks[at] = match tree.kind(change).0 {
+            // Where it can't be known any more in what two differ, they do.
+            let kind = tree.kind(&change).map_or(ChangeKind::Changed, |k| k.0);
+            marks[at] = match kind {
                 ChangeKind::Added => Mark::Added,
                 ChangeKind::Changed => Mark::Changed,
                 ChangeKind::Removed => Mark::Removed,
                 ChangeKind::Same => Mark::None,
             };
             if marks[at] == Mark::Removed && layer > 0 {
-                let before = change.before.map_or(0, |id| tree.inode(id).size());
+                let before = change.before.map_or(0, |id| tree.size(id));
                 view.sizes[at] = view.sizes[at].saturating_add(before);
             }
         }

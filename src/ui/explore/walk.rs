@@ -1,39 +1,60 @@
 //! The entries of an image as columns, in the order of a walk: what a page and
 //! a program are given.
 
-use serde::Serialize;
+use std::collections::HashMap;
+use std::io;
+
+use serde::ser::{Error, SerializeMap, SerializeStruct};
+use serde::{Serialize, Serializer};
 use shiplap::layer::Kind;
-use shiplap::look::{ChangeKind, Inode, NodeId, Tree};
+use shiplap::look::{Change, ChangeKind, InodeId, NodeId, Tree};
 
-use super::picture::Contents;
+use crate::ui::lazy::Lazy;
 
-/// All entries that ever were, the root first, each before what is below it,
-/// by name. One number in each column is an entry's; those that repeat a lot
-/// are differences from the one before, or places in a table.
-#[derive(Debug, Default, Serialize)]
-pub(crate) struct Columns {
-    /// Last components of the paths.
-    pub(crate) names: Vec<String>,
-    /// How many directories lead to each.
-    pub(crate) depths: Vec<u16>,
-    /// A letter each: `f`, `d`, `l`, `h` (a hard link without target), `c`,
-    /// `b`, `p`.
-    pub(crate) kinds: String,
-    /// Bytes of files.
-    pub(crate) sizes: Vec<u64>,
+/// What is at a path, or was last.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ever {
+    pub(crate) node: NodeId,
+    pub(crate) inode: InodeId,
+    /// How many directories lead to it.
+    depth: usize,
+    /// Whether it is not in the finished image.
+    pub(crate) is_gone: bool,
+}
+
+impl Ever {
+    fn of(tree: &Tree, node: NodeId, depth: usize) -> Option<Self> {
+        let now = tree.now(node);
+        let last = || tree.versions(node).find_map(|(_, inode)| inode);
+        Some(Self {
+            node,
+            inode: now.or_else(last)?,
+            depth,
+            is_gone: now.is_none(),
+        })
+    }
+}
+
+/// All entries that ever were, the root first, each before what is below it, by
+/// name.
+pub(crate) fn entries(tree: &Tree) -> impl Iterator<Item = Ever> {
+    let all = tree.walk();
+    all.filter_map(|(node, depth)| Ever::of(tree, node, depth))
+}
+
+/// The entries as columns. One number in each column is an entry's; those that
+/// repeat a lot are differences from the one before, or places in a table. They
+/// are made while they are written.
+#[derive(Debug)]
+pub(crate) struct Columns<'a> {
+    tree: &'a Tree,
+    /// By number of node: the number of the entry; `u32::MAX` where nothing
+    /// ever was.
+    places: Vec<u32>,
     /// Modes, users and groups that there are.
-    pub(crate) attributes: Vec<(u32, u32, u32)>,
-    /// Which of them each has.
-    pub(crate) attribute: Vec<u32>,
-    /// Seconds since 1970, less those of the entry before.
-    pub(crate) mtimes: Vec<i64>,
-    /// Number of the layer that it is from, from 0.
-    pub(crate) layers: Vec<u32>,
-    /// For what is not in the finished image: the layer that removed it, and
-    /// one; else 0.
-    pub(crate) gone: Vec<u32>,
-    /// Targets of links, by number of entry.
-    pub(crate) links: std::collections::BTreeMap<u32, String>,
+    attributes: Vec<(u32, u32, u32)>,
+    /// Which of them each entry has.
+    attribute: Vec<u32>,
 }
 
 /// What one layer did, as numbers of entries in ascending order, each less
@@ -43,84 +64,79 @@ pub(crate) struct LayerChanges {
     added: Vec<u32>,
     changed: Vec<u32>,
     removed: Vec<u32>,
-    /// Sizes that files had then, where another is in [`Columns::sizes`].
+    /// Sizes that files had then, where another is in the column.
     sizes: Vec<(u32, u64)>,
-}
-
-/// Entries as columns, and where each node of the tree is among them.
-#[derive(Debug)]
-pub(crate) struct Walk {
-    pub(crate) columns: Columns,
-    /// By number of node; `u32::MAX` where nothing ever was.
-    places: Vec<u32>,
 }
 
 const NOWHERE: u32 = u32::MAX;
 
-impl Walk {
-    pub(crate) fn of(tree: &Tree) -> Self {
-        let mut walk = Self {
-            columns: Columns::default(),
-            places: vec![NOWHERE; tree.nodes().count()],
+impl<'a> Columns<'a> {
+    /// # Errors
+    /// As [`Tree::inode`].
+    pub(crate) fn of(tree: &'a Tree) -> io::Result<Self> {
+        let mut columns = Self {
+            tree,
+            places: vec![NOWHERE; tree.nodes().len()],
+            attributes: Vec::new(),
+            attribute: Vec::new(),
         };
-        let mut attributes = std::collections::HashMap::new();
-        let mut mtime = 0;
-        let mut todo = vec![(Tree::ROOT, 0_u16)];
-        while let Some((node, depth)) = todo.pop() {
-            let Some((inode, gone)) = ever(tree, node) else {
-                continue;
-            };
-            let columns = &mut walk.columns;
-            let place = columns.names.len() as u32;
-            walk.places[node.index()] = place;
-            let name = String::from_utf8_lossy(tree.name(node));
-            columns.names.push(name.into_owned());
-            columns.depths.push(depth);
-            columns.kinds.push(kind_letter(&inode.kind));
-            columns.sizes.push(inode.size());
-            let meta = &inode.meta;
+        let mut known = HashMap::new();
+        for (place, entry) in (0..).zip(entries(tree)) {
+            columns.places[entry.node.index()] = place;
+            let meta = tree.inode(entry.inode)?.meta;
             let attribute = (meta.mode, meta.uid, meta.gid);
-            let known = attributes.entry(attribute).or_insert_with(|| {
+            let number = *known.entry(attribute).or_insert_with(|| {
                 columns.attributes.push(attribute);
                 columns.attributes.len() as u32 - 1
             });
-            columns.attribute.push(*known);
-            columns.mtimes.push(meta.mtime.secs.wrapping_sub(mtime));
-            mtime = meta.mtime.secs;
-            columns.layers.push(inode.layer as u32);
-            let removed = tree.versions(node).next().filter(|_| gone);
-            columns
-                .gone
-                .push(removed.map_or(0, |(layer, _)| layer as u32 + 1));
-            if let Some(target) = link_target(&inode.kind) {
-                columns.links.insert(place, target);
-            }
-            let below = tree.children(node).iter().rev();
-            todo.extend(below.map(|child| (*child, depth.saturating_add(1))));
+            columns.attribute.push(number);
         }
-        walk
+        Ok(columns)
     }
 
-    /// The number of an entry.
-    pub(crate) fn place(&self, node: NodeId) -> Option<u32> {
-        Some(self.places[node.index()]).filter(|place| *place != NOWHERE)
+    fn each<T: Serialize>(&self, of: impl Fn(Ever) -> T + Copy) -> impl Serialize {
+        let tree = self.tree;
+        Lazy(move || entries(tree).map(move |entry| Ok(of(entry))))
     }
 
-    pub(crate) fn changes(&self, contents: &Contents, layer: usize) -> LayerChanges {
-        let tree = &contents.tree;
+    /// Seconds since 1970, less those of the entry before.
+    fn mtimes(&self) -> impl Iterator<Item = io::Result<i64>> {
+        let mut last = 0;
+        entries(self.tree).map(move |entry| {
+            let secs = self.tree.inode(entry.inode)?.meta.mtime.secs;
+            Ok(secs.wrapping_sub(std::mem::replace(&mut last, secs)))
+        })
+    }
+
+    /// For what is not in the finished image: the layer that removed it, and
+    /// one; else 0.
+    fn gone(&self, entry: Ever) -> usize {
+        let mut versions = self.tree.versions(entry.node);
+        let removed = versions.next().filter(|_| entry.is_gone);
+        removed.map_or(0, |(layer, _)| layer + 1)
+    }
+
+    /// What a layer did.
+    ///
+    /// # Errors
+    /// As [`Tree::kind`].
+    pub(crate) fn changes(&self, layer: usize) -> io::Result<LayerChanges> {
+        let tree = self.tree;
         let mut changes = LayerChanges::default();
         for change in tree.changes(layer) {
-            let Some(place) = self.place(change.node) else {
+            let Change { node, after, .. } = change;
+            let place = self.places[node.index()];
+            if place == NOWHERE {
                 continue;
-            };
-            match tree.kind(change).0 {
+            }
+            match tree.kind(&change)?.0 {
                 ChangeKind::Added => changes.added.push(place),
                 ChangeKind::Changed => changes.changed.push(place),
                 ChangeKind::Removed => changes.removed.push(place),
                 ChangeKind::Same => continue,
             }
-            let size = change.after.map(|id| tree.inode(id)).map(Inode::size);
-            let known = self.columns.sizes.get(place as usize).copied();
+            let known = Ever::of(tree, node, 0).map(|entry| tree.size(entry.inode));
+            let size = after.map(|id| tree.size(id));
             if let Some(size) = size.filter(|size| Some(*size) != known) {
                 changes.sizes.push((place, size));
             }
@@ -137,36 +153,51 @@ impl Walk {
                 last = std::mem::replace(place, step);
             }
         }
-        changes
+        Ok(changes)
     }
 }
 
-/// What is at a path, or was last; and whether it is gone.
-pub(crate) fn ever(tree: &Tree, node: NodeId) -> Option<(&Inode, bool)> {
-    let now = tree.now(node);
-    let last = now.or_else(|| tree.versions(node).find_map(|(_, inode)| inode))?;
-    Some((tree.inode(last), now.is_none()))
-}
-
-/// The letter that stands for a kind of entry.
-fn kind_letter(kind: &Kind) -> char {
-    match kind {
-        Kind::File { .. } => 'f',
-        Kind::Dir => 'd',
-        Kind::Symlink { .. } => 'l',
-        Kind::Hardlink { .. } => 'h',
-        Kind::Char { .. } => 'c',
-        Kind::Block { .. } => 'b',
-        Kind::Fifo => 'p',
+impl Serialize for Columns<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let tree = self.tree;
+        let mut out = serializer.serialize_struct("Columns", 10)?;
+        // Last components of the paths.
+        let name = |e: Ever| String::from_utf8_lossy(tree.name(e.node));
+        out.serialize_field("names", &self.each(name))?;
+        // How many directories lead to each.
+        let depth = |e: Ever| u16::try_from(e.depth).unwrap_or(u16::MAX);
+        out.serialize_field("depths", &self.each(depth))?;
+        // A letter each, as the tree has it.
+        let kinds = entries(tree).map(|e| char::from(tree.letter(e.inode)));
+        out.serialize_field("kinds", &kinds.collect::<String>())?;
+        // Bytes of files.
+        out.serialize_field("sizes", &self.each(|e| tree.size(e.inode)))?;
+        out.serialize_field("attributes", &self.attributes)?;
+        out.serialize_field("attribute", &self.attribute)?;
+        out.serialize_field("mtimes", &Lazy(|| self.mtimes()))?;
+        // Number of the layer that each is from, from 0.
+        out.serialize_field("layers", &self.each(|e| tree.layer(e.inode)))?;
+        out.serialize_field("gone", &self.each(|e| self.gone(e)))?;
+        out.serialize_field("links", &Links(tree))?;
+        out.end()
     }
 }
 
-/// Where a link leads to.
-fn link_target(kind: &Kind) -> Option<String> {
-    match kind {
-        Kind::Symlink { target } | Kind::Hardlink { target } => {
-            Some(target.to_string_lossy().into_owned())
+/// Targets of links, by number of entry.
+struct Links<'a>(&'a Tree);
+
+impl Serialize for Links<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let tree = self.0;
+        let mut out = serializer.serialize_map(None)?;
+        for (place, entry) in (0_u32..).zip(entries(tree)) {
+            if matches!(tree.letter(entry.inode), b'l' | b'h') {
+                let inode = tree.inode(entry.inode).map_err(S::Error::custom)?;
+                if let Kind::Symlink { target } | Kind::Hardlink { target } = inode.kind {
+                    out.serialize_entry(&place, &target.to_string_lossy())?;
+                }
+            }
         }
-        _ => None,
+        out.end()
     }
 }
