@@ -10,16 +10,17 @@
 //! # Specification
 //! RFC 1951, RFC 1952, RFC 8878.
 
+mod ahead;
 mod behind;
 mod restarts;
 mod split;
 
 use std::io::{self, BufReader, Read, Write};
-use std::sync::mpsc;
 
 use flate2::{Compress, Compression as FlateLevel, FlushCompress};
 use libdeflater::CompressionLvl;
 
+pub use self::ahead::{Feed, feed, read_ahead};
 pub(super) use self::behind::Behind;
 pub use self::restarts::{Restart, Restarts, decompress_noting};
 use super::workers::{Lane, Workers};
@@ -400,113 +401,6 @@ pub(super) fn unzstd<R: Read>(
     let mut decoder = zstd::stream::read::Decoder::with_buffer(reader)?;
     decoder.window_log_max(MAX_WINDOW_LOG)?;
     Ok(decoder)
-}
-
-/// Reads `reader` on a thread of its own, a little ahead: lets decompression
-/// run beside whatever is done with its output.
-///
-/// Dropping it ends the thread after its current read.
-pub fn read_ahead(mut reader: impl Read + Send + 'static) -> io::Result<impl Read + Send> {
-    const CHUNK: usize = 256 << 10;
-    let (full, chunks) = mpsc::sync_channel::<io::Result<Vec<u8>>>(4);
-    let (empty, spare) = mpsc::channel::<Vec<u8>>();
-    std::thread::Builder::new()
-        .name("read-ahead".into())
-        .spawn(move || {
-            loop {
-                let mut buffer = spare.try_recv().unwrap_or_default();
-                buffer.resize(CHUNK, 0);
-                let mut len = 0;
-                let mut failure = None;
-                while len < CHUNK {
-                    match reader.read(&mut buffer[len..]) {
-                        Ok(0) => break,
-                        Ok(n) => len += n,
-                        Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                        Err(e) => {
-                            failure = Some(e);
-                            break;
-                        }
-                    }
-                }
-                let end = len < CHUNK;
-                buffer.truncate(len);
-                // An empty one would say that this is the end.
-                let whole = failure.is_none() || !buffer.is_empty();
-                if whole && full.send(Ok(buffer)).is_err() {
-                    return;
-                }
-                if let Some(e) = failure {
-                    let _ = full.send(Err(e));
-                    return;
-                }
-                if end {
-                    let _ = full.send(Ok(Vec::new()));
-                    return;
-                }
-            }
-        })?;
-    Ok(ReadAhead {
-        chunks,
-        empty,
-        chunk: Vec::new(),
-        at: 0,
-        state: State::Reading,
-    })
-}
-
-enum State {
-    Reading,
-    End,
-    /// An error was handed out; there is nothing behind it.
-    Failed,
-}
-
-struct ReadAhead {
-    chunks: mpsc::Receiver<io::Result<Vec<u8>>>,
-    empty: mpsc::Sender<Vec<u8>>,
-    chunk: Vec<u8>,
-    at: usize,
-    state: State,
-}
-
-impl Read for ReadAhead {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if buf.is_empty() {
-            return Ok(0);
-        }
-        while self.at == self.chunk.len() {
-            match self.state {
-                State::Reading => {}
-                State::End => return Ok(0),
-                State::Failed => return Err(io::Error::other("the stream has failed before")),
-            }
-            match self.chunks.recv() {
-                Ok(Ok(chunk)) => {
-                    if chunk.is_empty() {
-                        self.state = State::End;
-                    }
-                    let old = std::mem::replace(&mut self.chunk, chunk);
-                    self.at = 0;
-                    // The thread may be done already.
-                    let _ = self.empty.send(old);
-                }
-                Ok(Err(e)) => {
-                    self.state = State::Failed;
-                    return Err(e);
-                }
-                Err(_) => {
-                    self.state = State::Failed;
-                    return Err(io::Error::other("the reading thread has died"));
-                }
-            }
-        }
-        let rest = &self.chunk[self.at..];
-        let n = rest.len().min(buf.len());
-        buf[..n].copy_from_slice(&rest[..n]);
-        self.at += n;
-        Ok(n)
-    }
 }
 
 #[cfg(test)]

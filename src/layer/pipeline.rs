@@ -111,6 +111,43 @@ pub fn seal(
     end(tar, entries, options)
 }
 
+/// The same, with the layer's tar written to `copy` as well, byte for byte.
+///
+/// # Errors
+/// The same; what `copy` has got then is worth nothing.
+pub fn seal_copied(
+    changes: impl IntoIterator<Item = io::Result<Change>>,
+    sink: &dyn BlobSink,
+    options: &SealOptions,
+    copy: &mut dyn Write,
+) -> Result<Sealed, SealError> {
+    let both = Both {
+        tar: begin(sink, options)?,
+        copy,
+    };
+    let (both, entries) = write_tar(changes, both, options)?;
+    end(both.tar, entries, options)
+}
+
+/// Writes everything twice.
+struct Both<'a> {
+    tar: Chain,
+    copy: &'a mut dyn Write,
+}
+
+impl Write for Both<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.copy.write_all(bytes)?;
+        self.tar.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.copy.flush()?;
+        self.tar.flush()
+    }
+}
+
 /// The tar on its way into a blob: diffID, compression, digest.
 type Chain = HashingWriter<Compressor<Behind<Blob>>>;
 type Blob = HashingWriter<Box<dyn BlobWriter>>;

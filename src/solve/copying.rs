@@ -2,7 +2,8 @@
 //!
 //! Their layer is written straight from the files. Nothing is unpacked for it:
 //! where things go is looked up in directories that are there already, or in
-//! listings of layers.
+//! listings of layers. Where a later step has to see the files, they are put on
+//! disk while the layer is written.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -10,8 +11,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use super::known::{form, noted};
-use super::layers::{self, Layer, LayerBlob};
-use super::{Done, Solver, StepError, cache, op, seal};
+use super::layers::{self, Layer, LayerBlob, LayerError};
+use super::{Done, Solver, StepError, cache, op, seal, unpacking};
 use crate::context::Tree;
 use crate::graph::{CopyOp, Op, Step, StepId};
 use crate::layer::Changes;
@@ -26,6 +27,8 @@ pub(super) struct Uses {
     looked_at: BTreeSet<usize>,
     /// Steps, by their numbers, whose layers are part of a result.
     kept: BTreeSet<usize>,
+    /// Steps, by their numbers, whose layers have to be directories for others.
+    seen: BTreeSet<usize>,
 }
 
 impl Uses {
@@ -34,21 +37,35 @@ impl Uses {
         let parents = steps.iter().filter(looks).filter_map(Step::parent);
         let mut kept = BTreeSet::new();
         for result in wanted {
-            let mut next = Some(*result);
-            while let Some(step) = next.filter(|step| kept.insert(step.0)) {
-                next = steps.get(step.0).and_then(Step::parent);
+            add_line(&mut kept, steps, *result);
+        }
+        let mut seen = BTreeSet::new();
+        for step in steps {
+            // What it lies on comes first; COPY only looks at that.
+            let inputs = step.inputs().into_iter();
+            for input in inputs.skip(usize::from(looks(&step))) {
+                add_line(&mut seen, steps, input);
             }
         }
         Self {
             runs: steps.iter().any(|s| matches!(s.op, Op::Run(_))),
             looked_at: parents.map(|p| p.0).collect(),
             kept,
+            seen,
         }
     }
 
     /// Whether the step's layer is part of a result.
     pub(super) fn is_kept(&self, number: usize) -> bool {
         self.kept.contains(&number)
+    }
+}
+
+/// Adds `last` and all that it lies on.
+fn add_line(to: &mut BTreeSet<usize>, steps: &[Step], last: StepId) {
+    let mut next = Some(last);
+    while let Some(step) = next.filter(|step| to.insert(step.0)) {
+        next = steps.get(step.0).and_then(Step::parent);
     }
 }
 
@@ -144,11 +161,11 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
         let env = self.env;
         let now = Some(env.options.now);
         if !self.uses.looked_at.contains(&number) {
-            let blob = seal(env, self.sink(number), changes)?;
+            let blob = self.seal_seen(number, changes)?;
             return Ok((blob.clone(), Layer::stored(blob).at(now)));
         }
         let (changes, heard) = Listening::new(changes);
-        let blob = seal(env, self.sink(number), Box::new(changes))?;
+        let blob = self.seal_seen(number, Box::new(changes))?;
         let listing = heard.lock().unwrap_or_else(PoisonError::into_inner).take();
         let layer = match listing {
             Some(listing) => {
@@ -159,5 +176,15 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
             None => Layer::stored(blob.clone()),
         };
         Ok((blob, layer.at(now)))
+    }
+
+    /// Makes the layer of step `number`, as a directory too where others need
+    /// that.
+    fn seal_seen(&self, number: usize, changes: Changes) -> Result<LayerBlob, LayerError> {
+        let sink = self.sink(number);
+        match self.uses.seen.contains(&number) {
+            true => unpacking::seal_unpacked(self.env, sink, changes),
+            false => seal(self.env, sink, changes),
+        }
     }
 }

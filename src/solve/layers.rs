@@ -1,11 +1,11 @@
 //! Layers while a build goes on: a blob, a directory, or both, made when
 //! something asks for them.
 
-use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use super::unpacking::{Below, BlobError, is_alone, unpack_blob};
 use crate::context::Tree;
 use crate::digest::{DiffId, Digest, Hasher, VerifyingReader};
 use crate::event::{Events, Task, chain};
@@ -13,11 +13,9 @@ use crate::image::media_type::layer_compression;
 use crate::image::{BlobSink, BlobSource, BlobWriter, Descriptor, Image};
 use crate::layer::compress;
 use crate::layer::listing::Listing;
-use crate::layer::unpack::{Form, Lower, UnpackError, UnpackOptions, Unpacked, unpack};
-use crate::layer::{Entry, Meta};
+use crate::layer::unpack::UnpackError;
 use crate::snapshot::{Layered, Merged};
 use crate::store::{NewLayer, Store};
-use crate::sys::fs::Root;
 
 /// A layer's blob and the digest of its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -354,14 +352,17 @@ impl Layer {
         };
         let task = events.start(format!("unpack layer {}", blob.descriptor.digest.short()));
         let alone = match &download {
-            Some(download) => unpack_blob(store, &blob, Some(download.reader()), None),
+            Some(download) => {
+                let coming: Box<dyn Read + Send> = Box::new(download.reader());
+                unpack_blob(store, &blob, Some(coming), None)
+            }
             None => unpack_blob(store, &blob, None, None),
         };
         if let Some(download) = download {
             download.finish()?;
         }
         let alone = match alone {
-            Ok((new, done)) if done.implied.iter().all(|p| p.as_os_str().is_empty()) => Some(new),
+            Ok((new, done)) if is_alone(&done) => Some(new),
             Ok(_) | Err(BlobError::Unpack(UnpackError::LowerLink { .. })) => None,
             Err(e) => return Err(fail(chain(&e))),
         };
@@ -416,19 +417,6 @@ pub(super) fn keep_listing(store: &Store, diff_id: &DiffId, listing: Option<&Lis
     if let Ok(bytes) = listing.map_or(Ok(Vec::new()), Listing::to_bytes) {
         let _ = store.cache_put(&listing_key(diff_id), &bytes);
     }
-}
-
-/// Why a blob can't be unpacked.
-#[derive(Debug, thiserror::Error)]
-enum BlobError {
-    #[error("its media type {0:?} is no layer")]
-    Kind(String),
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error(transparent)]
-    Unpack(#[from] UnpackError),
-    #[error(transparent)]
-    Store(#[from] crate::store::StoreError),
 }
 
 /// A blob on its way into the store; others may read it as it comes.
@@ -549,63 +537,6 @@ impl Coming {
         self.sink.write_all(&buf[..n])?;
         self.done += n as u64;
         Ok(n)
-    }
-}
-
-/// Unpacks a blob of the store, or the one that `coming` brings, into a
-/// directory of its own.
-fn unpack_blob(
-    store: &Store,
-    blob: &LayerBlob,
-    coming: Option<Arrivals>,
-    lower: Option<&dyn Lower>,
-) -> Result<(NewLayer, Unpacked), BlobError> {
-    let kind = &blob.descriptor.media_type;
-    let compression = layer_compression(kind).ok_or_else(|| BlobError::Kind(kind.clone()))?;
-    let packed: Box<dyn Read + Send> = match coming {
-        Some(coming) => Box::new(coming),
-        None => store.open(&blob.descriptor)?,
-    };
-    let tar = compress::decompress(packed, compression)?;
-    let mut tar = VerifyingReader::new(tar, blob.diff_id.digest().clone(), None)?;
-    let new = store.new_layer()?;
-    let root = Root::open(new.fs())?;
-    let form = store.layer_form();
-    let options = UnpackOptions {
-        lower,
-        ..form.unpack_options(Form::Overlay {
-            user_xattr: form.user_xattr,
-        })
-    };
-    let unpacked = unpack(&mut tar, &root, &options)?;
-    if !(form.owners && form.devices) {
-        unpacked.notes.write(new.fs())?;
-    }
-    // All of it, so that all of it is verified.
-    io::copy(&mut tar, &mut io::sink())?;
-    Ok((new, unpacked))
-}
-
-/// The layers below one that is unpacked.
-struct Below(Merged);
-
-impl Lower for Below {
-    fn entry(&self, path: &Path) -> io::Result<Option<Entry>> {
-        let Some(node) = self.0.lookup(path, false)? else {
-            return Ok(None);
-        };
-        Ok(Some(Entry {
-            path: path.to_path_buf(),
-            kind: node.kind,
-            meta: Meta {
-                xattrs: self.0.xattrs(path)?,
-                ..node.meta
-            },
-        }))
-    }
-
-    fn open(&self, path: &Path) -> io::Result<File> {
-        self.0.open(path)
     }
 }
 

@@ -22,6 +22,7 @@ mod preview;
 mod scheduler;
 mod sealing;
 mod trees;
+mod unpacking;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@ use super::layers::{self, Layer, LayerBlob, LayerError};
 use super::{Env, Solver};
 use crate::event::chain;
 use crate::image::BlobSink;
-use crate::layer::pipeline::{self, SealOptions};
+use crate::layer::pipeline::{self, SealError, SealOptions, Sealed};
 use crate::layer::{Change, Changes};
 use crate::snapshot::Merged;
 
@@ -54,7 +54,11 @@ pub(super) fn seal_in(
     changes: Changes,
     options: &SealOptions,
 ) -> Result<LayerBlob, LayerError> {
-    let sealed = pipeline::seal(changes, sink, options).map_err(|e| LayerError::Seal(chain(&e)))?;
+    blob_of(pipeline::seal(changes, sink, options))
+}
+
+pub(super) fn blob_of(sealed: Result<Sealed, SealError>) -> Result<LayerBlob, LayerError> {
+    let sealed = sealed.map_err(|e| LayerError::Seal(chain(&e)))?;
     Ok(LayerBlob {
         descriptor: sealed.descriptor,
         diff_id: sealed.diff_id,
