@@ -116,8 +116,17 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
         let began = Instant::now();
         let changes = op::files::plan(self, copy, parent, sources)?;
         let fault = changes.fault();
+        let cancel = env.cancel.clone();
+        let changes = changes.map(move |change| match cancel.is_cancelled() {
+            true => Err(ErrorKind::Interrupted.into()),
+            false => change,
+        });
         let sealed = self.seal_listed(number, Box::new(changes));
-        let (blob, layer) = sealed.map_err(|e| fault.take().map_or(e, StepError::Copy))?;
+        let (blob, layer) = sealed.map_err(|e| match fault.take() {
+            Some(fault) => StepError::Copy(fault),
+            None if env.cancel.is_cancelled() => StepError::Cancelled,
+            None => e,
+        })?;
         let key = key.read(self)?;
         self.took(step, began, None);
         let mut written = cache::put(store, &key, &key, &form(env), &blob, layer.made_at())

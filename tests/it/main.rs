@@ -20,6 +20,7 @@ mod housekeeping;
 mod look;
 mod messages;
 mod mount_escapes;
+mod on_disk;
 mod outputs;
 mod platforms;
 mod pods;
