@@ -103,6 +103,7 @@ pub(super) fn seal_unpacked(
     let blob = blob_of(sealed)?;
     if let Ok(Ok((new, unpacked))) = unpacked
         && is_alone(&unpacked)
+        && env.store.layer_dir(&blob.diff_id).is_none()
     {
         let _ = new.publish(&blob.diff_id);
     }
