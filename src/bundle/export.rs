@@ -1,6 +1,6 @@
 //! The files of an image as one tar.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::BundleError;
 use crate::event::Cancel;
 use crate::image::{Image, WatchedBlobs};
 use crate::layer::merge::{Headers, LayerBlob, Merge};
-use crate::layer::stack::{Found, NameId, Origin, Stack};
+use crate::layer::stack::{Found, NameId, NodeId, Origin, Stack};
 use crate::layer::tar_write::TarWriter;
 use crate::layer::{Entry, Kind};
 
@@ -49,34 +49,35 @@ pub fn export(image: &Image, out: impl Write, cancel: &Cancel) -> Result<(), Bun
 /// Writes directories again that get entries after something outside of them.
 fn directories<W: Write>(stack: &Stack, tar: &mut TarWriter<W>) -> Result<(), BundleError> {
     let names: Vec<NameId> = stack.names().collect();
-    let mut spans = vec![Span::default(); stack.capacity()];
+    // Of the directories that something was seen of.
+    let mut spans: HashMap<NameId, Span> = HashMap::new();
     let mut again = Vec::new();
-    let mut seen = HashSet::new();
+    let mut seen = Seen::default();
     // What is in a directory comes after it.
     for name in names.into_iter().rev() {
-        let mut span = spans[name.index()];
+        let mut span = spans.remove(&name).unwrap_or_default();
         let mut dir = None;
         let origin = match stack.get(name) {
             Some(Found::Node(node)) => {
                 // A link comes with its file, wherever that is.
-                span.scattered |= !seen.insert(node);
+                span.scattered |= seen.set(node);
                 Some(stack.origin_of(node))
             }
             Some(Found::Dir(found)) => {
                 dir = found.stated();
-                dir.map(|(origin, _)| *origin)
+                dir.map(|(origin, _)| origin)
             }
             None => None,
         };
         span.add(origin);
         if let Some((first, meta)) = dir
-            && !span.is_all_after(*first)
+            && !span.is_all_after(first)
         {
             again.push((name, meta));
         }
         let parent = stack.parent(name);
         if parent != name {
-            spans[parent.index()].join(&span);
+            spans.entry(parent).or_default().join(&span);
         }
     }
     for (name, meta) in again.into_iter().rev() {
@@ -89,6 +90,23 @@ fn directories<W: Write>(stack: &Stack, tar: &mut TarWriter<W>) -> Result<(), Bu
             .map_err(crate::layer::merge::MergeError::from)?;
     }
     Ok(())
+}
+
+/// A bit for each thing that is no directory.
+#[derive(Default)]
+struct Seen(Vec<u64>);
+
+impl Seen {
+    /// Whether it was set before.
+    fn set(&mut self, node: NodeId) -> bool {
+        let (at, bit) = (node.index() / 64, 1 << (node.index() % 64));
+        if self.0.len() <= at {
+            self.0.resize(at + 1, 0);
+        }
+        let before = self.0[at];
+        self.0[at] |= bit;
+        before & bit != 0
+    }
 }
 
 /// Where the entries of a subtree are.

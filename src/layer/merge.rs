@@ -20,7 +20,7 @@
 //! # Specification
 //! image-spec `layer.md`.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -33,10 +33,10 @@ use super::{Entry, Kind, MAX_ENTRIES, MAX_TAR_BYTES, Meta, pipeline};
 use crate::digest::{DiffId, Digest};
 use crate::image::{BlobSource, Descriptor, Image};
 
-/// Items that are handed over at a time, and how many times the reader of a
-/// layer may be ahead.
+/// Items that are handed over at a time, and how many times the readers of
+/// layers may be ahead, all together.
 const BATCH: usize = 512;
-const AHEAD: usize = 64;
+const AHEAD: usize = 32;
 
 /// A layer of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,13 +146,15 @@ pub fn read_items(
     headers: Headers<'_>,
     mut each: impl FnMut(usize, Item) -> Result<(), MergeError>,
 ) -> Result<(), MergeError> {
+    let threads = headers.threads.max(1);
+    let ahead = (AHEAD / threads).max(2);
     std::thread::scope(|scope| {
         let mut begun = layers.iter();
         let mut running = VecDeque::new();
         for (number, layer) in layers.iter().enumerate() {
-            while running.len() < headers.threads.max(1) {
+            while running.len() < threads {
                 let Some(layer) = begun.next() else { break };
-                let (sender, receiver) = mpsc::sync_channel(AHEAD);
+                let (sender, receiver) = mpsc::sync_channel(ahead);
                 scope.spawn(move || read_layer(layer, headers, &sender));
                 running.push_back(receiver);
             }
@@ -258,6 +260,7 @@ impl Merge {
             })
         })?;
         enter(&mut stack, &mut current, layers.len());
+        stack.finish();
         Ok(Self { layers, stack })
     }
 
@@ -283,9 +286,13 @@ impl Merge {
         writer.markers()?;
         let order = Order::of(&self.stack);
         let mut dirs = order.dirs.iter().peekable();
-        let numbers = order.layers();
+        let numbers = order.layers(&self.stack);
+        let origin = |names: &[(NodeId, NameId)]| {
+            let first = names.first();
+            first.map(|(node, _)| self.stack.origin_of(*node))
+        };
         let mut opened = VecDeque::new();
-        let mut rest = &order.nodes[..];
+        let mut wanted = order.nodes.chunk_by(|a, b| a.0 == b.0).peekable();
         for (at, number) in numbers.iter().enumerate() {
             for ahead in &numbers[at + opened.len()..numbers.len().min(at + 2)] {
                 let layer = &self.layers[*ahead as usize];
@@ -295,26 +302,22 @@ impl Merge {
             }
             let Some(tar) = opened.pop_front() else { break };
             let layer = &self.layers[*number as usize];
-            let of_layer = rest.partition_point(|n| n.origin.layer == *number);
-            let (wanted, others) = rest.split_at(of_layer);
-            rest = others;
             let mut reader = TarReader::new(tar, Names::Layer);
-            let mut wanted = wanted.iter().peekable();
             let mut entry_number = 0;
             while let Some(item) = reader.next_entry().map_err(MergeError::tar(layer))? {
-                let wanted = wanted.next_if(|n| n.origin.entry == entry_number);
+                let here = Origin {
+                    layer: *number,
+                    entry: entry_number,
+                };
                 entry_number += 1;
-                let (Some(wanted), Item::Put(entry)) = (wanted, item) else {
+                let names = wanted.next_if(|names| origin(names) == Some(here));
+                let (Some(names), Item::Put(entry)) = (names, item) else {
                     continue;
                 };
-                while let Some((_, dir)) = dirs.next_if(|(origin, _)| *origin < wanted.origin) {
+                while let Some((_, dir)) = dirs.next_if(|(origin, _)| *origin < here) {
                     writer.dir(*dir)?;
                 }
-                writer.node(
-                    entry,
-                    &order.names[wanted.names.clone()],
-                    &mut reader.body(),
-                )?;
+                writer.node(entry, names, &mut reader.body())?;
             }
             reader
                 .finish(MAX_TAR_BYTES)
@@ -342,17 +345,10 @@ struct Order {
     dirs: Vec<(Origin, NameId)>,
     /// Directories without one that nothing else brings into being.
     implied: Vec<NameId>,
-    /// Everything else, and its names, in `names`.
-    nodes: Vec<Wanted>,
-    names: Vec<NameId>,
+    /// Everything else with its names, in the order of the entries.
+    nodes: Vec<(NodeId, NameId)>,
     /// New names for what lower layers have under the other name.
     links: Vec<(NameId, NameId)>,
-}
-
-#[derive(Debug)]
-struct Wanted {
-    origin: Origin,
-    names: std::ops::Range<usize>,
 }
 
 impl Order {
@@ -362,9 +358,9 @@ impl Order {
         for name in stack.names() {
             match stack.get(name) {
                 Some(Found::Dir(dir)) if stack.is_new(name) => match dir.stated() {
-                    Some((origin, _)) => order.dirs.push((*origin, name)),
+                    Some((origin, _)) => order.dirs.push((origin, name)),
                     None if stack.needs_opaque(name) => {}
-                    None if dir.children().next().is_none() => order.implied.push(name),
+                    None if dir.is_empty() => order.implied.push(name),
                     None => {}
                 },
                 Some(Found::Node(node)) => nodes.push((node, name)),
@@ -372,31 +368,36 @@ impl Order {
             }
         }
         order.dirs.sort();
-        // The names of one node stay in the order of their paths.
+        // Numbers of nodes rise with their entries. The names of one stay in
+        // the order of their paths.
         nodes.sort_by_key(|(node, _)| *node);
+        let mut shared = HashSet::new();
         for group in nodes.chunk_by(|a, b| a.0 == b.0) {
             let new = group.iter().map(|(_, name)| *name);
             let new = new.filter(|name| stack.is_new(*name));
             let old = group.iter().find(|(_, name)| !stack.is_new(*name));
-            if let Some((_, old)) = old {
+            if let Some((node, old)) = old {
+                let before = order.links.len();
                 order.links.extend(new.map(|name| (name, *old)));
-                continue;
+                if order.links.len() > before {
+                    shared.insert(*node);
+                }
             }
-            let begin = order.names.len();
-            order.names.extend(new);
-            order.nodes.push(Wanted {
-                origin: stack.origin_of(group[0].0),
-                names: begin..order.names.len(),
-            });
         }
-        order.nodes.sort_by_key(|wanted| wanted.origin);
+        nodes.retain(|(node, name)| stack.is_new(*name) && !shared.contains(node));
+        order.nodes = nodes;
         order
     }
 
     /// The layers that contents come from, in order.
-    fn layers(&self) -> Vec<u32> {
-        let mut layers: Vec<u32> = self.nodes.iter().map(|n| n.origin.layer).collect();
-        layers.dedup();
+    fn layers(&self, stack: &Stack) -> Vec<u32> {
+        let mut layers = Vec::new();
+        for (node, _) in &self.nodes {
+            let layer = stack.origin_of(*node).layer;
+            if layers.last() != Some(&layer) {
+                layers.push(layer);
+            }
+        }
         layers
     }
 }
@@ -468,16 +469,16 @@ impl<W: Write> Writer<'_, W> {
     fn node(
         &mut self,
         mut entry: Entry,
-        names: &[NameId],
+        names: &[(NodeId, NameId)],
         body: &mut dyn Read,
     ) -> Result<(), MergeError> {
-        let Some((first, links)) = names.split_first() else {
+        let Some(((_, first), links)) = names.split_first() else {
             return Ok(());
         };
         self.dir(self.stack.parent(*first))?;
         entry.path = self.stack.path(*first);
         self.out.put(&entry, body)?;
-        for name in links {
+        for (_, name) in links {
             // Unpackers set owner and attributes of the file once more.
             self.link(*name, &entry.path, entry.meta.clone())?;
         }

@@ -51,7 +51,7 @@ pub struct Mtime {
 }
 
 /// What an entry has beside its name and kind.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Meta {
     /// Permission bits with setuid, setgid and sticky: `0o7777` at most.
     pub mode: u32,

@@ -11,17 +11,22 @@
 //! Layers up to [`Stack::split`] can be told from those above it, so that the
 //! tree also says what the upper ones change.
 //!
-//! Memory is a hundred bytes or so for each name; the number of names and the
-//! length of a path are limited.
+//! Memory is some forty bytes for each name beside its text, and a dozen for
+//! each entry that is no directory; the number of names and the length of a
+//! path are limited.
 //!
 //! # Specification
 //! image-spec `layer.md`, "Applying Changesets".
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod packed;
+
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+pub use self::packed::Metas;
+use self::packed::{NONE, Name, Packed, What};
 use super::tar_read::Item;
 use super::{Entry, Kind, Meta};
 use crate::sys::fs::components;
@@ -71,61 +76,67 @@ impl NameId {
     }
 }
 
+impl NodeId {
+    /// A small number of its own; it rises with the entries.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 const ROOT: NameId = NameId(0);
 
-#[derive(Debug)]
-struct Name {
-    parent: NameId,
-    name: Box<[u8]>,
-    /// Bytes of the path.
-    length: u32,
-    /// The layer that put it here, or made it on the way to something else.
-    layer: u32,
-    /// Whether lower layers have the same name, and it is the same thing.
-    is_old: bool,
-    what: What,
-}
-
-#[derive(Debug)]
-enum What {
-    Dir(Box<Dir>),
-    Node(NodeId),
-    /// The place is free.
-    Gone,
-}
-
-/// A directory.
-#[derive(Debug, Default)]
-pub struct Dir {
-    children: BTreeMap<Box<[u8]>, NameId>,
-    /// The last entry for it, with its attributes; none where it was made on
-    /// the way to something else.
-    stated: Option<(Origin, Meta)>,
-    /// Names that layers below the split have in it, and that are gone.
-    removed: BTreeSet<Box<[u8]>>,
+/// What is known of a directory.
+#[derive(Debug, Clone, Copy)]
+struct DirData {
+    /// The first of the names in it, and of those that layers below the split
+    /// have in it and that are gone.
+    children: u32,
+    removed: u32,
+    /// The last entry for it, and the number of its attributes; none where it
+    /// was made on the way to something else.
+    stated: Option<(Origin, u32)>,
     /// Nothing of what layers below the split have in it is left.
     is_opaque: bool,
     /// The layer that has pruned it.
     pruned: Option<u32>,
 }
 
+const EMPTY: DirData = DirData {
+    children: NONE,
+    removed: NONE,
+    stated: None,
+    is_opaque: false,
+    pruned: None,
+};
+
+/// A directory.
+#[derive(Debug, Clone, Copy)]
+pub struct Dir<'a> {
+    stack: &'a Stack,
+    id: NameId,
+    data: &'a DirData,
+}
+
 #[derive(Debug)]
 struct Node {
     origin: Origin,
-    link: Option<Box<[u8]>>,
+    /// The text of a symbolic link.
+    link: u32,
 }
 
 /// Layers, applied one on another.
 #[derive(Debug)]
 pub struct Stack {
-    names: Vec<Name>,
+    names: Packed,
+    dirs: Vec<DirData>,
+    free_dirs: Vec<u32>,
     nodes: Vec<Node>,
-    free: Vec<NameId>,
+    metas: Metas,
     layer: u32,
     entry: u32,
     split: Option<u32>,
     /// What hard links above the split say of their files.
-    linked: HashMap<NameId, Meta>,
+    linked: HashMap<NameId, u32>,
 }
 
 /// What an entry was about, once it is applied.
@@ -145,7 +156,7 @@ pub enum Applied {
 #[derive(Debug, Clone, Copy)]
 pub enum Found<'a> {
     /// A directory.
-    Dir(&'a Dir),
+    Dir(Dir<'a>),
     /// Anything else.
     Node(NodeId),
 }
@@ -165,18 +176,14 @@ impl Default for Stack {
 impl Stack {
     /// An empty tree; entries that come belong to layer 0.
     pub fn new() -> Self {
-        let root = Name {
-            parent: ROOT,
-            name: Box::default(),
-            length: 0,
-            layer: 0,
-            is_old: true,
-            what: What::Dir(Box::default()),
-        };
+        let mut root = Name::new(ROOT, 0, 0, What::Dir(0));
+        root.is_old = true;
         Self {
-            names: vec![root],
+            names: Packed::new(root),
+            dirs: vec![EMPTY],
+            free_dirs: Vec::new(),
             nodes: Vec::new(),
-            free: Vec::new(),
+            metas: Metas::default(),
             layer: 0,
             entry: 0,
             split: None,
@@ -193,7 +200,7 @@ impl Stack {
     /// What is there now is what lies below; what comes changes it.
     pub fn split(&mut self) {
         self.split = Some(self.layer);
-        for name in &mut self.names {
+        for name in self.names.all_mut() {
             name.is_old = true;
         }
     }
@@ -218,6 +225,13 @@ impl Stack {
         })
     }
 
+    /// Lets go of what only further entries would need.
+    pub fn finish(&mut self) {
+        self.names.finish();
+        self.nodes.shrink_to_fit();
+        self.free_dirs = Vec::new();
+    }
+
     fn origin(&self) -> Origin {
         Origin {
             layer: self.layer,
@@ -225,44 +239,34 @@ impl Stack {
         }
     }
 
-    fn name(&self, id: NameId) -> &Name {
-        &self.names[id.0 as usize]
-    }
-
-    fn name_mut(&mut self, id: NameId) -> &mut Name {
-        &mut self.names[id.0 as usize]
-    }
-
     /// The directory that has this name.
-    pub fn dir(&self, id: NameId) -> Option<&Dir> {
-        match &self.name(id).what {
-            What::Dir(dir) => Some(dir),
+    pub fn dir(&self, id: NameId) -> Option<Dir<'_>> {
+        match self.names.get(id).what() {
+            What::Dir(dir) => Some(Dir {
+                stack: self,
+                id,
+                data: &self.dirs[dir as usize],
+            }),
             _ => None,
         }
     }
 
-    fn dir_mut(&mut self, id: NameId) -> Option<&mut Dir> {
-        match &mut self.name_mut(id).what {
-            What::Dir(dir) => Some(dir),
+    fn dir_mut(&mut self, id: NameId) -> Option<&mut DirData> {
+        match self.names.get(id).what() {
+            What::Dir(dir) => self.dirs.get_mut(dir as usize),
             _ => None,
         }
     }
 
     fn child(&self, dir: NameId, name: &OsStr) -> Option<NameId> {
-        self.dir(dir)?.children.get(name.as_bytes()).copied()
+        self.names.child(dir, name.as_bytes())
     }
 
     fn put(&mut self, entry: &Entry) -> Result<Applied, String> {
         let origin = self.origin();
-        let layer = self.layer;
-        let stated = |entry: &Entry| Some((origin, entry.meta.clone()));
         let path = &entry.path;
         let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else {
-            let root = self.name_mut(ROOT);
-            root.layer = layer;
-            if let What::Dir(dir) = &mut root.what {
-                dir.stated = stated(entry);
-            }
+            self.state(ROOT, &entry.meta);
             return Ok(Applied::Put(ROOT));
         };
         let parent = self.make(parent)?;
@@ -270,18 +274,16 @@ impl Stack {
             Kind::Dir => {
                 let id = match self.child(parent, name) {
                     Some(id) if self.dir(id).is_some() => id,
-                    _ => self.add(parent, name, What::Dir(Box::default()))?,
+                    _ => self.add_dir(parent, name)?,
                 };
-                self.name_mut(id).layer = layer;
-                if let Some(dir) = self.dir_mut(id) {
-                    dir.stated = stated(entry);
-                }
+                self.state(id, &entry.meta);
                 return Ok(Applied::Put(id));
             }
             Kind::Hardlink { target } => {
                 let (id, target) = self.hard_link(parent, name, target)?;
                 if self.split.is_some() {
-                    self.linked.insert(id, entry.meta.clone());
+                    let meta = self.metas.intern(&entry.meta);
+                    self.linked.insert(id, meta);
                 }
                 return Ok(Applied::Linked(id, target));
             }
@@ -293,12 +295,21 @@ impl Stack {
             Kind::Symlink { target } if target.as_os_str().len() > MAX_LINK => {
                 return Err(format!("its target has more than {MAX_LINK} bytes"));
             }
-            Kind::Symlink { target } => Some(target.as_os_str().as_bytes().into()),
-            Kind::File { .. } | Kind::Char { .. } | Kind::Block { .. } | Kind::Fifo => None,
+            Kind::Symlink { target } => self.names.texts.push(target.as_os_str().as_bytes())?,
+            Kind::File { .. } | Kind::Char { .. } | Kind::Block { .. } | Kind::Fifo => NONE,
         };
         let node = NodeId(u32::try_from(self.nodes.len()).map_err(|_| too_many())?);
         self.nodes.push(Node { origin, link });
         self.add(parent, name, What::Node(node)).map(Applied::Put)
+    }
+
+    /// The current entry says what a directory is like.
+    fn state(&mut self, id: NameId, meta: &Meta) {
+        let stated = Some((self.origin(), self.metas.intern(meta)));
+        self.names.get_mut(id).layer = self.layer;
+        if let Some(dir) = self.dir_mut(id) {
+            dir.stated = stated;
+        }
     }
 
     fn hard_link(
@@ -319,7 +330,7 @@ impl Stack {
         let Some(found) = found else {
             return missing("does not exist");
         };
-        let What::Node(node) = self.name(found).what else {
+        let What::Node(node) = self.names.get(found).what() else {
             return missing("is a directory");
         };
         let place = self.child(parent, name);
@@ -338,9 +349,24 @@ impl Stack {
             if id == above {
                 return true;
             }
-            id = self.name(id).parent;
+            id = self.names.get(id).parent;
         }
         above == ROOT
+    }
+
+    fn add_dir(&mut self, parent: NameId, name: &OsStr) -> Result<NameId, String> {
+        let dir = match self.free_dirs.pop() {
+            Some(dir) => {
+                self.dirs[dir as usize] = EMPTY;
+                dir
+            }
+            None => {
+                let dir = u32::try_from(self.dirs.len()).map_err(|_| too_many())?;
+                self.dirs.push(EMPTY);
+                dir
+            }
+        };
+        self.add(parent, name, What::Dir(dir))
     }
 
     /// Puts something at `name` in `parent`, in the place of what is there.
@@ -348,54 +374,51 @@ impl Stack {
         if let Some(old) = self.child(parent, name) {
             self.remove(old);
         }
-        let above = self.name(parent).length as usize;
+        let above = usize::from(self.names.get(parent).length);
         let length = above + usize::from(above > 0) + name.len();
-        if length > MAX_PATH {
-            return Err(format!("its path is longer than {MAX_PATH} bytes"));
+        let too_long = || format!("its path is longer than {MAX_PATH} bytes");
+        let length = u16::try_from(length).map_err(|_| too_long())?;
+        if usize::from(length) > MAX_PATH {
+            return Err(too_long());
         }
-        let new = Name {
-            parent,
-            name: name.as_bytes().into(),
-            length: u32::try_from(length).map_err(|_| too_many())?,
-            layer: self.layer,
-            is_old: false,
-            what,
+        let new = Name::new(parent, length, self.layer, what);
+        let What::Dir(dir) = self.names.get(parent).what() else {
+            return Err("its parent is no directory".into());
         };
-        let id = match self.free.pop() {
-            Some(id) => {
-                self.names[id.0 as usize] = new;
-                id
-            }
-            None if self.names.len() >= MAX_NAMES => return Err(too_many()),
-            None => {
-                let id = u32::try_from(self.names.len()).map_err(|_| too_many())?;
-                self.names.push(new);
-                NameId(id)
-            }
-        };
-        if let Some(dir) = self.dir_mut(parent) {
-            dir.children.insert(name.as_bytes().into(), id);
-        }
-        Ok(id)
+        let list = &mut self.dirs[dir as usize].children;
+        self.names.add(new, name.as_bytes(), list)
     }
 
     /// Removes a name with all below it.
     fn remove(&mut self, id: NameId) {
-        let (parent, is_old) = (self.name(id).parent, self.name(id).is_old);
-        let name = self.name(id).name.clone();
-        let split = self.split.is_some();
-        if let Some(dir) = self.dir_mut(parent) {
-            dir.children.remove(&name);
-            if split && is_old {
-                dir.removed.insert(name);
-            }
+        let (parent, is_old, what) = {
+            let name = self.names.get(id);
+            (name.parent, name.is_old, name.what())
+        };
+        let What::Dir(dir) = self.names.get(parent).what() else {
+            return;
+        };
+        let dir = &mut self.dirs[dir as usize];
+        match self.split.is_some() && is_old {
+            true => (self.names).set_removed(id, &mut dir.children, &mut dir.removed),
+            false => self.names.remove(id, &mut dir.children),
         }
-        let mut todo = vec![id];
-        while let Some(id) = todo.pop() {
-            if let What::Dir(dir) = std::mem::replace(&mut self.name_mut(id).what, What::Gone) {
-                todo.extend(dir.children.into_values());
+        let mut todo = Vec::from_iter(match what {
+            What::Dir(dir) => Some(dir),
+            _ => None,
+        });
+        let mut names = Vec::new();
+        while let Some(dir) = todo.pop() {
+            let data = std::mem::replace(&mut self.dirs[dir as usize], EMPTY);
+            self.free_dirs.push(dir);
+            names.extend(self.names.list(data.children));
+            names.extend(self.names.list(data.removed));
+            for id in names.drain(..) {
+                if let What::Dir(dir) = self.names.get(id).what() {
+                    todo.push(dir);
+                }
+                self.names.release(id);
             }
-            self.free.push(id);
         }
     }
 
@@ -411,15 +434,15 @@ impl Stack {
         let mut links = 0;
         while let Some(name) = todo.pop_front() {
             if name == ".." {
-                here = self.name(here).parent;
+                here = self.names.get(here).parent;
                 continue;
             }
             let child = self.child(here, &name);
-            let found = child.map(|id| (id, &self.name(id).what));
+            let found = child.map(|id| (id, self.names.get(id).what()));
             here = match found {
                 Some((id, What::Dir(_))) => id,
                 Some((_, What::Node(node))) => {
-                    if let Some(link) = &self.nodes[node.0 as usize].link {
+                    if let Some(link) = self.link(node) {
                         links += 1;
                         if links > MAX_LINKS {
                             return Err("its path leads through too many links".into());
@@ -438,12 +461,12 @@ impl Stack {
                         Make::Anything if links > 0 => {
                             return Err("a link in its path leads to what is no directory".into());
                         }
-                        Make::Anything => self.add(here, &name, What::Dir(Box::default()))?,
+                        Make::Anything => self.add_dir(here, &name)?,
                     }
                 }
-                Some((_, What::Gone)) | None => match make {
+                Some((_, What::Removed | What::Free)) | None => match make {
                     Make::Nothing => return Ok(None),
-                    Make::Anything => self.add(here, &name, What::Dir(Box::default()))?,
+                    Make::Anything => self.add_dir(here, &name)?,
                 },
             };
         }
@@ -463,14 +486,11 @@ impl Stack {
 
     fn opaque(&mut self, path: &Path) -> Result<Applied, String> {
         let id = self.make(path)?;
-        let children = self.dir(id).map(|dir| dir.children.values().copied());
-        for child in children
-            .map(Iterator::collect::<Vec<_>>)
-            .unwrap_or_default()
-        {
+        let children = self.dir(id).map(|dir| dir.children());
+        for child in children.unwrap_or_default() {
             self.prune(child);
         }
-        let is_old = self.name(id).is_old;
+        let is_old = self.names.get(id).is_old;
         let split = self.split.is_some();
         if let Some(dir) = self.dir_mut(id)
             && split
@@ -494,17 +514,18 @@ impl Stack {
             };
             // What came into it since then is the layer's own.
             if dir.pruned.replace(layer) != Some(layer) {
-                todo.extend(dir.children.values().copied());
+                let children = dir.children;
+                todo.extend(self.names.list(children));
                 order.push(id);
             }
         }
         // Children come before their directories.
         for id in order.into_iter().rev() {
-            let is_own = self.name(id).layer == layer;
+            let is_own = self.names.get(id).layer == layer;
             match self.dir(id) {
-                Some(dir) if !is_own && !dir.children.is_empty() => {
+                Some(dir) if !is_own && !dir.is_empty() => {
                     // It goes and comes back as what leads to the own ones.
-                    self.name_mut(id).layer = layer;
+                    self.names.get_mut(id).layer = layer;
                 }
                 _ if !is_own => self.remove(id),
                 _ => {}
@@ -516,15 +537,15 @@ impl Stack {
     pub fn path(&self, mut id: NameId) -> PathBuf {
         let mut parts: Vec<&[u8]> = Vec::new();
         while id != ROOT {
-            let name = self.name(id);
-            parts.push(&name.name);
-            id = name.parent;
+            parts.push(self.names.text(id));
+            id = self.names.get(id).parent;
         }
         parts.reverse();
         OsString::from_vec(parts.join(&b'/')).into()
     }
 
-    /// What is at `path`, in which no link is followed.
+    /// What is at `path`, in which no link is followed; not known once the
+    /// stack is [finished](Self::finish).
     pub fn at(&self, path: &Path) -> Option<NameId> {
         let mut here = ROOT;
         for part in path.iter() {
@@ -535,15 +556,15 @@ impl Stack {
 
     /// The directory that a name is in; the root is in itself.
     pub fn parent(&self, id: NameId) -> NameId {
-        self.name(id).parent
+        self.names.get(id).parent
     }
 
     /// What a name stands for.
     pub fn get(&self, id: NameId) -> Option<Found<'_>> {
-        match &self.name(id).what {
-            What::Dir(dir) => Some(Found::Dir(dir)),
-            What::Node(node) => Some(Found::Node(*node)),
-            What::Gone => None,
+        match self.names.get(id).what() {
+            What::Dir(_) => self.dir(id).map(Found::Dir),
+            What::Node(node) => Some(Found::Node(node)),
+            What::Removed | What::Free => None,
         }
     }
 
@@ -554,12 +575,17 @@ impl Stack {
 
     /// Whether a symbolic link.
     pub fn is_link(&self, node: NodeId) -> bool {
-        self.nodes[node.0 as usize].link.is_some()
+        self.link(node).is_some()
+    }
+
+    fn link(&self, node: NodeId) -> Option<&[u8]> {
+        let link = self.nodes[node.0 as usize].link;
+        (link != NONE).then(|| self.names.texts.get(link))
     }
 
     /// What the hard link that made this name above the split says of its file.
     pub fn linked(&self, id: NameId) -> Option<&Meta> {
-        self.linked.get(&id)
+        self.metas.get(*self.linked.get(&id)?)
     }
 
     /// The numbers of names are below this.
@@ -570,13 +596,13 @@ impl Stack {
     /// Whether a layer above the [split](Self::split) put it, or said again
     /// what it is.
     pub fn is_new(&self, id: NameId) -> bool {
-        let name = self.name(id);
+        let name = self.names.get(id);
         !name.is_old || self.split.is_none_or(|split| name.layer >= split)
     }
 
     /// Whether lower layers have the same there.
     pub fn is_old(&self, id: NameId) -> bool {
-        self.name(id).is_old && self.split.is_some()
+        self.names.get(id).is_old && self.split.is_some()
     }
 
     /// All names, a directory before what is in it, in the order of bytes.
@@ -593,33 +619,43 @@ impl Stack {
         let Some(dir) = self.dir(id) else {
             return false;
         };
-        dir.is_opaque || self.replaces(id)
+        dir.data.is_opaque || self.replaces(id)
     }
 
     /// Whether layers below the split have something else of this name.
     pub fn replaces(&self, id: NameId) -> bool {
-        let name = self.name(id);
-        let above = self.dir(name.parent);
-        !name.is_old && above.is_some_and(|above| above.removed.contains(&name.name))
+        let name = self.names.get(id);
+        !name.is_old && self.names.is_removed(name.parent, self.names.text(id))
     }
 }
 
-impl Dir {
-    /// What is in it.
-    pub fn children(&self) -> impl Iterator<Item = NameId> + '_ {
-        self.children.values().copied()
+impl<'a> Dir<'a> {
+    /// What is in it, in the order of bytes.
+    pub fn children(&self) -> Vec<NameId> {
+        self.stack.names.sorted(self.data.children)
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.data.children == NONE
     }
 
     /// The last entry for it, and its attributes.
-    pub fn stated(&self) -> Option<&(Origin, Meta)> {
-        self.stated.as_ref()
+    pub fn stated(&self) -> Option<(Origin, &'a Meta)> {
+        let (origin, meta) = self.data.stated?;
+        Some((origin, self.stack.metas.get(meta)?))
     }
 
-    /// Names below the split that are gone and that nothing took the place of.
-    pub fn removed(&self) -> impl Iterator<Item = &OsStr> {
-        let names = self.removed.iter();
-        let gone = names.filter(|name| !self.is_opaque && !self.children.contains_key(*name));
-        gone.map(|name| OsStr::from_bytes(name))
+    /// Names below the split that are gone and that nothing took the place of,
+    /// in the order of bytes.
+    pub fn removed(&self) -> impl Iterator<Item = &'a OsStr> + use<'a> {
+        let (names, id) = (&self.stack.names, self.id);
+        let list = match self.data.is_opaque {
+            true => Vec::new(),
+            false => names.sorted(self.data.removed),
+        };
+        let gone = list.into_iter().map(move |name| names.name(name));
+        gone.filter(move |name| names.child(id, name.as_bytes()).is_none())
     }
 }
 
@@ -633,7 +669,8 @@ pub struct Names<'a> {
 impl Names<'_> {
     /// Passes what is in the directory that came last.
     pub fn skip_below(&mut self, id: NameId) {
-        let count = self.stack.dir(id).map_or(0, |dir| dir.children.len());
+        let list = |dir: Dir<'_>| self.stack.names.list(dir.data.children).count();
+        let count = self.stack.dir(id).map_or(0, list);
         let kept = self.todo.len().saturating_sub(count);
         self.todo.truncate(kept);
     }
@@ -645,7 +682,7 @@ impl Iterator for Names<'_> {
     fn next(&mut self) -> Option<NameId> {
         let id = self.todo.pop()?;
         if let Some(dir) = self.stack.dir(id) {
-            self.todo.extend(dir.children.values().rev().copied());
+            self.todo.extend(dir.children().into_iter().rev());
         }
         Some(id)
     }

@@ -1,17 +1,19 @@
 //! Without some files: hidden by whiteouts in one layer more, or taken out of
 //! the layers themselves.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::{Draft, MutateError, NewBlobs, append};
 use crate::image::{History, Image};
+use crate::layer::code::{Input, field, number};
 use crate::layer::merge::{LayerBlob, Merge, MergeError, read_items};
 use crate::layer::pipeline::{LayerWriter, open, seal};
-use crate::layer::stack::{Applied, Found, NameId, NodeId, Origin, Stack};
+use crate::layer::stack::{Applied, Found, Metas, NameId, NodeId, Origin, Stack};
 use crate::layer::tar_read::{Item, Names, TarError, TarReader};
-use crate::layer::{Change, Entry, Kind, MAX_TAR_BYTES, Meta};
+use crate::layer::{self, Entry, Kind, MAX_TAR_BYTES};
 
 /// Says whether what has this path (relative, without links) is to go. Where it
 /// does, so does all below it.
@@ -37,15 +39,16 @@ pub fn hide(
     let mut gone = Vec::new();
     let mut names = stack.names();
     while let Some(name) = names.next() {
-        let path = stack.path(name);
-        if goes(matches, &path) {
-            gone.push(Ok(Change::Whiteout(path)));
+        if goes(matches, &stack.path(name)) {
+            gone.push(name);
             names.skip_below(name);
         }
     }
     if gone.is_empty() {
         return Ok(image.clone());
     }
+    let gone = gone.into_iter().map(|name| stack.path(name));
+    let gone = gone.map(|path| Ok(layer::Change::Whiteout(path)));
     let sealed = seal(gone, &*new.sink, &new.seal_for(image))?;
     append::add(image, sealed, history, new)
 }
@@ -72,7 +75,7 @@ pub fn purge(
         let Some(cuts) = plan.layers.get(&number) else {
             continue;
         };
-        *layer = write(image, &old, number, cuts, new)?;
+        *layer = write(image, &old, number, (cuts, &plan), new)?;
         changed = true;
     }
     if !changed {
@@ -91,38 +94,121 @@ pub fn purge(
 /// What becomes of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Fate {
+    /// It stays.
+    Stay,
     /// It goes, or comes at the layer's end.
     Drop,
     /// It is written under another path, or links to another name of its file.
-    Change {
-        path: Option<PathBuf>,
-        target: Option<PathBuf>,
-    },
+    Change(Change),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Change {
+    path: Option<PathBuf>,
+    target: Option<PathBuf>,
+}
+
+/// Changes of entries in their order, packed: number of the entry, then path
+/// and target, each behind a byte that says whether there is one.
+#[derive(Debug, Default)]
+struct Changes(Vec<u8>);
+
+impl Changes {
+    fn push(&mut self, entry: u32, change: &Change) {
+        number(&mut self.0, entry.into());
+        for path in [&change.path, &change.target] {
+            self.0.push(u8::from(path.is_some()));
+            if let Some(path) = path {
+                field(&mut self.0, path.as_os_str().as_bytes());
+            }
+        }
+    }
+
+    fn read(&self) -> impl Iterator<Item = (u32, Change)> + '_ {
+        let mut input = Input(&self.0);
+        std::iter::from_fn(move || {
+            let entry = input.small()?;
+            let mut path = || match input.byte()? {
+                0 => Some(None),
+                _ => input.path_field().map(Some),
+            };
+            let (path, target) = (path()?, path()?);
+            Some((entry, Change { path, target }))
+        })
+    }
 }
 
 /// What becomes of a layer.
 #[derive(Debug, Default)]
 struct Cuts {
-    fates: BTreeMap<u32, Fate>,
-    /// Files whose first name went, under the names that stay, by where their
-    /// content is.
-    saved: BTreeMap<Origin, Vec<(PathBuf, Meta)>>,
+    /// Entries that go, in their order.
+    drops: Vec<u32>,
+    changes: Changes,
+    /// Entries whose path, or whose target's, leads through links; and where
+    /// to. Only where such links go they are changed.
+    moved: Changes,
+    /// Files whose first name went, by where their content is; and how many
+    /// names stay, which are in `names` in the same order.
+    saved: Vec<(Origin, u32)>,
+    /// Path and number of the attributes of each.
+    names: Vec<u8>,
+}
+
+impl Cuts {
+    fn is_empty(&self) -> bool {
+        self.drops.is_empty() && self.changes.0.is_empty() && self.saved.is_empty()
+    }
+
+    /// What becomes of the entries, asked for in their order.
+    fn fates(&self, links_go: bool) -> impl FnMut(u32) -> Fate + '_ {
+        let mut drops = self.drops.iter().peekable();
+        let mut changes = self.changes.read().peekable();
+        let mut moved = self.moved.read().peekable();
+        move |entry| {
+            let drop = drops.next_if_eq(&&entry);
+            let change = changes.next_if(|(number, _)| *number == entry);
+            let moved = moved.next_if(|(number, _)| *number == entry);
+            match (drop, change.or(moved.filter(|_| links_go))) {
+                (Some(_), _) => Fate::Drop,
+                (None, Some((_, change))) => Fate::Change(change),
+                (None, None) => Fate::Stay,
+            }
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Plan {
     layers: BTreeMap<usize, Cuts>,
+    links_go: bool,
+    metas: Metas,
 }
 
 /// A layer while it is looked at.
 #[derive(Default)]
 struct Current {
     cuts: Cuts,
-    /// Entries whose path, or whose target's, leads through links; and where
-    /// to.
-    moved: Vec<(u32, Option<PathBuf>, Option<PathBuf>)>,
-    /// Files that are written at the end, with their names.
-    late: BTreeMap<NodeId, Vec<(PathBuf, Meta)>>,
+    /// Names of files that are written at the end, with the number of their
+    /// attributes, and the files.
+    late: Vec<(NodeId, NameId, u32)>,
+    late_files: HashSet<NodeId>,
+}
+
+/// A name that stays, for each file that has one.
+#[derive(Default)]
+struct Kept(Vec<Option<NameId>>);
+
+impl Kept {
+    fn get(&self, node: NodeId) -> Option<NameId> {
+        self.0.get(node.index()).copied().flatten()
+    }
+
+    fn set(&mut self, node: NodeId, name: NameId) {
+        if self.0.len() <= node.index() {
+            self.0.resize(node.index() + 1, None);
+        }
+        self.0[node.index()] = Some(name);
+    }
 }
 
 impl Plan {
@@ -134,9 +220,8 @@ impl Plan {
     ) -> Result<Self, MutateError> {
         let mut stack = Stack::new();
         let mut seen: Vec<Current> = vec![Current::default()];
-        // A name that stays, for each file that has one.
-        let mut kept: HashMap<NodeId, PathBuf> = HashMap::new();
-        let mut links_go = false;
+        let mut kept = Kept::default();
+        let mut plan = Self::default();
         let mut entry = 0;
         let end = |stack: &mut Stack, seen: &mut Vec<Current>| {
             if let Some(current) = seen.last_mut() {
@@ -163,18 +248,22 @@ impl Plan {
             };
             let current = &mut seen[number];
             if goes(matches, &path) {
-                links_go |= node.is_some_and(|node| stack.is_link(node));
-                current.cuts.fates.insert(entry, Fate::Drop);
+                plan.links_go |= node.is_some_and(|node| stack.is_link(node));
+                current.cuts.drops.push(entry);
             } else if let (Some(node), Item::Put(put)) = (node, &item) {
                 match &applied {
-                    Applied::Linked(_, target) if goes(matches, &stack.path(*target)) => {
-                        current.link(entry, &path, &put.meta, node, &stack, &mut kept);
+                    Applied::Linked(name, target)
+                        // Else its target is written only at the end.
+                        if goes(matches, &stack.path(*target))
+                            || current.late_files.contains(&node) =>
+                    {
+                        let link = (node, *name, plan.metas.intern(&put.meta));
+                        current.link(entry, &path, link, &stack, matches, &mut kept);
                     }
-                    // Its target is written only at the end.
-                    Applied::Linked(..) if current.late.contains_key(&node) => {
-                        current.link(entry, &path, &put.meta, node, &stack, &mut kept);
+                    Applied::Put(name) | Applied::Linked(name, _) if kept.get(node).is_none() => {
+                        kept.set(node, *name);
                     }
-                    _ => drop(kept.entry(node).or_insert_with(|| path.clone())),
+                    _ => {}
                 }
             }
             let stated = match &item {
@@ -192,24 +281,21 @@ impl Plan {
             };
             let moved = (*stated != path).then_some(path);
             if moved.is_some() || target.is_some() {
-                current.moved.push((entry, moved, target));
+                let change = Change {
+                    path: moved,
+                    target,
+                };
+                current.cuts.moved.push(entry, &change);
             }
             entry += 1;
             Ok(())
         })?;
         end(&mut stack, &mut seen);
-        let mut plan = Self::default();
-        for (number, mut current) in seen.into_iter().enumerate() {
-            let touched = !current.cuts.fates.is_empty() || !current.cuts.saved.is_empty();
+        for (number, current) in seen.into_iter().enumerate() {
+            let cuts = current.cuts;
             // Without the link their paths would lead to another place.
-            if links_go {
-                for (entry, path, target) in current.moved.drain(..) {
-                    let fate = current.cuts.fates.entry(entry);
-                    fate.or_insert(Fate::Change { path, target });
-                }
-            }
-            if touched || !current.cuts.fates.is_empty() {
-                plan.layers.insert(number, current.cuts);
+            if !cuts.is_empty() || plan.links_go && !cuts.moved.0.is_empty() {
+                plan.layers.insert(number, cuts);
             }
         }
         Ok(plan)
@@ -223,38 +309,62 @@ impl Current {
         &mut self,
         entry: u32,
         path: &Path,
-        meta: &Meta,
-        node: NodeId,
+        link: (NodeId, NameId, u32),
         stack: &Stack,
-        kept: &mut HashMap<NodeId, PathBuf>,
+        matches: Matches<'_>,
+        kept: &mut Kept,
     ) {
-        let own = || (path.to_owned(), meta.clone());
-        if let Some(names) = self.late.get_mut(&node) {
-            names.push(own());
-            self.cuts.fates.insert(entry, Fate::Drop);
+        let (node, name, _) = link;
+        if self.late_files.contains(&node) {
+            self.late.push(link);
+            self.cuts.drops.push(entry);
             return;
         }
-        let stands = |name: &PathBuf| is_at(stack, name, node) && name != path;
-        let fate = match kept.get(&node).filter(|name| stands(name)) {
-            Some(name) => Fate::Change {
-                path: Some(path.to_owned()),
-                target: Some(name.clone()),
-            },
-            None => {
-                self.late.insert(node, vec![own()]);
-                kept.insert(node, path.to_owned());
-                Fate::Drop
+        let stands = |other: &NameId| {
+            *other != name && node_of(stack, *other) == Some(node) && {
+                // The place may have been free in between.
+                !goes(matches, &stack.path(*other))
             }
         };
-        self.cuts.fates.insert(entry, fate);
+        match kept.get(node).filter(stands) {
+            Some(other) => {
+                let change = Change {
+                    path: Some(path.to_owned()),
+                    target: Some(stack.path(other)),
+                };
+                self.cuts.changes.push(entry, &change);
+            }
+            None => {
+                self.late_files.insert(node);
+                self.late.push(link);
+                kept.set(node, name);
+                self.cuts.drops.push(entry);
+            }
+        }
     }
 
     /// Ends the layer: names that it has itself replaced again are not written.
     fn settle(&mut self, stack: &Stack) {
-        for (node, mut names) in std::mem::take(&mut self.late) {
-            names.retain(|(path, _)| is_at(stack, path, node));
-            if !names.is_empty() {
-                self.cuts.saved.insert(stack.origin_of(node), names);
+        let mut late = std::mem::take(&mut self.late);
+        self.late_files = HashSet::new();
+        late.sort_by_key(|(node, ..)| *node);
+        for links in late.chunk_by(|a, b| a.0 == b.0) {
+            // A place that was freed may have been taken by another of them.
+            let mut seen = HashSet::new();
+            let mut there = links.iter().rev().filter(|(node, name, _)| {
+                node_of(stack, *name) == Some(*node) && seen.insert(*name)
+            });
+            let mut names: Vec<(NameId, u32)> = Vec::new();
+            names.extend(there.by_ref().map(|(_, name, meta)| (*name, *meta)));
+            let (Some((node, ..)), false) = (links.first(), names.is_empty()) else {
+                continue;
+            };
+            let count = u32::try_from(names.len()).unwrap_or(u32::MAX);
+            self.cuts.saved.push((stack.origin_of(*node), count));
+            for (name, meta) in names.into_iter().rev() {
+                let path = stack.path(name);
+                field(&mut self.cuts.names, path.as_os_str().as_bytes());
+                number(&mut self.cuts.names, meta.into());
             }
         }
     }
@@ -265,11 +375,6 @@ fn node_of(stack: &Stack, name: NameId) -> Option<NodeId> {
         Some(Found::Node(node)) => Some(node),
         Some(Found::Dir(_)) | None => None,
     }
-}
-
-fn is_at(stack: &Stack, path: &Path, node: NodeId) -> bool {
-    let name = stack.at(path);
-    name.and_then(|name| node_of(stack, name)) == Some(node)
 }
 
 fn failed(layer: &LayerBlob) -> impl Fn(TarError) -> MergeError + use<> {
@@ -285,7 +390,7 @@ fn write(
     image: &Image,
     layers: &[LayerBlob],
     number: usize,
-    cuts: &Cuts,
+    (cuts, plan): (&Cuts, &Plan),
     new: &NewBlobs,
 ) -> Result<LayerBlob, MutateError> {
     let layer = &layers[number];
@@ -293,15 +398,15 @@ fn write(
     let mut writer = LayerWriter::new(&*new.sink, &new.seal_like(image, layer))?;
     let tar = open(&layer.blob, None, &*image.blobs).map_err(MutateError::Read)?;
     let mut reader = TarReader::new(tar, Names::Layer);
-    let mut fates = cuts.fates.iter().peekable();
+    let mut fate = cuts.fates(plan.links_go);
     let mut entry = 0;
     while let Some(item) = reader.next_entry().map_err(&failed)? {
-        let fate = fates.next_if(|(number, _)| **number == entry);
+        let fate = fate(entry);
         entry += 1;
         let item = match fate {
-            None => item,
-            Some((_, Fate::Drop)) => continue,
-            Some((_, Fate::Change { path, target })) => changed(item, path, target),
+            Fate::Stay => item,
+            Fate::Drop => continue,
+            Fate::Change(change) => changed(item, change),
         };
         match item {
             Item::Put(entry) => writer.tar().put(&entry, &mut reader.body())?,
@@ -310,25 +415,21 @@ fn write(
         }
     }
     reader.finish(MAX_TAR_BYTES).map_err(&failed)?;
-    save(image, layers, &cuts.saved, &mut writer)?;
+    save(image, layers, (cuts, &plan.metas), &mut writer)?;
     Ok(writer.finish()?.into())
 }
 
-fn changed(item: Item, path: &Option<PathBuf>, target: &Option<PathBuf>) -> Item {
+fn changed(item: Item, Change { path, target }: Change) -> Item {
     match item {
         Item::Put(mut entry) => {
-            if let Some(path) = path {
-                entry.path.clone_from(path);
-            }
+            entry.path = path.unwrap_or(entry.path);
             if let Some(target) = target {
-                entry.kind = Kind::Hardlink {
-                    target: target.clone(),
-                };
+                entry.kind = Kind::Hardlink { target };
             }
             Item::Put(entry)
         }
-        Item::Whiteout(own) => Item::Whiteout(path.clone().unwrap_or(own)),
-        Item::Opaque(own) => Item::Opaque(path.clone().unwrap_or(own)),
+        Item::Whiteout(own) => Item::Whiteout(path.unwrap_or(own)),
+        Item::Opaque(own) => Item::Opaque(path.unwrap_or(own)),
     }
 }
 
@@ -336,10 +437,16 @@ fn changed(item: Item, path: &Option<PathBuf>, target: &Option<PathBuf>) -> Item
 fn save(
     image: &Image,
     layers: &[LayerBlob],
-    saved: &BTreeMap<Origin, Vec<(PathBuf, Meta)>>,
+    (cuts, metas): (&Cuts, &Metas),
     writer: &mut LayerWriter,
 ) -> Result<(), MutateError> {
-    let mut wanted = saved.iter().peekable();
+    let mut names = Input(&cuts.names);
+    let mut name = || {
+        let path = names.path_field().unwrap_or_default();
+        let meta = metas.get(names.small().unwrap_or(u32::MAX));
+        (path, meta.cloned().unwrap_or_default())
+    };
+    let mut wanted = cuts.saved.iter().peekable();
     while let Some((first, _)) = wanted.peek() {
         let number = first.layer;
         let layer = &layers[number as usize];
@@ -353,26 +460,21 @@ fn save(
                 entry,
             };
             entry += 1;
-            let found = wanted.next_if(|(origin, _)| **origin == here);
-            let (Some((_, names)), Item::Put(entry)) = (found, item) else {
+            let found = wanted.next_if(|(origin, _)| *origin == here);
+            let (Some((_, count)), Item::Put(entry)) = (found, item) else {
                 continue;
             };
-            let Some(((path, _), links)) = names.split_first() else {
-                continue;
-            };
+            let (target, _) = name();
             let file = Entry {
-                path: path.clone(),
+                path: target.clone(),
                 ..entry
             };
             writer.tar().put(&file, &mut reader.body())?;
-            for (link, meta) in links {
-                let entry = Entry {
-                    path: link.clone(),
-                    kind: Kind::Hardlink {
-                        target: path.clone(),
-                    },
-                    meta: meta.clone(),
-                };
+            for _ in 1..*count {
+                let (path, meta) = name();
+                let target = target.clone();
+                let kind = Kind::Hardlink { target };
+                let entry = Entry { path, kind, meta };
                 writer.tar().put(&entry, &mut io::empty())?;
             }
         }
