@@ -4,15 +4,14 @@
 //! it has, so nothing is read before that: then the indexes of the layers, or
 //! the layers themselves where there are none yet.
 
-use std::collections::HashMap;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use crate::digest::{DiffId, Digest, Sha256};
 use crate::image::media_type::layer_compression;
 use crate::image::{Descriptor, Image};
-use crate::layer::index::LayerIndex;
+use crate::layer::index::{LayerIndex, Lookup};
 use crate::layer::stack::{Found, Origin, Stack};
 use crate::snapshot::Contents;
 use crate::store::Store;
@@ -22,10 +21,30 @@ use crate::store::Store;
 pub struct ImageContents {
     image: Image,
     store: Store,
-    found: Mutex<Option<Arc<Files>>>,
+    found: Mutex<Option<Files>>,
 }
 
-type Files = HashMap<PathBuf, Sha256>;
+/// Where files are, and what says their digests.
+#[derive(Debug)]
+struct Files {
+    stack: Stack,
+    indexes: Vec<(LayerIndex, Lookup)>,
+}
+
+impl Files {
+    fn digest(&mut self, path: &Path) -> io::Result<Option<Sha256>> {
+        let found = self.stack.at(path).and_then(|name| self.stack.get(name));
+        let Some(Found::Node(node)) = found else {
+            return Ok(None);
+        };
+        let Origin { layer, entry } = self.stack.origin_of(node);
+        let Some((index, lookup)) = self.indexes.get_mut(layer as usize) else {
+            return Ok(None);
+        };
+        let found = lookup.get(index, entry.into())?;
+        Ok(found.and_then(|indexed| indexed.digest))
+    }
+}
 
 impl ImageContents {
     /// Those of `image`. Indexes are looked for in `store` and kept there.
@@ -37,43 +56,22 @@ impl ImageContents {
         }
     }
 
-    fn files(&self) -> io::Result<Arc<Files>> {
-        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(files) = &*found {
-            return Ok(Arc::clone(files));
-        }
-        let files = Arc::new(self.read()?);
-        *found = Some(Arc::clone(&files));
-        Ok(files)
-    }
-
     fn read(&self) -> io::Result<Files> {
         let mut stack = Stack::new();
-        let mut digests = HashMap::new();
+        let mut indexes = Vec::new();
         let layers = &self.image.manifest.layers;
         let diff_ids = &self.image.config.rootfs.diff_ids;
-        for (layer, (blob, diff_id)) in (0..).zip(layers.iter().zip(diff_ids)) {
-            if layer > 0 {
+        for (blob, diff_id) in layers.iter().zip(diff_ids) {
+            if !indexes.is_empty() {
                 stack.next_layer();
             }
             let index = self.index(blob, diff_id)?;
-            for (entry, indexed) in (0..).zip(index.entries()) {
-                let indexed = indexed?;
-                stack.apply(&indexed.item).map_err(io::Error::other)?;
-                if let Some(digest) = indexed.digest {
-                    digests.insert(Origin { layer, entry }, digest);
-                }
+            for indexed in index.entries() {
+                stack.apply(&indexed?.item).map_err(io::Error::other)?;
             }
+            indexes.push((index, Lookup::default()));
         }
-        let mut files = Files::new();
-        for name in stack.names() {
-            if let Some(Found::Node(node)) = stack.get(name)
-                && let Some(digest) = digests.get(&stack.origin_of(node))
-            {
-                files.insert(stack.path(name), *digest);
-            }
-        }
-        Ok(files)
+        Ok(Files { stack, indexes })
     }
 
     fn index(&self, blob: &Descriptor, diff_id: &DiffId) -> io::Result<LayerIndex> {
@@ -101,6 +99,11 @@ impl ImageContents {
 
 impl Contents for ImageContents {
     fn digest(&self, path: &Path) -> io::Result<Option<Digest>> {
-        Ok(self.files()?.get(path).copied().map(Digest::from))
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = match &mut *found {
+            Some(files) => files,
+            none => none.insert(self.read()?),
+        };
+        Ok(files.digest(path)?.map(Digest::from))
     }
 }

@@ -7,7 +7,7 @@
 //! ```
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,10 @@ use crate::platform::Platform;
 use crate::snapshot::{Guess, Kept, Record};
 
 const MAGIC: &str = "shiplap-unpacked 1";
+/// The most bytes of one of the file's first lines.
+const MAX_LINE: u64 = 64 << 20;
+/// Bytes that are read and written at a time.
+const BUFFER: usize = 128 << 10;
 /// The file in a bundle.
 pub(super) const IN_BUNDLE: &str = "shiplap.state";
 /// The end of the file's name beside a root filesystem.
@@ -127,15 +131,25 @@ impl State {
             true => (real.join(ROOTFS), in_bundle),
             false => (real.clone(), beside(&real)),
         };
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
+        let file = match fs::File::open(&path) {
+            Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let dir = dir.to_owned();
                 return Err(BundleError::NoState { dir, state: path });
             }
             Err(e) => return Err(BundleError::io("read", &path)(e)),
         };
-        let (origin, record) = parse(&bytes).ok_or(BundleError::Damaged(path))?;
+        let (origin, record) = match read(&mut BufReader::with_capacity(BUFFER, file)) {
+            Ok(read) => read,
+            Err(e) => {
+                return Err(match e.kind() {
+                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                        BundleError::Damaged(path)
+                    }
+                    _ => BundleError::io("read", &path)(e),
+                });
+            }
+        };
         Ok(Self {
             rootfs,
             origin,
@@ -156,21 +170,37 @@ pub(super) fn write(path: &Path, origin: &Origin, record: &Record) -> io::Result
         uid_map: text(&origin.manner.ids.users),
         gid_map: text(&origin.manner.ids.groups),
     };
-    let mut file = fs::File::create(path)?;
+    let mut file = BufWriter::with_capacity(BUFFER, fs::File::create(path)?);
     let header = serde_json::to_string(&header).map_err(io::Error::from)?;
     file.write_all(format!("{MAGIC}\n{header}\n").as_bytes())?;
-    file.write_all(&record.to_bytes())
+    record.write_to(&mut file)?;
+    file.flush()
 }
 
-fn parse(bytes: &[u8]) -> Option<(Origin, Record)> {
-    let rest = bytes.strip_prefix(MAGIC.as_bytes())?.strip_prefix(b"\n")?;
-    let end = rest.iter().position(|b| *b == b'\n')?;
-    let (header, record) = (rest.get(..end)?, rest.get(end + 1..)?);
+fn read(file: &mut impl BufRead) -> io::Result<(Origin, Record)> {
+    let mut line = || -> io::Result<Vec<u8>> {
+        let mut line = Vec::new();
+        let most = MAX_LINE;
+        file.by_ref().take(most).read_until(b'\n', &mut line)?;
+        match line.pop() {
+            Some(b'\n') => Ok(line),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    };
+    let (magic, header) = (line()?, line()?);
+    let origin = parse(&magic, &header).ok_or(io::ErrorKind::InvalidData)?;
+    Ok((origin, Record::read_from(file)?))
+}
+
+fn parse(magic: &[u8], header: &[u8]) -> Option<Origin> {
     let header: Header = serde_json::from_slice(header).ok()?;
+    if magic != MAGIC.as_bytes() {
+        return None;
+    }
     let ranges = |texts: Vec<String>| -> Option<Vec<IdRange>> {
         texts.iter().map(|t| IdRange::parse(t).ok()).collect()
     };
-    let origin = Origin {
+    Some(Origin {
         image: header.image,
         manifest: header.manifest,
         platform: Platform::parse(&header.platform).ok()?,
@@ -182,8 +212,7 @@ fn parse(bytes: &[u8]) -> Option<(Origin, Record)> {
                 groups: ranges(header.gid_map)?,
             },
         },
-    };
-    Some((origin, Record::parse(record)?))
+    })
 }
 
 #[cfg(test)]
@@ -210,12 +239,17 @@ mod tests {
                 },
             },
         };
-        let record = Record::read(&rootfs, &Kept::OnDisk).unwrap();
+        let record = Record::read(&rootfs, Kept::OnDisk).unwrap();
         let path = beside(&rootfs);
         write(&path, &origin, &record).unwrap();
         let state = State::of(&rootfs).unwrap();
         assert_eq!(state.origin, origin);
-        assert_eq!(state.record.to_bytes(), record.to_bytes());
+        let bytes = |record: &Record| {
+            let mut bytes = Vec::new();
+            record.write_to(&mut bytes).unwrap();
+            bytes
+        };
+        assert_eq!(bytes(&state.record), bytes(&record));
         assert_eq!(state.record.len(), 4);
         let whole = fs::read(&path).unwrap();
         for len in 0..whole.len() {

@@ -75,8 +75,8 @@ pub fn unpack(
         true => Kept::Noted(notes),
         false => Kept::OnDisk,
     };
-    let record = Record::read(&rootfs, &manner.mapped(kept))
-        .map_err(BundleError::io("read", request.dir))?;
+    let record =
+        Record::read(&rootfs, manner.mapped(kept)).map_err(BundleError::io("read", request.dir))?;
     let config = match &request.bundle {
         Some(options) => {
             let name = place.target.file_name().unwrap_or_default();

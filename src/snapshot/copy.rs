@@ -122,9 +122,9 @@ impl Table {
     /// The same with what each entry is, and the root's entry. Waits until
     /// nothing in `root` is young, so that all that stays as it is will be
     /// known to have.
-    pub(super) fn record(root: &Path, kept: &Kept) -> io::Result<(Self, Entry)> {
+    pub(super) fn record(root: &Path, kept: Kept) -> io::Result<(Self, Entry)> {
         std::thread::sleep(TICK * 2);
-        let source = Source::open(root)?.kept(kept.clone());
+        let source = Source::open(root)?.kept(kept);
         let entry = root_entry(&source, &Empty, None)?;
         let mut side = Now::new(None, source.device()?);
         side.details = true;
@@ -192,8 +192,27 @@ impl Table {
         if let Some(kept) = kept {
             source = source.kept(kept);
         }
-        let change = root_change(&source, &*lower)?;
         let side = Now::new(Some(self), source.device()?);
+        Self::stream(source, lower, side)
+    }
+
+    /// The same where no new table is wanted.
+    pub(super) fn compare_once(
+        self: Arc<Self>,
+        root: &Path,
+        lower: Arc<dyn Tree>,
+        kept: Kept,
+    ) -> io::Result<TableChanges> {
+        let source = Source::open(root)?.kept(kept);
+        let side = Now {
+            dirs: None,
+            ..Now::new(Some(self), source.device()?)
+        };
+        Self::stream(source, lower, side)
+    }
+
+    fn stream(source: Source, lower: Arc<dyn Tree>, side: Now) -> io::Result<TableChanges> {
+        let change = root_change(&source, &*lower)?;
         let differ = Differ::new(source, lower, side);
         let diff = Diff::new(Arc::new(differ), change)?;
         Ok(TableChanges { diff })

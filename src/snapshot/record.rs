@@ -10,23 +10,25 @@
 //! dir      number of its first directory u64, entries u64, rows
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::copy::{Table, TableChanges};
 use super::kept::Kept;
-use super::rows::{self, Input, Rows};
+use super::rows::{self, Cursor, Rows};
 use crate::context::{Node, Tree};
 use crate::digest::{Digest, HashingWriter};
 use crate::layer::{Kind, Meta, Mtime};
 
-/// Begins what [`Record::to_bytes`] writes; changes with its form.
+/// Begins what [`Record::write_to`] writes; changes with its form.
 const MAGIC: &[u8; 16] = b"shiplap-record1\n";
+/// In a directory of more entries, every so many can be found at once.
+const MARKED: usize = 256;
 
 /// Says what bytes a file had.
 pub trait Contents: Send + Sync {
@@ -51,7 +53,7 @@ impl Record {
     ///
     /// # Errors
     /// When something can't be read.
-    pub fn read(root: &Path, kept: &Kept) -> io::Result<Self> {
+    pub fn read(root: &Path, kept: Kept) -> io::Result<Self> {
         let (table, entry) = Table::record(root, kept)?;
         Ok(Self {
             table: Arc::new(table),
@@ -81,64 +83,65 @@ impl Record {
         kept: Kept,
     ) -> io::Result<TableChanges> {
         let table = Arc::clone(&self.table);
-        let lower = Recorded {
-            record: self,
-            contents,
-        };
-        table.compare(root, Arc::new(lower), Some(kept))
+        let lower = Recorded::new(self, contents);
+        table.compare_once(root, Arc::new(lower), kept)
     }
 
-    /// All of it, for [`parse`](Self::parse).
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = MAGIC.to_vec();
+    /// Writes all of it, for [`read_from`](Self::read_from).
+    ///
+    /// # Errors
+    /// When `out` fails.
+    pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
+        let mut head = MAGIC.to_vec();
         let young = self.table.young();
-        out.extend_from_slice(&young.secs.to_le_bytes());
-        out.extend_from_slice(&young.nanos.to_le_bytes());
-        rows::text(&mut out, &self.root);
-        out.extend_from_slice(&(self.table.dirs().len() as u64).to_le_bytes());
+        head.extend_from_slice(&young.secs.to_le_bytes());
+        head.extend_from_slice(&young.nanos.to_le_bytes());
+        rows::text(&mut head, &self.root);
+        head.extend_from_slice(&(self.table.dirs().len() as u64).to_le_bytes());
+        out.write_all(&head)?;
         for dir in self.table.dirs() {
-            out.extend_from_slice(&(dir.first_child as u64).to_le_bytes());
-            out.extend_from_slice(&(dir.count as u64).to_le_bytes());
-            rows::text(&mut out, &dir.bytes);
+            out.write_all(&(dir.first_child as u64).to_le_bytes())?;
+            out.write_all(&(dir.count as u64).to_le_bytes())?;
+            let len = u32::try_from(dir.bytes.len())
+                .map_err(|_| io::Error::other("a directory has too many entries"))?;
+            out.write_all(&len.to_le_bytes())?;
+            out.write_all(&dir.bytes)?;
         }
-        out
+        Ok(())
     }
 
-    /// Reads what [`to_bytes`](Self::to_bytes) wrote; `None` for anything else.
-    pub fn parse(bytes: &[u8]) -> Option<Self> {
-        let mut input = Input(bytes.strip_prefix(MAGIC)?);
+    /// Reads what [`write_to`](Self::write_to) wrote, to the end of `input`.
+    ///
+    /// # Errors
+    /// When it can't be read, or is anything else.
+    pub fn read_from(input: &mut impl Read) -> io::Result<Self> {
+        let damaged = || io::Error::from(io::ErrorKind::InvalidData);
+        if array(input)? != *MAGIC {
+            return Err(damaged());
+        }
         let young = Mtime {
-            secs: i64::from_le_bytes(input.array()?),
-            nanos: input.u32()?,
+            secs: i64::from_le_bytes(array(input)?),
+            nanos: u32::from_le_bytes(array(input)?),
         };
-        let root = input.text()?.to_vec();
-        rows::parse_detail(&root)?;
+        let root = text(input)?;
+        rows::parse_detail(&root).ok_or_else(damaged)?;
         let mut dirs = Vec::new();
-        for _ in 0..input.u64()? {
-            let first_child = usize::try_from(input.u64()?).ok()?;
-            let count = usize::try_from(input.u64()?).ok()?;
-            let bytes = input.text()?.to_vec();
+        for _ in 0..u64::from_le_bytes(array(input)?) {
+            let mut number = || -> io::Result<usize> {
+                usize::try_from(u64::from_le_bytes(array(input)?)).map_err(|_| damaged())
+            };
+            let (first_child, count) = (number()?, number()?);
             dirs.push(Rows {
-                bytes,
+                bytes: text(input)?,
                 first_child,
                 count,
             });
         }
-        let table = Arc::new(Table::of(dirs, young)?);
-        input.0.is_empty().then_some(Self { table, root })
-    }
-
-    fn find(&self, path: &Path) -> Option<(Kind, Meta)> {
-        let mut dir = Some(0);
-        let mut detail: &[u8] = &self.root;
-        for component in path.components() {
-            let Component::Normal(name) = component else {
-                continue;
-            };
-            let (row, child) = self.table.dirs().get(dir?)?.find(name.as_bytes())?;
-            (detail, dir) = (row.detail, child);
+        if input.read(&mut [0])? > 0 {
+            return Err(damaged());
         }
-        rows::parse_detail(detail)
+        let table = Arc::new(Table::of(dirs, young).ok_or_else(damaged)?);
+        Ok(Self { table, root })
     }
 }
 
@@ -146,11 +149,66 @@ impl Record {
 struct Recorded {
     record: Record,
     contents: Arc<dyn Contents>,
+    /// Places in directories that are too large to look at every name.
+    marks: HashMap<usize, Vec<Cursor>>,
+}
+
+impl Recorded {
+    fn new(record: Record, contents: Arc<dyn Contents>) -> Self {
+        let dirs = record.table.dirs().iter().enumerate();
+        let large = dirs.filter(|(_, dir)| dir.count > MARKED);
+        let marks = large.map(|(number, dir)| (number, dir.marks(MARKED)));
+        Self {
+            marks: marks.collect(),
+            record,
+            contents,
+        }
+    }
+
+    fn find(&self, path: &Path) -> Option<(Kind, Meta)> {
+        let mut dir = Some(0);
+        let mut detail: &[u8] = &self.record.root;
+        for component in path.components() {
+            let Component::Normal(name) = component else {
+                continue;
+            };
+            let (number, name) = (dir?, name.as_bytes());
+            let rows = self.record.table.dirs().get(number)?;
+            let from = self.marks.get(&number).and_then(|marks| {
+                let is_before =
+                    |at: &Cursor| rows.get(*at).is_some_and(|(row, _)| row.name <= name);
+                let behind = marks.partition_point(is_before);
+                marks.get(behind.checked_sub(1)?).copied()
+            });
+            let (row, child) = rows.find(from.unwrap_or_default(), name)?;
+            (detail, dir) = (row.detail, child);
+        }
+        rows::parse_detail(detail)
+    }
+}
+
+fn array<const N: usize>(input: &mut impl Read) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    input.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads what [`rows::text`] wrote.
+fn text(input: &mut impl Read) -> io::Result<Vec<u8>> {
+    let len = u32::from_le_bytes(array(input)?);
+    let mut bytes = Vec::new();
+    // A wrong length takes no more than there is.
+    input.take(len.into()).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 != u64::from(len) {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    bytes.shrink_to_fit();
+    Ok(bytes)
 }
 
 impl Tree for Recorded {
     fn lookup(&self, path: &Path, _: bool) -> io::Result<Option<Node>> {
-        Ok(self.record.find(path).map(|(kind, meta)| Node {
+        Ok(self.find(path).map(|(kind, meta)| Node {
             kind,
             meta: Meta {
                 xattrs: BTreeMap::new(),
@@ -181,7 +239,7 @@ impl Tree for Recorded {
     }
 
     fn xattrs(&self, path: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
-        let found = self.record.find(path);
+        let found = self.find(path);
         Ok(found.map(|(_, meta)| meta.xattrs).unwrap_or_default())
     }
 

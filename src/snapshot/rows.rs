@@ -99,9 +99,24 @@ impl Rows {
         })
     }
 
-    /// The row of `name`, and the number of its directory, if it is one.
-    pub(super) fn find(&self, name: &[u8]) -> Option<(Row<'_>, Option<usize>)> {
-        let mut at = Cursor::default();
+    /// The places of every `step`th row, the first one's before them.
+    pub(super) fn marks(&self, step: usize) -> Vec<Cursor> {
+        let mut marks = Vec::new();
+        let (mut at, mut number) = (Cursor::default(), 0);
+        while let Some((_, next)) = self.get(at) {
+            if number % step == 0 {
+                marks.push(at);
+            }
+            number += 1;
+            at = next;
+        }
+        marks
+    }
+
+    /// The row of `name`, and the number of its directory, if it is one. It is
+    /// not before `from`.
+    pub(super) fn find(&self, from: Cursor, name: &[u8]) -> Option<(Row<'_>, Option<usize>)> {
+        let mut at = from;
         while let Some((row, next)) = self.get(at) {
             if row.name == name {
                 let child = row.is_dir.then_some(self.first_child + at.dirs);
