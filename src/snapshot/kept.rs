@@ -199,6 +199,6 @@ fn note_one(
         capability: meta.xattrs.remove(CAPABILITY),
         device: (kind != node.kind).then_some(kind),
     };
-    notes.set(path, noted);
+    notes.set(&path, noted);
     Ok(())
 }

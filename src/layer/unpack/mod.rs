@@ -216,7 +216,7 @@ pub fn unpack_onto(
         for path in &result.implied {
             let below = lower.entry(path).step("look below the layer at", path)?;
             if let Some(below) = below.filter(|below| below.kind == Kind::Dir) {
-                result.notes.set(path.clone(), noted(&below, false));
+                result.notes.set(path, noted(&below, false));
             }
         }
     }
@@ -300,7 +300,7 @@ impl Unpacker<'_> {
         let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else {
             // The reader lets nothing but a directory have the root's name.
             let root = self.dirs.root_dir()?;
-            self.result.notes.set(PathBuf::new(), noted(entry, false));
+            self.result.notes.set(Path::new(""), noted(entry, false));
             return self.directory_attrs(&root, path, &entry.meta, true);
         };
         let dir = self.dirs.make(parent)?;
@@ -346,7 +346,7 @@ impl Unpacker<'_> {
         if self.options.owners {
             noted.capability = None;
         }
-        self.result.notes.set(place.join(name), noted);
+        self.result.notes.set(&place.join(name), noted);
         Ok(())
     }
 
