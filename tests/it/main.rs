@@ -18,6 +18,7 @@ mod frontend;
 mod hostile_layers;
 mod housekeeping;
 mod look;
+mod memory;
 mod messages;
 mod mount_escapes;
 mod on_disk;
