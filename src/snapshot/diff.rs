@@ -477,10 +477,8 @@ impl<S: Side> Diff<S> {
         let inode = item.inode;
         let is_linked = item.is_linked();
         let mut kind = item.kind;
-        if is_linked {
-            if let Some(target) = self.first.link(inode, &path, item.links) {
-                kind = Kind::Hardlink { target };
-            }
+        if is_linked && let Some(target) = self.first.link(inode, &path, item.links) {
+            kind = Kind::Hardlink { target };
         }
         let content = match kind {
             Kind::File { size } if size > 0 => {

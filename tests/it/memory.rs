@@ -155,6 +155,7 @@ fn measure(dir: &Path, command: &Command, words: &[&str]) -> u64 {
 #[test]
 #[ignore = "the process that a command is measured from"]
 #[allow(clippy::print_stdout, reason = "for the test that started it")]
+#[allow(clippy::zombie_processes, reason = "wait_any waits for it")]
 fn measured() {
     let words = std::env::var(COMMAND).unwrap_or_default();
     let mut words = words.split(SEPARATOR);
