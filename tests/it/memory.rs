@@ -62,6 +62,23 @@ const ROWS: &[Row] = &[
     row("copy base oci:out --compression zstd", NOTHING),
     row("save base -o out.tar", NOTHING),
     row("verify base", NOTHING),
+    // What is copied from a stage is unpacked, listed and packed again.
+    Row {
+        before: &[
+            "$ mkdir ctx",
+            "$ printf 'FROM base AS a\\nFROM scratch\\nCOPY --from=a /m /m\\n' > ctx/Dockerfile",
+        ],
+        command: "build -t out ctx",
+        each: NAMES,
+    },
+    Row {
+        before: &[
+            "$ mkdir ctx && tar -xf entries.tar -C ctx",
+            "$ printf 'FROM scratch\\nCOPY m /m\\n' > ctx/Dockerfile",
+        ],
+        command: "build -t out ctx",
+        each: NAMES,
+    },
     row("unpack base tree", NAMES),
     row("unpack --rootless base tree", NAMES),
     Row {
