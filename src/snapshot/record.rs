@@ -247,3 +247,47 @@ impl Tree for Recorded {
         Ok(path.to_owned())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Unknown;
+
+    impl Contents for Unknown {
+        fn digest(&self, _: &Path) -> io::Result<Option<Digest>> {
+            Ok(None)
+        }
+    }
+
+    #[test]
+    fn every_name_of_a_large_directory_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = |n: usize| format!("{:05}", 2 * n + 1);
+        let count = 3 * MARKED + 7;
+        for n in 0..count {
+            let path = dir.path().join(name(n));
+            match n % 7 {
+                0 => std::fs::create_dir_all(path.join(format!("in{n}"))).unwrap(),
+                _ => std::fs::write(path, vec![b'x'; n % 11]).unwrap(),
+            }
+        }
+        let record = Record::read(dir.path(), Kept::OnDisk).unwrap();
+        let recorded = Recorded::new(record, Arc::new(Unknown));
+        assert_eq!(recorded.marks.len(), 1);
+        let kind = |path: &str| recorded.find(Path::new(path)).map(|(kind, _)| kind);
+        for n in 0..count {
+            let size = (n % 11) as u64;
+            let expected = match n % 7 {
+                0 => Kind::Dir,
+                _ => Kind::File { size },
+            };
+            assert_eq!(kind(&name(n)), Some(expected), "{n}");
+            let inner = format!("{}/in{n}", name(n));
+            assert_eq!(kind(&inner), (n % 7 == 0).then_some(Kind::Dir), "{n}");
+        }
+        for n in 0..=count {
+            assert_eq!(kind(&format!("{:05}", 2 * n)), None, "{n}");
+        }
+    }
+}
