@@ -12,7 +12,7 @@ const MAX_THREADS: usize = 4;
 /// With fewer directories waiting than this, one thread is done sooner.
 const WORTH_THREADS: usize = 16;
 /// Entries that are listed before they are asked for.
-const MAX_AHEAD: usize = 16 << 10;
+const MAX_AHEAD: usize = 8 << 10;
 
 /// What listing a directory gives.
 pub(super) struct Listed<D, E> {

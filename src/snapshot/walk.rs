@@ -13,7 +13,7 @@ const MAX_THREADS: usize = 4;
 /// With less work waiting than this, one thread is done sooner.
 const WORTH_THREADS: usize = 16;
 /// Finished visits that may wait for the caller.
-const MAX_READY: usize = 64;
+const MAX_READY: usize = 32;
 
 /// Does one piece of the work.
 pub(super) trait Visitor: Send + Sync + 'static {
