@@ -41,6 +41,7 @@ use super::select::{Found, Match};
 use super::stats::Stamp;
 use crate::digest::{Digest, Hasher, Sha256};
 use crate::event::Cancel;
+use crate::layer::code::{Input, field, number, signed};
 use crate::layer::{Kind, Mtime};
 
 /// Bytes that a worker reads at a time.
@@ -66,7 +67,7 @@ pub enum ChecksumError {
 }
 
 /// A regular file of a selection.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Selected {
     path: PathBuf,
     stamp: Stamp,
@@ -74,6 +75,53 @@ pub struct Selected {
     plain: bool,
     /// Its number among the files of the selection.
     number: usize,
+}
+
+impl Selected {
+    /// Appends its bytes, for [`unpack`](Self::unpack).
+    pub(crate) fn pack(&self, out: &mut Vec<u8>) {
+        let Stamp {
+            device,
+            inode,
+            size,
+            mtime,
+            ctime,
+        } = self.stamp;
+        field(out, self.path.as_os_str().as_bytes());
+        for value in [device, inode, size, self.plain.into(), self.number as u64] {
+            number(out, value);
+        }
+        for time in [mtime, ctime] {
+            signed(out, time.secs);
+            number(out, time.nanos.into());
+        }
+    }
+
+    /// The file that was packed.
+    pub(crate) fn unpack(input: &mut Input<'_>) -> Option<Self> {
+        let path = input.path_field()?;
+        let (device, inode, size) = (input.number()?, input.number()?, input.number()?);
+        let plain = input.number()? != 0;
+        let number = usize::try_from(input.number()?).ok()?;
+        let mut time = || {
+            Some(Mtime {
+                secs: input.signed()?,
+                nanos: input.small()?,
+            })
+        };
+        Some(Self {
+            path,
+            stamp: Stamp {
+                device,
+                inode,
+                size,
+                mtime: time()?,
+                ctime: time()?,
+            },
+            plain,
+            number,
+        })
+    }
 }
 
 /// One match of the selection.
@@ -112,8 +160,11 @@ impl std::fmt::Debug for Contents {
 
 impl Contents {
     /// Those of what was selected in `tree`. Nothing is read yet.
-    pub fn of(tree: Arc<dyn Tree>, matches: &mut [Match]) -> Self {
-        let mut contents = Self::unhashed(tree, matches);
+    ///
+    /// # Errors
+    /// When the matches can't be had back from where they wait.
+    pub fn of(tree: Arc<dyn Tree>, matches: &mut [Match]) -> io::Result<Self> {
+        let mut contents = Self::unhashed(tree, matches)?;
         contents.hashed = true;
         let files = matches.iter().map(|m| m.files as usize).sum();
         let mut digests: Vec<Sha256> = Vec::new();
@@ -128,19 +179,31 @@ impl Contents {
         }
         digests.resize(files, UNKNOWN);
         contents.digests = Mutex::new(digests);
-        contents
+        Ok(contents)
     }
 
     /// The same where nobody wants to know digests.
-    pub fn unhashed(tree: Arc<dyn Tree>, matches: &[Match]) -> Self {
+    ///
+    /// # Errors
+    /// As for [`of`](Self::of).
+    pub fn unhashed(tree: Arc<dyn Tree>, matches: &[Match]) -> io::Result<Self> {
         let mut shape = Hasher::new();
         shape.field(VERSION);
-        shape.field(&(matches.len() as u64).to_le_bytes());
+        let count = |found: &Match| match found.apart {
+            true => found.below.len(),
+            false => 1,
+        };
+        let count: u64 = matches.iter().map(count).sum();
+        shape.field(&count.to_le_bytes());
         let (mut parts, mut first, mut bytes) = (Vec::with_capacity(matches.len()), 0, 0_u64);
         for found in matches {
-            shape.field(found.name.as_bytes());
-            shape.field(&found.below.len().to_le_bytes());
-            shape.field(&found.shape.0);
+            if found.apart {
+                describe_apart(found, &mut shape)?;
+            } else {
+                shape.field(found.name.as_bytes());
+                shape.field(&found.below.len().to_le_bytes());
+                shape.field(&found.shape.0);
+            }
             parts.push(Part {
                 path: found.path.clone(),
                 top: found.top.clone(),
@@ -150,14 +213,14 @@ impl Contents {
             first += found.files as usize;
             bytes = bytes.saturating_add(found.bytes);
         }
-        Self {
+        Ok(Self {
             tree,
             parts,
             digests: Mutex::default(),
             shape: shape.finish(),
             hashed: false,
             bytes,
-        }
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Sha256>> {
@@ -445,6 +508,23 @@ impl Read for Reader {
     }
 }
 
+/// Takes in matches that are in one list as if each were by itself.
+fn describe_apart(matches: &Match, shape: &mut Hasher) -> io::Result<()> {
+    let mut description = Vec::new();
+    for found in matches.below.read() {
+        let mut found = found?;
+        let name = std::mem::take(&mut found.name);
+        description.clear();
+        describe(&found, &mut description);
+        let mut hasher = Hasher::new();
+        hasher.field(&description);
+        shape.field(name.file_name().unwrap_or_default().as_bytes());
+        shape.field(&0_u64.to_le_bytes());
+        shape.field(&hasher.finish_raw().0);
+    }
+    Ok(())
+}
+
 /// All that enters of one entry but its content.
 pub(super) fn describe(entry: &Found, out: &mut Vec<u8>) {
     let mut field = |bytes: &[u8]| {
@@ -523,14 +603,14 @@ mod tests {
         );
         let matches = matches.unwrap();
         let digest = |threads: usize| {
-            let contents = Contents::of(tree.clone(), &mut matches.clone());
+            let contents = Contents::of(tree.clone(), &mut matches.clone()).unwrap();
             contents.read(threads, &Cancel::new()).unwrap();
             contents.digest().unwrap()
         };
         let one = digest(1);
         assert_eq!(one, digest(3));
         // On the way to somewhere else they are found too.
-        let contents = Arc::new(Contents::of(tree.clone(), &mut matches.clone()));
+        let contents = Arc::new(Contents::of(tree.clone(), &mut matches.clone()).unwrap());
         for (number, part) in contents.parts.iter().enumerate() {
             let below = part.below.read().map(Result::unwrap);
             for found in std::iter::once(part.top.clone()).chain(below) {
@@ -639,7 +719,7 @@ mod tests {
         let dir = dir();
         let tree: Arc<dyn Tree> = Arc::new(LocalTree::open(dir.path(), None).unwrap());
         let matches = select(&*tree, "d", false, &Ignore::default(), &tempfile::tempfile);
-        let contents = Contents::of(tree, &mut matches.unwrap());
+        let contents = Contents::of(tree, &mut matches.unwrap()).unwrap();
         let cancel = Cancel::new();
         fs::write(dir.path().join("d/a"), "longer").unwrap();
         let error = contents.read(2, &cancel).unwrap_err();
@@ -673,7 +753,7 @@ mod tests {
             let tree: Arc<dyn Tree> = Arc::new(LocalTree::open(dir.path(), None).unwrap());
             for _ in 0..100 {
                 let matches = select(&*tree, "f", false, &Ignore::default(), &tempfile::tempfile);
-                let contents = Contents::of(tree.clone(), &mut matches.unwrap());
+                let contents = Contents::of(tree.clone(), &mut matches.unwrap()).unwrap();
                 if contents.read(1, &Cancel::new()).is_ok() {
                     let digest = contents.lock()[0];
                     assert!(known.contains(&digest) || contents.bytes() < 300_000);

@@ -1,14 +1,12 @@
 //! Selected entries as one long list that is read in order, again and again.
 //!
-//! A selection may have millions of entries: they are kept as packed records,
-//! and from a size on those are in a file that has no name. What a reader holds
-//! does not depend on how many there are.
+//! A selection may have millions of entries: they are kept as packed
+//! [records](crate::layer::records).
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,23 +14,14 @@ use super::Node;
 use super::select::Found;
 use crate::digest::Sha256;
 use crate::layer::code::{Input, field, number};
+pub use crate::layer::records::NewFile;
+use crate::layer::records::{Cursor, Records};
 use crate::layer::{Kind, Meta, Mtime};
-
-/// Bytes of a list that are kept in memory; the rest goes to a file.
-const IN_MEMORY: usize = 4 << 20;
-/// Bytes that are read at a time.
-const CHUNK: usize = 64 << 10;
-
-/// Makes a file for what is too long for the memory; it needs no name.
-pub type NewFile<'a> = &'a (dyn Fn() -> io::Result<File> + 'a);
 
 /// A list of entries.
 #[derive(Debug, Default)]
 pub struct Entries {
-    bytes: Vec<u8>,
-    /// What comes before `bytes`, and its length.
-    file: Option<(File, u64)>,
-    count: u64,
+    records: Records,
     /// A bit for each file, up to the last that has several names.
     shared: Vec<u64>,
 }
@@ -40,7 +29,7 @@ pub struct Entries {
 impl Entries {
     /// How many there are.
     pub fn len(&self) -> u64 {
-        self.count
+        self.records.len()
     }
 
     /// Whether the file with this number has several names in the list.
@@ -51,21 +40,12 @@ impl Entries {
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.records.is_empty()
     }
 
     /// Reads the list from its beginning.
     pub fn read(self: &Arc<Self>) -> Reader {
-        Reader {
-            entries: Arc::clone(self),
-            next: 0,
-            buffer: Vec::new(),
-            start: 0,
-        }
-    }
-
-    fn end(&self) -> u64 {
-        self.file.as_ref().map_or(0, |(_, len)| *len) + self.bytes.len() as u64
+        Reader(Cursor::new(Arc::clone(self)))
     }
 }
 
@@ -130,99 +110,57 @@ impl<'a> Writer<'a> {
         self.number += 1;
     }
 
+    /// Gives an entry its numbers that is no other name of any other.
+    pub(super) fn count_apart(&mut self, found: &mut Found) {
+        if let Kind::File { .. } = found.node.kind {
+            found.file = Some(self.files);
+            self.files = self.files.saturating_add(1);
+        }
+        self.number += 1;
+    }
+
     /// Adds an entry that has its numbers.
     pub(super) fn push(&mut self, found: &Found) -> io::Result<()> {
-        if self.list.bytes.len() >= IN_MEMORY || self.list.file.is_some() && self.full() {
-            let (file, len) = match &mut self.list.file {
-                Some(known) => known,
-                None => self.list.file.insert(((self.new_file)()?, 0)),
-            };
-            file.write_all_at(&self.list.bytes, *len)?;
-            *len += self.list.bytes.len() as u64;
-            self.list.bytes.clear();
-            self.list.bytes.shrink_to(2 * CHUNK);
-        }
-        let bytes = &mut self.list.bytes;
-        let at = bytes.len();
-        bytes.extend_from_slice(&[0; 4]);
-        encode(found, bytes);
-        // Names and attributes of a file are far below 4 GiB.
-        let length = u32::try_from(bytes.len() - at - 4).unwrap_or(u32::MAX);
-        if let Some(place) = bytes.get_mut(at..at + 4) {
-            place.copy_from_slice(&length.to_le_bytes());
-        }
-        self.list.count += 1;
+        let records = &mut self.list.records;
+        records.push(self.new_file, |out| encode(found, out))?;
         Ok(())
     }
 
-    fn full(&self) -> bool {
-        self.list.bytes.len() >= CHUNK
-    }
-
     pub(super) fn finish(mut self) -> Entries {
-        self.list.bytes.shrink_to_fit();
+        self.list.records.shrink();
         self.list.shared = self.shared;
         self.list
     }
 }
 
+impl Found {
+    /// Appends its bytes, for [`unpack`](Self::unpack).
+    pub(crate) fn pack(&self, out: &mut Vec<u8>) {
+        encode(self, out);
+    }
+
+    /// The entry that was packed, which nothing follows.
+    pub(crate) fn unpack(input: &[u8]) -> Option<Self> {
+        decode(input)
+    }
+}
+
+impl Borrow<Records> for Arc<Entries> {
+    fn borrow(&self) -> &Records {
+        &self.records
+    }
+}
+
 /// Reads a list of entries in order.
 #[derive(Debug)]
-pub struct Reader {
-    entries: Arc<Entries>,
-    /// Where in the list the next record is.
-    next: u64,
-    /// A part of the list's file, and where it begins.
-    buffer: Vec<u8>,
-    start: u64,
-}
-
-impl Reader {
-    /// `length` bytes of the list from `at` on.
-    fn bytes(&mut self, at: u64, length: usize) -> io::Result<&[u8]> {
-        let broken = || io::Error::from(io::ErrorKind::InvalidData);
-        let place = |from: u64| usize::try_from(at - from).map_err(|_| broken());
-        let in_file = self.entries.file.as_ref().map_or(0, |(_, len)| *len);
-        if at >= in_file {
-            let from = place(in_file)?;
-            let bytes = self.entries.bytes.get(from..from + length);
-            return bytes.ok_or_else(broken);
-        }
-        let end = self.start + self.buffer.len() as u64;
-        if at < self.start || at + length as u64 > end {
-            let left = usize::try_from(in_file - at).unwrap_or(usize::MAX);
-            self.buffer.resize(length.max(CHUNK).min(left), 0);
-            if let Some((file, _)) = &self.entries.file {
-                file.read_exact_at(&mut self.buffer, at)?;
-            }
-            self.start = at;
-        }
-        let from = place(self.start)?;
-        (self.buffer.get(from..from + length)).ok_or_else(broken)
-    }
-
-    fn record(&mut self) -> io::Result<Found> {
-        let at = self.next;
-        let head = self.bytes(at, 4)?.first_chunk::<4>().copied();
-        let length = u32::from_le_bytes(head.unwrap_or_default());
-        self.next = at + 4 + u64::from(length);
-        let record = self.bytes(at + 4, length as usize)?;
-        decode(record).ok_or_else(|| io::ErrorKind::InvalidData.into())
-    }
-}
+pub struct Reader(Cursor<Arc<Entries>>);
 
 impl Iterator for Reader {
     type Item = io::Result<Found>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.next >= self.entries.end() {
-            return None;
-        }
-        let found = self.record();
-        if found.is_err() {
-            self.next = self.entries.end();
-        }
-        Some(found)
+        let record = self.0.next_record().transpose()?;
+        Some(record.and_then(|r| decode(r).ok_or_else(|| io::ErrorKind::InvalidData.into())))
     }
 }
 
@@ -415,7 +353,7 @@ mod tests {
             }
             let list = Arc::new(writer.finish());
             assert_eq!(list.len(), count);
-            assert_eq!(list.file.is_some(), count > 30_000);
+            assert_eq!(list.records.has_file(), count > 30_000);
             // Two readers don't know of each other.
             for (n, (one, two)) in list.read().zip(list.read()).enumerate() {
                 assert_eq!(one.unwrap(), written[n]);

@@ -44,6 +44,16 @@ impl DirNames {
         self.places = places;
     }
 
+    /// Those that `wanted` says so of, in their order.
+    #[must_use]
+    pub fn only(&self, wanted: impl Fn(&OsStr) -> bool) -> Self {
+        let mut some = Self::default();
+        for name in self.range(0..self.len()).filter(|name| wanted(name)) {
+            some.push(name);
+        }
+        some
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.places.len()

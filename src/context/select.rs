@@ -21,7 +21,7 @@ use super::ignore::{Ignore, IgnoreError, tidy};
 use super::walk::{self, Listed, Walked};
 use super::{DirNames, Node, Tree};
 use crate::digest::{Hasher, Sha256};
-use crate::layer::Kind;
+use crate::layer::{Kind, Meta, Mtime};
 
 /// Deepest tree that is copied.
 const MAX_DEPTH: usize = 4096;
@@ -95,9 +95,13 @@ pub struct Found {
     pub back: u64,
 }
 
-/// One match of a source.
+/// One match of a source, or many that are no directories.
 #[derive(Debug, Clone)]
 pub struct Match {
+    /// Each entry of `below` is a match by itself, under its own file name;
+    /// `path` is a directory above all of them. There may be millions of such
+    /// matches, so they are in one list, in the order they were found in.
+    pub apart: bool,
     /// The last component of the name by which it was found, links not
     /// followed; empty for the root.
     pub name: OsString,
@@ -125,6 +129,31 @@ impl Match {
             true => self.path.clone(),
             false => self.path.join(&entry.name),
         }
+    }
+
+    /// Some of the entries of matches that are [`apart`](Self::apart).
+    ///
+    /// # Errors
+    /// When an entry is one, and when they can't be put aside.
+    pub fn some(
+        &self,
+        entries: impl Iterator<Item = io::Result<Found>>,
+        new_file: NewFile<'_>,
+    ) -> io::Result<Self> {
+        let mut below = Writer::new(new_file);
+        let mut bytes = 0_u64;
+        for found in entries {
+            let found = found?;
+            if let Kind::File { size } = found.node.kind {
+                bytes = bytes.saturating_add(size);
+            }
+            below.push(&found)?;
+        }
+        Ok(Self {
+            below: Arc::new(below.finish()),
+            bytes,
+            ..self.clone()
+        })
     }
 }
 
@@ -154,14 +183,33 @@ pub fn select(
         leave: exclude,
     };
     let mut out = Vec::new();
-    for (name, path) in starts(tree, start)? {
+    // Matches that are no directories, one after the other.
+    let mut apart: Option<Picked<'_>> = None;
+    starts(tree, start, &mut |found| {
+        let (name, path) = match found {
+            Start::Plain { base, path, node } => {
+                let name = Path::new(path.file_name().unwrap_or_default());
+                if !exclude.ignored(name) && filter.take.is_none() {
+                    let picked = apart.get_or_insert_with(|| Picked::new(new_file));
+                    let name = path.strip_prefix(base).unwrap_or(&path).to_owned();
+                    let pushed = picked.push_apart(found_at(name, node));
+                    pushed.map_err(|e| read(&path, e))?;
+                }
+                return Ok(());
+            }
+            Start::Path(name, path) => (name, path),
+            Start::End { base } => {
+                out.extend(apart.take().map(|picked| picked.finish_apart(base)));
+                return Ok(());
+            }
+        };
         let node = match tree.lookup(&path, false).map_err(|e| read(&path, e))? {
             Some(node) => node,
             None => return Err(not_found(tree, start, &path)),
         };
         let is_dir = node.kind == Kind::Dir;
         if !is_dir && (exclude.ignored(Path::new(&name)) || filter.take.is_some()) {
-            continue;
+            return Ok(());
         }
         let top = top(tree, &path, node)?;
         let mut picked = Picked::new(new_file);
@@ -180,7 +228,8 @@ pub fn select(
             )?;
         }
         out.push(picked.finish(name, path, top));
-    }
+        Ok(())
+    })?;
     if let Some(pattern) = take
         && !has_wildcard(pattern.as_os_str().as_bytes())
         && !pattern.as_os_str().is_empty()
@@ -211,8 +260,25 @@ fn taking(pattern: &Path) -> Result<Ignore, IgnoreError> {
     Ignore::from_patterns([bytes])
 }
 
-/// Names and paths, without links, that a path or pattern stands for.
-fn starts(tree: &dyn Tree, source: &str) -> Result<Vec<(OsString, PathBuf)>, SelectError> {
+/// Something that a path or pattern stands for.
+enum Start<'a> {
+    /// Its name, and its path without links.
+    Path(OsString, PathBuf),
+    /// Anything but a directory or a link, which is below `base`.
+    Plain {
+        base: &'a Path,
+        path: PathBuf,
+        node: Node,
+    },
+    /// What follows the last [`Plain`](Self::Plain), for now.
+    End { base: &'a Path },
+}
+
+/// Takes what a path or pattern stands for.
+type Take<'a> = dyn FnMut(Start<'_>) -> Result<(), SelectError> + 'a;
+
+/// Finds what a path or pattern stands for.
+fn starts(tree: &dyn Tree, source: &str, take: &mut Take<'_>) -> Result<(), SelectError> {
     let wanted = tidy(Path::new(source));
     let parts: Vec<&OsStr> = wanted.iter().collect();
     let literal = parts
@@ -223,7 +289,7 @@ fn starts(tree: &dyn Tree, source: &str) -> Result<Vec<(OsString, PathBuf)>, Sel
     if literal == parts.len() {
         let name = wanted.file_name().unwrap_or_default().to_owned();
         return match follow(tree, &wanted)? {
-            Some(path) => Ok(vec![(name, path)]),
+            Some(path) => take(Start::Path(name, path)),
             None => Err(not_found(tree, source, &wanted)),
         };
     }
@@ -233,18 +299,17 @@ fn starts(tree: &dyn Tree, source: &str) -> Result<Vec<(OsString, PathBuf)>, Sel
         .map(|p| Glob::parse(p.as_bytes()))
         .collect::<Result<_, _>>()?;
     let Some(base) = follow(tree, &head)? else {
-        return Ok(Vec::new());
+        return Ok(());
     };
-    let mut out = Vec::new();
-    expand(tree, &base, &globs, &mut out)?;
-    Ok(out)
+    expand(tree, (&base, &base), &globs, take)?;
+    take(Start::End { base: &base })
 }
 
 fn expand(
     tree: &dyn Tree,
-    dir: &Path,
+    (base, dir): (&Path, &Path),
     globs: &[Glob],
-    out: &mut Vec<(OsString, PathBuf)>,
+    take: &mut Take<'_>,
 ) -> Result<(), SelectError> {
     let Some((glob, rest)) = globs.split_first() else {
         return Ok(());
@@ -256,20 +321,37 @@ fn expand(
     if !is_dir {
         return Ok(());
     }
-    for (name, node) in tree.read_dir(dir).map_err(|e| read(dir, e))? {
-        if !glob.matches(name.as_bytes()) {
-            continue;
-        }
+    let mut each = |name: OsString, node: Node| {
         let path = dir.join(&name);
         if !rest.is_empty() {
             // A link to a directory is not searched.
-            if node.kind == Kind::Dir {
-                expand(tree, &path, rest, out)?;
-            }
-            continue;
+            return match node.kind {
+                Kind::Dir => expand(tree, (base, &path), rest, take),
+                _ => Ok(()),
+            };
         }
-        if let Some(path) = follow(tree, &path)? {
-            out.push((name, path));
+        if !matches!(node.kind, Kind::Dir | Kind::Symlink { .. }) {
+            return take(Start::Plain { base, path, node });
+        }
+        take(Start::End { base })?;
+        match follow(tree, &path)? {
+            Some(path) => take(Start::Path(name, path)),
+            None => Ok(()),
+        }
+    };
+    let Some(names) = tree.names(dir).map_err(|e| read(dir, e))? else {
+        for (name, node) in tree.list(dir).map_err(|e| read(dir, e))? {
+            if glob.matches(name.as_bytes()) {
+                each(name, node)?;
+            }
+        }
+        return Ok(());
+    };
+    let names = names.only(|name| glob.matches(name.as_bytes()));
+    for from in (0..names.len()).step_by(TOGETHER) {
+        let some = from..names.len().min(from + TOGETHER);
+        for (name, node) in (tree.list_some(dir, &names, some)).map_err(|e| read(dir, e))? {
+            each(name, node)?;
         }
     }
     Ok(())
@@ -419,14 +501,7 @@ impl<'a> Picked<'a> {
 
     fn count(&mut self, found: &mut Found) {
         self.below.count(found);
-        if let (Kind::File { size }, Some(file), 0) = (&found.node.kind, found.file, found.back) {
-            self.bytes = self.bytes.saturating_add(*size);
-            let empty = (*size == 0).then_some(self.empty);
-            if let Some(digest) = empty.or(found.node.digest) {
-                self.known.resize(file as usize, UNKNOWN);
-                self.known.push(digest);
-            }
-        }
+        self.weigh(found);
         self.description.clear();
         describe(found, &mut self.description);
         self.shape.field(&self.description);
@@ -442,8 +517,50 @@ impl<'a> Picked<'a> {
         self.below.push(&found)
     }
 
+    /// Adds a match that is no directory.
+    fn push_apart(&mut self, mut found: Found) -> io::Result<()> {
+        found
+            .node
+            .meta
+            .xattrs
+            .retain(|name, _| is_portable_xattr(name));
+        self.below.count_apart(&mut found);
+        self.weigh(&found);
+        self.below.push(&found)
+    }
+
+    /// The matches that were added, which are below `path`.
+    fn finish_apart(self, path: &Path) -> Match {
+        let top = Node {
+            kind: Kind::Dir,
+            meta: Meta::default(),
+            ctime: Mtime::default(),
+            inode: (0, 0),
+            links: 1,
+            digest: None,
+        };
+        let top = found_at(PathBuf::new(), top);
+        Match {
+            apart: true,
+            ..self.finish(OsString::new(), path.to_owned(), top)
+        }
+    }
+
+    /// Takes note of a file's size and digest.
+    fn weigh(&mut self, found: &Found) {
+        if let (Kind::File { size }, Some(file), 0) = (&found.node.kind, found.file, found.back) {
+            self.bytes = self.bytes.saturating_add(*size);
+            let empty = (*size == 0).then_some(self.empty);
+            if let Some(digest) = empty.or(found.node.digest) {
+                self.known.resize(file as usize, UNKNOWN);
+                self.known.push(digest);
+            }
+        }
+    }
+
     fn finish(self, name: OsString, path: PathBuf, top: Found) -> Match {
         Match {
+            apart: false,
             name,
             path,
             top,
@@ -513,13 +630,17 @@ fn top(tree: &dyn Tree, path: &Path, mut node: Node) -> Result<Found, SelectErro
         xattrs.retain(|name, _| is_portable_xattr(name));
         node.meta.xattrs = xattrs;
     }
-    Ok(Found {
-        name: PathBuf::new(),
+    Ok(found_at(PathBuf::new(), node))
+}
+
+fn found_at(name: PathBuf, node: Node) -> Found {
+    Found {
+        name,
         node,
         passage: false,
         file: None,
         back: 0,
-    })
+    }
 }
 
 /// Whether an extended attribute says something about the file that is true
@@ -628,6 +749,12 @@ mod tests {
         let exclude = Ignore::from_patterns(exclude).unwrap();
         let mut out = Vec::new();
         for found in select(&tree, source, parents, &exclude, &tempfile::tempfile)? {
+            if found.apart {
+                let names = found.below.read().map(|f| found.path_of(&f.unwrap()));
+                let name = |path: PathBuf| path.file_name().unwrap().display().to_string() + ":";
+                out.extend(names.map(name));
+                continue;
+            }
             out.push(format!("{}:", found.name.display()));
             let below = found.below.read();
             out.extend(below.map(|f| f.unwrap().name.display().to_string()));
@@ -650,6 +777,8 @@ mod tests {
             ("link", false, &[], "link: c c/d c/d/e c/d/e/bay c/d/foo"),
             ("link/c/d/foo", false, &[], "foo:"),
             ("a/*/c/d/f*", false, &[], "foo:"),
+            ("a/*/c/d/*/b*", false, &[], "bay: bar:"),
+            ("a/*/c/d/*", false, &[], "e: bay foo: e: bar"),
             ("lin*/c", false, &[], ""),
             ("a/b", false, &["**/e"], "b: c c/d c/d/foo"),
             ("a/b", false, &["c", "!c/d/foo"], "b: c c/d c/d/foo"),

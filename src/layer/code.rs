@@ -1,9 +1,12 @@
 //! The bytes of lists of entries that are kept: numbers of variable length,
 //! fields behind their length, paths as the difference from the one before.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+
+use super::{Kind, Meta, Mtime};
 
 /// Writes a number in groups of seven bits, the low ones first.
 pub(crate) fn number(out: &mut Vec<u8>, mut n: u64) {
@@ -34,6 +37,39 @@ pub(crate) fn path(out: &mut Vec<u8>, last: &mut Vec<u8>, path: &Path) {
     field(out, &bytes[common..]);
     last.truncate(common);
     last.extend_from_slice(&bytes[common..]);
+}
+
+/// Writes what an entry is.
+pub(crate) fn kind(out: &mut Vec<u8>, kind: &Kind) {
+    let mut numbers = |tag, values: &[u64]| {
+        out.push(tag);
+        values.iter().for_each(|value| number(out, *value));
+    };
+    match kind {
+        Kind::File { size } => numbers(b'f', &[*size]),
+        Kind::Dir => numbers(b'd', &[]),
+        Kind::Symlink { target } | Kind::Hardlink { target } => {
+            let is_link = matches!(kind, Kind::Symlink { .. });
+            numbers(if is_link { b'l' } else { b'h' }, &[]);
+            field(out, target.as_os_str().as_bytes());
+        }
+        Kind::Char { major, minor } => numbers(b'c', &[(*major).into(), (*minor).into()]),
+        Kind::Block { major, minor } => numbers(b'b', &[(*major).into(), (*minor).into()]),
+        Kind::Fifo => numbers(b'p', &[]),
+    }
+}
+
+/// Writes an entry's attributes.
+pub(crate) fn meta(out: &mut Vec<u8>, meta: &Meta) {
+    for value in [meta.mode, meta.uid, meta.gid, meta.mtime.nanos] {
+        number(out, value.into());
+    }
+    signed(out, meta.mtime.secs);
+    number(out, meta.xattrs.len() as u64);
+    for (name, value) in &meta.xattrs {
+        field(out, name);
+        field(out, value);
+    }
 }
 
 /// What is still to be read. `None` from its functions means that the bytes
@@ -98,6 +134,49 @@ impl<'a> Input<'a> {
         Some(())
     }
 
+    pub(crate) fn kind(&mut self) -> Option<Kind> {
+        Some(match self.byte()? {
+            b'f' => Kind::File {
+                size: self.number()?,
+            },
+            b'd' => Kind::Dir,
+            b'l' => Kind::Symlink {
+                target: self.path_field()?,
+            },
+            b'h' => Kind::Hardlink {
+                target: self.path_field()?,
+            },
+            b'c' => Kind::Char {
+                major: self.small()?,
+                minor: self.small()?,
+            },
+            b'b' => Kind::Block {
+                major: self.small()?,
+                minor: self.small()?,
+            },
+            b'p' => Kind::Fifo,
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn meta(&mut self) -> Option<Meta> {
+        let (mode, uid, gid) = (self.small()?, self.small()?, self.small()?);
+        let nanos = self.small()?;
+        let secs = self.signed()?;
+        let mut xattrs = BTreeMap::new();
+        for _ in 0..self.number()? {
+            let name = self.field()?.to_vec();
+            xattrs.insert(name, self.field()?.to_vec());
+        }
+        Some(Meta {
+            mode,
+            uid,
+            gid,
+            mtime: Mtime { secs, nanos },
+            xattrs,
+        })
+    }
+
     pub(crate) fn path_field(&mut self) -> Option<PathBuf> {
         Some(to_path(self.field()?.to_vec()))
     }
@@ -110,6 +189,45 @@ pub(crate) fn to_path(bytes: Vec<u8>) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn entries_come_back() {
+        let kinds = [
+            Kind::File { size: u64::MAX },
+            Kind::Dir,
+            Kind::Symlink {
+                target: "../t".into(),
+            },
+            Kind::Hardlink { target: "t".into() },
+            Kind::Char {
+                major: 5,
+                minor: 1_000,
+            },
+            Kind::Block { major: 8, minor: 0 },
+            Kind::Fifo,
+        ];
+        let attributes = Meta {
+            mode: 0o4755,
+            uid: u32::MAX,
+            gid: 7,
+            mtime: Mtime {
+                secs: -3,
+                nanos: 999_999_999,
+            },
+            xattrs: BTreeMap::from([(b"user.x".to_vec(), vec![0; 300])]),
+        };
+        let mut out = Vec::new();
+        for one in &kinds {
+            kind(&mut out, one);
+            meta(&mut out, &attributes);
+        }
+        let mut input = Input(&out);
+        for one in kinds {
+            assert_eq!(input.kind(), Some(one));
+            assert_eq!(input.meta().as_ref(), Some(&attributes));
+        }
+        assert_eq!(input.kind(), None);
+    }
 
     #[test]
     fn numbers_come_back() {

@@ -20,6 +20,7 @@ pub mod merge;
 pub mod notes;
 mod pax;
 pub mod pipeline;
+pub mod records;
 pub mod stack;
 pub mod tar_read;
 pub mod tar_write;

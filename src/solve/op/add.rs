@@ -1,25 +1,21 @@
 //! What ADD does beyond COPY: archives among the sources become their entries.
 //!
-//! Whether a file is an archive is told by its content. An archive is read
-//! once, in order; since a layer's entries are in path order, the contents of
-//! its files wait in memory or in a private directory until their turn.
+//! Whether a file is an archive is told by its content.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::archive::{Archive, ArchiveWriter, Fault, Place};
 use super::copy::{Body, Source};
-use crate::context::select::is_portable_xattr;
+use crate::context::checksum::Contents;
+use crate::context::select::{Match, is_portable_xattr};
 use crate::event::Cancel;
+use crate::layer::Kind;
 use crate::layer::archive::open_archive;
+use crate::layer::records::NewFile;
 use crate::layer::tar_read::{Item, Names, TarError, TarReader};
-use crate::layer::{Entry, Kind};
-
-/// Files up to this size, in bytes, wait in memory…
-const SMALL: u64 = 64 << 10;
-/// …as long as all of them together are not more than this.
-const IN_MEMORY: u64 = 64 << 20;
 
 /// Why an archive can't be added.
 #[derive(Debug, thiserror::Error)]
@@ -64,16 +60,25 @@ pub enum AddError {
 }
 
 /// Limits and places for unpacking.
-#[derive(Debug, Clone)]
+#[derive(Clone, Copy)]
 pub struct UnpackOptions<'a> {
-    /// Where contents wait; a private directory is made in it.
-    pub temp: &'a Path,
+    /// Makes files for what has to wait.
+    pub new_file: NewFile<'a>,
     /// Bytes that the files of one archive may have together.
     pub max_bytes: u64,
     /// Entries that one archive may have.
     pub max_entries: u64,
     /// Asks to stop.
     pub cancel: &'a Cancel,
+}
+
+impl std::fmt::Debug for UnpackOptions<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UnpackOptions")
+            .field("max_bytes", &self.max_bytes)
+            .field("max_entries", &self.max_entries)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Replaces each archive among `sources` by its entries, all others stay as
@@ -87,6 +92,10 @@ pub fn unpack_archives(
         match source {
             Source::Tree { contents, matches } => {
                 for (part, found) in matches {
+                    if found.apart {
+                        unpack_apart(&contents, (part, found), options, &mut out)?;
+                        continue;
+                    }
                     let archive = match contents.file(part, &found.top) {
                         Some(file) => {
                             let fail = |source| AddError::Read {
@@ -98,21 +107,9 @@ pub fn unpack_archives(
                         }
                         None => None,
                     };
-                    match (archive, out.last_mut()) {
-                        (Some(entries), _) => out.push(Source::Archive(entries)),
-                        (
-                            None,
-                            Some(Source::Tree {
-                                contents: last,
-                                matches,
-                            }),
-                        ) if Arc::ptr_eq(last, &contents) => {
-                            matches.push((part, found));
-                        }
-                        (None, _) => out.push(Source::Tree {
-                            contents: Arc::clone(&contents),
-                            matches: vec![(part, found)],
-                        }),
+                    match archive {
+                        Some(archive) => out.push(Source::Archive(archive)),
+                        None => keep(&contents, (part, found), &mut out),
                     }
                 }
             }
@@ -130,14 +127,75 @@ pub fn unpack_archives(
                     }
                 };
                 out.push(match archive {
-                    Some(entries) => Source::Archive(entries),
+                    Some(archive) => Source::Archive(archive),
                     None => Source::File(single),
                 });
             }
-            Source::Archive(entries) => out.push(Source::Archive(entries)),
+            Source::Archive(archive) => out.push(Source::Archive(archive)),
         }
     }
     Ok(out)
+}
+
+/// Leaves a match what it is.
+fn keep(contents: &Arc<Contents>, found: (usize, Match), out: &mut Vec<Source>) {
+    match out.last_mut() {
+        Some(Source::Tree {
+            contents: last,
+            matches,
+        }) if Arc::ptr_eq(last, contents) => matches.push(found),
+        _ => out.push(Source::Tree {
+            contents: Arc::clone(contents),
+            matches: vec![found],
+        }),
+    }
+}
+
+/// The same for matches that are in one list: parted where archives are.
+fn unpack_apart(
+    contents: &Arc<Contents>,
+    (part, found): (usize, Match),
+    options: &UnpackOptions<'_>,
+    out: &mut Vec<Source>,
+) -> Result<(), AddError> {
+    let fail = |source| AddError::Read {
+        path: found.path.clone(),
+        source,
+    };
+    // What was looked at and not taken over yet.
+    let mut behind = found.below.read();
+    let mut left = 0;
+    let mut parted = false;
+    for entry in found.below.read() {
+        let entry = entry.map_err(fail)?;
+        let path = found.path_of(&entry);
+        let archive = match contents.file(part, &entry) {
+            Some(file) => {
+                let file = contents.open(file).map_err(|source| AddError::Read {
+                    path: path.clone(),
+                    source,
+                })?;
+                entries(file, &path, options)?
+            }
+            None => None,
+        };
+        let Some(archive) = archive else {
+            left += 1;
+            continue;
+        };
+        let before = found.some(behind.by_ref().take(left), options.new_file);
+        behind.next();
+        keep(contents, (part, before.map_err(fail)?), out);
+        out.push(Source::Archive(archive));
+        left = 0;
+        parted = true;
+    }
+    let rest = match parted {
+        true => found.some(behind, options.new_file).map_err(fail)?,
+        false => found,
+    };
+    keep(contents, (part, rest), out);
+    Ok(())
 }
 
 /// The entries of the archive `reader`, `None` when it is none.
@@ -145,7 +203,7 @@ fn entries(
     reader: impl Read + Send + 'static,
     path: &Path,
     options: &UnpackOptions<'_>,
-) -> Result<Option<Vec<(Entry, Body)>>, AddError> {
+) -> Result<Option<Archive>, AddError> {
     let archive = open_archive(reader).map_err(|source| AddError::Read {
         path: path.to_owned(),
         source,
@@ -162,114 +220,38 @@ fn entries(
         limit,
         what,
     };
-    let mut spool = Spool::new(path, options);
+    let put_aside = |fault| match fault {
+        Fault::Read(source) => fail(TarError::Read(source)),
+        Fault::Write(source) => AddError::Spool {
+            path: path.to_owned(),
+            source,
+        },
+        Fault::Cancelled => AddError::Cancelled,
+    };
+    let mut aside = ArchiveWriter::new(options.new_file, options.cancel);
     let mut tar = TarReader::new(archive, Names::Plain);
-    let mut out = Vec::new();
+    let mut bytes = 0_u64;
     while let Some(item) = tar.next_entry().map_err(fail)? {
         if options.cancel.is_cancelled() {
             return Err(AddError::Cancelled);
         }
         // Only layers have anything but entries.
         let Item::Put(mut entry) = item else { continue };
-        if out.len() as u64 >= options.max_entries {
+        if aside.len() >= options.max_entries {
             return Err(too_large(options.max_entries, "entries"));
         }
         entry.meta.xattrs.retain(|name, _| is_portable_xattr(name));
-        let body = match entry.kind {
-            Kind::File { size } => {
-                spool.bytes = spool.bytes.saturating_add(size);
-                if spool.bytes > options.max_bytes {
-                    return Err(too_large(options.max_bytes, "bytes"));
-                }
-                spool.keep(tar.body(), size)?
+        let mut place = Place::unpacked(0);
+        if let Kind::File { size } = entry.kind {
+            bytes = bytes.saturating_add(size);
+            if bytes > options.max_bytes {
+                return Err(too_large(options.max_bytes, "bytes"));
             }
-            _ => Body::None,
-        };
-        out.push((entry, body));
+            place = aside.content(tar.body(), size).map_err(put_aside)?;
+        }
+        aside.push(&entry, place).map_err(put_aside)?;
     }
-    Ok(Some(out))
-}
-
-/// Where the contents of one archive wait.
-struct Spool<'a> {
-    source: &'a Path,
-    options: &'a UnpackOptions<'a>,
-    dir: Option<Arc<tempfile::TempDir>>,
-    files: u64,
-    bytes: u64,
-    in_memory: u64,
-}
-
-impl<'a> Spool<'a> {
-    fn new(source: &'a Path, options: &'a UnpackOptions<'a>) -> Self {
-        Self {
-            source,
-            options,
-            dir: None,
-            files: 0,
-            bytes: 0,
-            in_memory: 0,
-        }
-    }
-
-    fn keep<R: Read>(
-        &mut self,
-        mut body: crate::layer::tar_read::Body<'_, R>,
-        size: u64,
-    ) -> Result<Body, AddError> {
-        let broken = |source: io::Error| AddError::Archive {
-            path: self.source.to_owned(),
-            source: TarError::Read(source),
-        };
-        if size == 0 {
-            return Ok(Body::None);
-        }
-        if size <= SMALL && self.in_memory + size <= IN_MEMORY {
-            let mut bytes = Vec::new();
-            body.read_to_end(&mut bytes).map_err(broken)?;
-            self.in_memory += size;
-            return Ok(Body::Bytes(bytes.into()));
-        }
-        let fail = |source: io::Error| AddError::Spool {
-            path: self.source.to_owned(),
-            source,
-        };
-        let dir = match &self.dir {
-            Some(dir) => dir.clone(),
-            None => {
-                let dir = tempfile::Builder::new()
-                    .prefix("add-")
-                    .tempdir_in(self.options.temp)
-                    .map_err(fail)?;
-                self.dir.insert(Arc::new(dir)).clone()
-            }
-        };
-        let path = dir.path().join(self.files.to_string());
-        self.files += 1;
-        let mut file = File::create_new(&path).map_err(fail)?;
-        let mut buffer = vec![0; 128 << 10];
-        loop {
-            // Holes stay holes: a sparse file may be larger than the disk.
-            let hole = body.skip_hole();
-            if hole > 0 {
-                let by = i64::try_from(hole).map_err(|e| fail(io::Error::other(e)))?;
-                file.seek(SeekFrom::Current(by)).map_err(fail)?;
-            }
-            let n = match body.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(broken(e)),
-            };
-            file.write_all(buffer.get(..n).unwrap_or_default())
-                .map_err(fail)?;
-            if self.options.cancel.is_cancelled() {
-                return Err(AddError::Cancelled);
-            }
-        }
-        file.set_len(size).map_err(fail)?;
-        Ok(Body::Spooled { path, keep: dir })
-    }
+    aside.finish().map(Some).map_err(put_aside)
 }
 
 #[cfg(test)]

@@ -54,16 +54,15 @@ fn sources(dir: &Path, pattern: &str) -> Vec<Source> {
     let tree: Arc<dyn Tree> = Arc::new(LocalTree::open(dir, None).unwrap());
     let nothing = Ignore::default();
     let mut matches = select(&*tree, pattern, false, &nothing, &tempfile::tempfile).unwrap();
-    let contents = Arc::new(Contents::of(tree, &mut matches));
+    let contents = Arc::new(Contents::of(tree, &mut matches).unwrap());
     vec![Source::tree(contents, matches)]
 }
 
 fn unpack(sources: Vec<Source>, max_bytes: u64) -> Result<Vec<Source>, AddError> {
-    let temp = std::env::temp_dir();
     unpack_archives(
         sources,
         &UnpackOptions {
-            temp: &temp,
+            new_file: &tempfile::tempfile,
             max_bytes,
             max_entries: 100,
             cancel: &Cancel::new(),
@@ -72,7 +71,8 @@ fn unpack(sources: Vec<Source>, max_bytes: u64) -> Result<Vec<Source>, AddError>
 }
 
 fn show(sources: Vec<Source>, dest: &str) -> String {
-    let changes = plan(sources, dest, Path::new("/"), Arc::new(Empty), &options()).unwrap();
+    let (top, root) = (Path::new("/"), Arc::new(Empty));
+    let changes = plan(sources, dest, top, root, &options(), &tempfile::tempfile).unwrap();
     let mut out = Vec::new();
     for change in changes {
         let Change::Put(entry, content) = change.unwrap() else {
@@ -125,6 +125,38 @@ fn archives_become_entries() {
         show(all, "/n/"),
         expected.replacen("n/large", "n/e.tar.gz:14 n/large", 1)
     );
+}
+
+#[test]
+fn matches_are_parted_by_archives() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["0", "2", "4", "6"] {
+        std::fs::write(dir.path().join(name), name).unwrap();
+    }
+    for (name, inside) in [("1", "2"), ("3", "0"), ("5", "x")] {
+        std::fs::write(dir.path().join(inside), "new").unwrap();
+        let tar = ["-cf", name, inside];
+        let done = Command::new("tar")
+            .current_dir(dir.path())
+            .args(tar)
+            .status();
+        assert!(done.unwrap().success());
+        std::fs::write(dir.path().join(inside), inside).unwrap();
+    }
+    std::fs::remove_file(dir.path().join("x")).unwrap();
+    let sources = unpack(sources(dir.path(), "*"), 1 << 30).unwrap();
+    let kinds: String = (sources.iter())
+        .map(|s| {
+            if matches!(s, Source::Archive(_)) {
+                'a'
+            } else {
+                'f'
+            }
+        })
+        .collect();
+    assert_eq!(kinds, "fafafaf");
+    // Later ones go on top: 2 is the file, 0 the archive's.
+    assert_eq!(show(sources, "/n/"), "n/ n/0:3 n/2:1 n/4:1 n/6:1 n/x:3");
 }
 
 #[test]

@@ -28,22 +28,27 @@
 //! # Specification
 //! Dockerfile reference, COPY and ADD.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::archive::Archive;
+use super::copy_changes::Files;
 pub use super::copy_changes::{CopyChanges, Fault};
 pub use super::copy_error::CopyError;
 use super::copy_look::Look;
-use super::copy_merge::{Lane, Merge};
-use crate::context::checksum::{Contents, Selected};
+use super::copy_merge::{Lane, List, Merge};
+use super::copy_planned::{At, Lone, LoneBody, Planned, What};
+use super::spilled::Spilled;
+use crate::context::checksum::Contents;
 use crate::context::ignore::tidy;
 use crate::context::select::Match;
 use crate::context::{Empty, Tree};
 use crate::dockerfile::chmod::Chmod;
+use crate::layer::records::NewFile;
 use crate::layer::{Content, Entry, Kind, Meta, Mtime};
 
 /// Links followed on the way to a destination.
@@ -62,8 +67,8 @@ pub enum Source {
     /// One file that is in no tree: a heredoc, or a download.
     File(Single),
     /// What an archive has in it, names relative to the destination, which is
-    /// a directory. Hard links name entries of the same list.
-    Archive(Vec<(Entry, Body)>),
+    /// a directory. Hard links name entries of the same archive.
+    Archive(Archive),
 }
 
 impl Source {
@@ -132,13 +137,15 @@ impl CopyOptions {
 
 /// Plans the copy of `sources` to `dest` (relative to `workdir`) in the tree
 /// `root`: the changes in path order. What the sources' trees have is looked at
-/// only as the changes are taken.
+/// only as the changes are taken. What is long waits in files that `new_file`
+/// makes.
 pub fn plan(
     sources: Vec<Source>,
     dest: &str,
     workdir: &Path,
     root: Arc<dyn Tree>,
     options: &CopyOptions,
+    new_file: NewFile<'_>,
 ) -> Result<CopyChanges, CopyError> {
     let root = match options.independent() {
         true => Arc::new(Empty),
@@ -149,8 +156,11 @@ pub fn plan(
             root,
             options: options.clone(),
         },
-        entries: BTreeMap::new(),
-        bodies: Vec::new(),
+        new_file,
+        entries: Spilled::new(),
+        settled: PathBuf::new(),
+        files: Files::default(),
+        count: 0,
         lanes: Vec::new(),
         order: 0,
         bytes: 0,
@@ -165,20 +175,21 @@ pub fn plan(
     for source in sources {
         match source {
             Source::Tree { contents, matches } => {
+                planner.files.contents.push(contents);
                 for found in matches {
-                    planner.add_match(&target, &contents, found)?;
+                    planner.add_match(&target, found)?;
                 }
             }
             Source::File(single) => planner.add_single(&target, single)?,
-            Source::Archive(entries) => {
+            Source::Archive(archive) => {
                 // Its paths lead through whatever is there by now.
                 planner.settle()?;
-                planner.add_archive(&target, entries)?;
+                planner.add_archive(&target, &archive)?;
             }
         }
         planner.order += 1;
     }
-    planner.changes()
+    Ok(planner.changes())
 }
 
 /// The destination as it was written.
@@ -197,90 +208,47 @@ impl Target {
     }
 }
 
-/// What is at a path, with the plan so far applied.
-pub(super) enum At {
-    Nothing,
-    Dir,
-    Link(PathBuf),
-    Other,
-}
-
-#[derive(Debug)]
-pub(super) enum What {
-    Dir,
-    /// A link, a device, a pipe.
-    Plain(Kind),
-    /// A name of the file with this number in [`Planner::bodies`].
-    File(usize),
-    /// A name of a file of a source's tree.
-    Selected {
-        size: u64,
-        /// Which file it is, for one with several names.
-        shared: Option<FileId>,
-        contents: Arc<Contents>,
-        file: Selected,
-    },
-}
-
-/// Tells the files of a plan apart that have several names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum FileId {
-    /// A number in [`Planner::bodies`].
-    Body(usize),
-    /// The number of a match, and that of a file in it.
-    InMatch(usize, u32),
-}
-
-#[derive(Debug)]
-pub(super) struct Planned {
-    pub(super) what: What,
-    pub(super) meta: Meta,
-    /// Below this directory the root has nothing.
-    pub(super) fresh: bool,
-    /// Number of the source that it is of.
-    pub(super) order: usize,
-}
-
-/// A file's bytes and size.
-pub(super) struct FileBody {
-    pub(super) size: u64,
-    /// It has several names in the plan.
-    pub(super) shared: bool,
-    pub(super) content: Content,
-}
-
-impl Planned {
-    /// What is at its path then.
-    pub(super) fn at(&self) -> At {
-        match &self.what {
-            What::Dir => At::Dir,
-            What::Plain(Kind::Symlink { target }) => At::Link(target.clone()),
-            What::Plain(_) | What::File(_) | What::Selected { .. } => At::Other,
-        }
-    }
-}
-
-struct Planner {
+struct Planner<'a> {
     look: Look,
-    entries: BTreeMap<PathBuf, Planned>,
-    bodies: Vec<FileBody>,
+    new_file: NewFile<'a>,
+    /// What is planned; all directories above it are, too.
+    entries: Spilled<Planned>,
+    /// A directory that is known to be planned, or the root.
+    settled: PathBuf,
+    files: Files,
+    /// How many files there are that are in no tree.
+    count: usize,
     /// What is still to be merged with the entries.
     lanes: Vec<Lane>,
     /// Number of the source whose turn it is.
     order: usize,
-    /// Bytes of the files in trees.
+    /// Bytes of all files.
     bytes: u64,
 }
 
-impl Planner {
+/// A directory that entries of an archive go to.
+struct Way {
+    /// As the archive has it.
+    written: PathBuf,
+    /// Where it is, without links.
+    path: PathBuf,
+    /// The root has nothing in it.
+    fresh: bool,
+}
+
+impl Planner<'_> {
+    fn planned(&self, path: &Path) -> Result<Option<Planned>, CopyError> {
+        self.entries.get(path).map_err(waiting(path))
+    }
+
     /// Whether a directory of the plan hides what the root has at `path`.
-    fn is_fresh(&self, path: &Path) -> bool {
+    fn is_fresh(&self, path: &Path) -> Result<bool, CopyError> {
         for above in path.ancestors().skip(1) {
-            if let Some(planned) = self.entries.get(above) {
-                return planned.fresh;
+            if let Some(planned) = self.planned(above)? {
+                return Ok(planned.fresh);
             }
         }
-        false
+        Ok(false)
     }
 
     /// What is at `path`, which has no links on the way.
@@ -288,10 +256,10 @@ impl Planner {
         if path.as_os_str().is_empty() {
             return Ok(At::Dir);
         }
-        if let Some(planned) = self.entries.get(path) {
+        if let Some(planned) = self.planned(path)? {
             return Ok(planned.at());
         }
-        if self.is_fresh(path) {
+        if self.is_fresh(path)? {
             return Ok(At::Nothing);
         }
         self.look.at(path)
@@ -348,7 +316,7 @@ impl Planner {
                         ..Meta::default()
                     };
                     let meta = self.look.adjusted(meta, true);
-                    self.insert(here.clone(), What::Dir, meta, true);
+                    self.insert(here.clone(), What::Dir, meta, true)?;
                 }
                 At::Link(_) | At::Other => {
                     return Err(CopyError::NotADirectory {
@@ -361,18 +329,43 @@ impl Planner {
         Ok(())
     }
 
-    fn insert(&mut self, path: PathBuf, what: What, meta: Meta, fresh: bool) {
-        let planned = Planned {
-            what,
-            meta,
-            fresh,
-            order: self.order,
-        };
-        self.entries.insert(path, planned);
+    /// Plans an entry, and the directories above it that the root has.
+    fn insert(
+        &mut self,
+        path: PathBuf,
+        what: What,
+        meta: Meta,
+        fresh: bool,
+    ) -> Result<(), CopyError> {
+        if let Some(above) = path.parent().filter(|above| *above != self.settled) {
+            self.keep(above)?;
+            self.settled = above.to_owned();
+        }
+        self.set(
+            path,
+            Planned {
+                what,
+                meta,
+                fresh,
+                order: self.order,
+            },
+        )
+    }
+
+    fn set(&mut self, path: PathBuf, planned: Planned) -> Result<(), CopyError> {
+        let set = self.entries.insert(path, planned, self.new_file);
+        set.map_err(waiting(Path::new("")))
     }
 
     /// Where a source goes, its directory made.
     fn place(&mut self, target: &Target, name: &Path, is_dir: bool) -> Result<PathBuf, CopyError> {
+        let (path, into) = self.place_of(target, is_dir)?;
+        Ok(if into { path.join(name) } else { path })
+    }
+
+    /// Where a source goes, its directory made; for anything but a directory
+    /// also whether it goes into what is there, under its own name.
+    fn place_of(&mut self, target: &Target, is_dir: bool) -> Result<(PathBuf, bool), CopyError> {
         let above = if target.is_dir {
             Some(target.path.as_path())
         } else {
@@ -386,26 +379,28 @@ impl Planner {
         let state = self.at(&path)?;
         if is_dir {
             return match state {
-                At::Nothing => self.ensure_dir(&path).map(|()| path),
-                At::Dir => Ok(path),
+                At::Nothing => self.ensure_dir(&path).map(|()| (path, false)),
+                At::Dir => Ok((path, false)),
                 At::Link(_) | At::Other => Err(CopyError::DirectoryOntoFile(path)),
             };
         }
         if matches!(state, At::Dir) {
-            return Ok(path.join(name));
+            return Ok((path, true));
         }
         if let Some(above) = path.parent() {
             self.ensure_dir(above)?;
         }
-        Ok(path)
+        Ok((path, false))
     }
 
     fn add_match(
         &mut self,
         target: &Target,
-        contents: &Arc<Contents>,
         (part, found): (usize, Match),
     ) -> Result<(), CopyError> {
+        if found.apart {
+            return self.add_apart(target, part, &found);
+        }
         let is_dir = found.top.node.kind == Kind::Dir;
         let base = self.place(target, Path::new(&found.name), is_dir)?;
         if is_dir && found.below.is_empty() {
@@ -420,10 +415,43 @@ impl Planner {
         self.lanes.push(Lane {
             base,
             part,
-            contents: Arc::clone(contents),
+            contents: self.files.contents.len().saturating_sub(1),
             top: (!is_dir).then_some(found.top),
-            below: found.below,
-            number: self.lanes.len(),
+            list: List::Tree(found.below),
+            order: self.order,
+        });
+        self.order += 1;
+        Ok(())
+    }
+
+    /// Plans matches that are no directories.
+    fn add_apart(&mut self, target: &Target, part: usize, found: &Match) -> Result<(), CopyError> {
+        if found.below.is_empty() {
+            return Ok(());
+        }
+        let (base, into) = self.place_of(target, false)?;
+        let above = if into { Some(&*base) } else { base.parent() };
+        if let Some(above) = above {
+            self.keep(above)?;
+        }
+        self.bytes = self.bytes.saturating_add(found.bytes);
+        // They come from many directories, and of one name the last counts.
+        let mut sorted = Spilled::new();
+        for entry in found.below.read() {
+            let entry = entry.map_err(waiting(&base))?;
+            let path = match entry.name.file_name() {
+                Some(name) if into => base.join(name),
+                _ => base.clone(),
+            };
+            let set = sorted.insert(path, entry, self.new_file);
+            set.map_err(waiting(&base))?;
+        }
+        self.lanes.push(Lane {
+            base,
+            part,
+            contents: self.files.contents.len().saturating_sub(1),
+            top: None,
+            list: List::Apart(sorted.into_values()),
             order: self.order,
         });
         self.order += 1;
@@ -433,22 +461,30 @@ impl Planner {
     /// Plans `dir` and what is above it, as far as the root has them.
     fn keep(&mut self, dir: &Path) -> Result<(), CopyError> {
         for dir in dir.ancestors() {
-            if dir.as_os_str().is_empty() || self.entries.contains_key(dir) {
+            if dir.as_os_str().is_empty() || self.planned(dir)?.is_some() {
                 break;
             }
-            let meta = self.look.existing(dir)?;
-            self.insert(dir.to_owned(), What::Dir, meta, false);
+            let planned = Planned {
+                what: What::Dir,
+                meta: self.look.existing(dir)?,
+                fresh: false,
+                order: self.order,
+            };
+            self.set(dir.to_owned(), planned)?;
         }
         Ok(())
     }
 
     /// Plans what is in the lanes, entry by entry.
     fn settle(&mut self) -> Result<(), CopyError> {
-        let (entries, lanes) = (std::mem::take(&mut self.entries), &mut self.lanes);
-        let mut merge = Merge::new(entries, std::mem::take(lanes));
-        while let Some(next) = merge.next(&self.look) {
+        if self.lanes.is_empty() {
+            return Ok(());
+        }
+        let entries = std::mem::replace(&mut self.entries, Spilled::new());
+        let mut merge = Merge::new(entries, std::mem::take(&mut self.lanes));
+        while let Some(next) = merge.next(&self.look, &self.files.contents) {
             let (path, planned) = next?;
-            self.entries.insert(path, planned);
+            self.set(path, planned)?;
         }
         Ok(())
     }
@@ -466,74 +502,109 @@ impl Planner {
             ..Meta::default()
         };
         let meta = self.look.adjusted(meta, false);
-        let body = self.body(single.size, single.body);
-        self.put(path, What::File(body), meta)
+        let body = LoneBody::Single(self.files.bodies.len());
+        self.files.bodies.push(body_of(single.body));
+        let file = self.file(single.size, body);
+        self.put(path, What::File(file), meta)
     }
 
-    fn add_archive(
-        &mut self,
-        target: &Target,
-        entries: Vec<(Entry, Body)>,
-    ) -> Result<(), CopyError> {
+    fn add_archive(&mut self, target: &Target, archive: &Archive) -> Result<(), CopyError> {
         let base = self.resolve(&target.path)?;
         self.ensure_dir(&base)?;
-        for (entry, body) in entries {
-            // Links on the way are followed inside the root, as an archive may
-            // rely on the ones that the image has.
-            let path = match (entry.path.parent(), entry.path.file_name()) {
-                (Some(above), Some(name)) => {
-                    let above = self.resolve(&base.join(above))?;
-                    self.ensure_dir(&above)?;
-                    above.join(name)
-                }
-                // The archive's own root has attributes for the destination.
-                _ => base.clone(),
-            };
-            let is_dir = entry.kind == Kind::Dir;
-            let mut meta = entry.meta;
-            self.look.owned(&mut meta);
-            if path.as_os_str().is_empty() {
-                continue;
-            }
-            if is_dir {
-                let fresh = match self.at(&path)? {
-                    At::Nothing | At::Link(_) | At::Other => true,
-                    At::Dir => match self.entries.get(&path) {
-                        Some(planned) => planned.fresh,
-                        None => self.is_fresh(&path),
-                    },
-                };
-                self.insert(path, What::Dir, meta, fresh);
-                continue;
-            }
-            // Whatever was there is replaced, a directory with all in it.
-            if matches!(self.at(&path)?, At::Dir) {
-                self.entries.retain(|p, _| !p.starts_with(&path));
-            }
-            let what = match entry.kind {
-                Kind::File { size } => What::File(self.body(size, body)),
-                Kind::Hardlink { target } => {
-                    let linked = self.resolve(&base.join(&target))?;
-                    let Some((what, same)) = self.another_name(&linked) else {
-                        return Err(CopyError::Read {
-                            path,
-                            source: io::Error::new(
-                                io::ErrorKind::InvalidData,
-                                format!(
-                                    "a hard link of the archive names {}, which is no file of it",
-                                    target.display()
-                                ),
-                            ),
-                        });
-                    };
-                    meta = same;
-                    what
-                }
-                kind => What::Plain(kind),
-            };
-            self.insert(path, what, meta, true);
+        let number = self.files.archives.len();
+        self.files.archives.push(archive.contents());
+        let mut way = None;
+        for next in archive.entries() {
+            let (entry, place) = next.map_err(waiting(&base))?;
+            self.add_entry(&base, entry, LoneBody::Archive(number, place), &mut way)?;
         }
         Ok(())
+    }
+
+    /// The directory for what an archive has in `written`.
+    fn way(&mut self, base: &Path, written: &Path) -> Result<Way, CopyError> {
+        // Links on the way are followed inside the root, as an archive may
+        // rely on the ones that the image has.
+        let path = self.resolve(&base.join(written))?;
+        self.ensure_dir(&path)?;
+        Ok(Way {
+            fresh: self.is_fresh(&path.join("any"))?,
+            written: written.to_owned(),
+            path,
+        })
+    }
+
+    /// Plans an entry of an archive; `known` is where the one before went.
+    fn add_entry(
+        &mut self,
+        base: &Path,
+        entry: Entry,
+        body: LoneBody,
+        known: &mut Option<Way>,
+    ) -> Result<(), CopyError> {
+        let (path, above_is_fresh) = match (entry.path.parent(), entry.path.file_name()) {
+            (Some(above), Some(name)) => {
+                let way = match known.take().filter(|way| way.written == above) {
+                    Some(way) => way,
+                    None => self.way(base, above)?,
+                };
+                let place = (way.path.join(name), way.fresh);
+                *known = Some(way);
+                place
+            }
+            // The archive's own root has attributes for the destination.
+            _ => (base.to_owned(), self.is_fresh(base)?),
+        };
+        let mut meta = entry.meta;
+        self.look.owned(&mut meta);
+        if path.as_os_str().is_empty() {
+            return Ok(());
+        }
+        let there = self.planned(&path)?;
+        let at = match &there {
+            Some(planned) => planned.at(),
+            None if above_is_fresh => At::Nothing,
+            None => self.look.at(&path)?,
+        };
+        // Other entries' ways may have led through it.
+        let is_dir = entry.kind == Kind::Dir;
+        if matches!(at, At::Link(_)) || matches!(at, At::Dir) != is_dir {
+            *known = None;
+        }
+        if is_dir {
+            let fresh = match at {
+                At::Nothing | At::Link(_) | At::Other => true,
+                At::Dir => there.map_or(above_is_fresh, |planned| planned.fresh),
+            };
+            return self.insert(path, What::Dir, meta, fresh);
+        }
+        // Whatever was there is replaced, a directory with all in it.
+        if matches!(at, At::Dir) {
+            self.settled.clear();
+            self.entries.remove_below(&path);
+        }
+        let what = match entry.kind {
+            Kind::File { size } => What::File(self.file(size, body)),
+            Kind::Hardlink { target } => {
+                let linked = self.resolve(&base.join(&target))?;
+                let Some((what, same)) = self.another_name(&linked)? else {
+                    return Err(CopyError::Read {
+                        path,
+                        source: io::Error::new(
+                            io::ErrorKind::InvalidData,
+                            format!(
+                                "a hard link of the archive names {}, which is no file of it",
+                                target.display()
+                            ),
+                        ),
+                    });
+                };
+                meta = same;
+                what
+            }
+            kind => What::Plain(kind),
+        };
+        self.insert(path, what, meta, true)
     }
 
     /// Adds anything but a directory.
@@ -541,65 +612,57 @@ impl Planner {
         if matches!(self.at(&path)?, At::Dir) {
             return Err(CopyError::FileOntoDirectory(path));
         }
-        self.insert(path, what, meta, true);
-        Ok(())
+        self.insert(path, what, meta, true)
     }
 
     /// Another name of the file that is planned at `path`.
-    fn another_name(&mut self, path: &Path) -> Option<(What, Meta)> {
-        let planned = self.entries.get(path)?;
-        let what = match &planned.what {
-            What::File(body) => {
-                let body = *body;
-                if let Some(file) = self.bodies.get_mut(body) {
-                    file.shared = true;
-                }
-                What::File(body)
-            }
-            What::Plain(kind) => What::Plain(kind.clone()),
-            What::Dir | What::Selected { .. } => return None,
+    fn another_name(&mut self, path: &Path) -> Result<Option<(What, Meta)>, CopyError> {
+        let Some(planned) = self.planned(path)? else {
+            return Ok(None);
         };
-        Some((what, planned.meta.clone()))
+        match &planned.what {
+            What::File(file) => self.files.share(file.number),
+            What::Plain(_) => {}
+            What::Dir | What::Selected { .. } => return Ok(None),
+        }
+        Ok(Some((planned.what, planned.meta)))
     }
 
-    fn body(&mut self, size: u64, body: Body) -> usize {
-        let content = match body {
-            _ if size == 0 => Content::None,
-            Body::None => Content::None,
-            Body::Bytes(bytes) => Content::Bytes(bytes),
-            Body::Spooled { path, keep } => Content::Open(Box::new(move || {
-                let file = File::open(path);
-                drop(keep);
-                file
-            })),
-        };
-        self.bodies.push(FileBody {
+    /// Counts a file that is in no tree.
+    fn file(&mut self, size: u64, body: LoneBody) -> Lone {
+        self.bytes = self.bytes.saturating_add(size);
+        self.count += 1;
+        Lone {
+            number: self.count - 1,
             size,
-            shared: false,
-            content,
-        });
-        self.bodies.len() - 1
+            body,
+        }
     }
 
-    /// All entries in path order, with the directories above them.
-    fn changes(mut self) -> Result<CopyChanges, CopyError> {
-        let mut above: BTreeMap<PathBuf, Meta> = BTreeMap::new();
-        for path in self.entries.keys() {
-            for dir in path.ancestors().skip(1) {
-                if dir.as_os_str().is_empty()
-                    || above.contains_key(dir)
-                    || self.entries.contains_key(dir)
-                {
-                    break;
-                }
-                above.insert(dir.to_owned(), self.look.existing(dir)?);
-            }
-        }
-        for (path, meta) in above {
-            self.insert(path, What::Dir, meta, false);
-        }
+    /// All entries in path order.
+    fn changes(self) -> CopyChanges {
         let merge = Merge::new(self.entries, self.lanes);
-        Ok(CopyChanges::new(self.look, merge, self.bodies, self.bytes))
+        CopyChanges::new(self.look, merge, self.files, self.bytes)
+    }
+}
+
+fn body_of(body: Body) -> Content {
+    match body {
+        Body::None => Content::None,
+        Body::Bytes(bytes) => Content::Bytes(bytes),
+        Body::Spooled { path, keep } => Content::Open(Box::new(move || {
+            let file = File::open(path);
+            drop(keep);
+            file
+        })),
+    }
+}
+
+/// What waits for its turn can't be put aside or had back.
+fn waiting(path: &Path) -> impl FnOnce(io::Error) -> CopyError + '_ {
+    |source| CopyError::Waiting {
+        path: path.to_owned(),
+        source,
     }
 }
 

@@ -4,18 +4,65 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::copy::{CopyError, FileBody, FileId, Planned, What};
+use super::archive;
+use super::copy::CopyError;
 use super::copy_look::Look;
 use super::copy_merge::Merge;
+use super::copy_planned::{FileId, LoneBody, Planned, What};
+use crate::context::checksum::Contents;
 use crate::layer::first_names::FirstNames;
 use crate::layer::{Change, Content, Entry, Kind};
+
+/// Where the bytes of a plan's files are.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    /// Those of the selections.
+    pub(super) contents: Vec<Arc<Contents>>,
+    pub(super) archives: Vec<Arc<archive::Contents>>,
+    /// Those of single files.
+    pub(super) bodies: Vec<Content>,
+    /// A bit for each file that is in no tree, up to the last with several
+    /// names.
+    shared: Vec<u64>,
+}
+
+impl Files {
+    /// Takes note that the file with this number has several names.
+    pub(super) fn share(&mut self, number: usize) {
+        let at = number / 64;
+        if self.shared.len() <= at {
+            self.shared.resize(at + 1, 0);
+        }
+        if let Some(bits) = self.shared.get_mut(at) {
+            *bits |= 1 << (number % 64);
+        }
+    }
+
+    fn is_shared(&self, number: usize) -> bool {
+        let bits = self.shared.get(number / 64);
+        bits.is_some_and(|bits| bits >> (number % 64) & 1 == 1)
+    }
+
+    fn content(&mut self, body: LoneBody, size: u64) -> io::Result<Content> {
+        let found = match body {
+            _ if size == 0 => Some(Content::None),
+            LoneBody::Single(number) => (self.bodies.get_mut(number))
+                .map(|content| std::mem::replace(content, Content::None)),
+            LoneBody::Archive(number, place) => match self.archives.get(number) {
+                Some(archive) => Some(archive.get(place, size)?),
+                None => None,
+            },
+        };
+        Ok(found.unwrap_or(Content::None))
+    }
+}
 
 /// What a copy writes, in path order.
 pub struct CopyChanges {
     look: Look,
     merge: Merge,
-    bodies: Vec<FileBody>,
-    /// Bytes of the files in trees.
+    files: Files,
+    /// Bytes of all files.
     bytes: u64,
     /// First names of files that have several.
     first: FirstNames,
@@ -40,11 +87,11 @@ impl std::fmt::Debug for CopyChanges {
 }
 
 impl CopyChanges {
-    pub(super) fn new(look: Look, merge: Merge, bodies: Vec<FileBody>, bytes: u64) -> Self {
+    pub(super) fn new(look: Look, merge: Merge, files: Files, bytes: u64) -> Self {
         Self {
             look,
             merge,
-            bodies,
+            files,
             bytes,
             first: FirstNames::default(),
             fault: Fault::default(),
@@ -53,8 +100,7 @@ impl CopyChanges {
 
     /// Bytes that the files have together, at most.
     pub fn bytes(&self) -> u64 {
-        let sizes = self.bodies.iter().map(|file| file.size);
-        sizes.fold(self.bytes, u64::saturating_add)
+        self.bytes
     }
 
     /// Where the error of the copy will be, if there is one.
@@ -62,11 +108,11 @@ impl CopyChanges {
         self.fault.clone()
     }
 
-    fn change(&mut self, path: PathBuf, planned: Planned) -> Change {
+    fn change(&mut self, path: PathBuf, planned: Planned) -> io::Result<Change> {
         let mut content = Content::None;
         let mut link = |id: FileId| {
             let file = match id {
-                FileId::Body(body) => (u64::MAX, body as u64),
+                FileId::Lone(number) => (u64::MAX, number as u64),
                 FileId::InMatch(number, file) => (number as u64, file.into()),
             };
             // How many names the plan has for it is not known.
@@ -76,17 +122,13 @@ impl CopyChanges {
         let kind = match planned.what {
             What::Dir => Kind::Dir,
             What::Plain(kind) => kind,
-            What::File(body) => {
-                let file = self.bodies.get_mut(body);
-                let shared = file.as_ref().is_some_and(|file| file.shared);
-                match shared.then(|| link(FileId::Body(body))).flatten() {
+            What::File(file) => {
+                let shared = self.files.is_shared(file.number);
+                match shared.then(|| link(FileId::Lone(file.number))).flatten() {
                     Some(link) => link,
                     None => {
-                        let size = file.as_ref().map_or(0, |file| file.size);
-                        if let Some(file) = file {
-                            content = std::mem::replace(&mut file.content, Content::None);
-                        }
-                        Kind::File { size }
+                        content = self.files.content(file.body, file.size)?;
+                        Kind::File { size: file.size }
                     }
                 }
             }
@@ -98,7 +140,8 @@ impl CopyChanges {
             } => match shared.and_then(link) {
                 Some(link) => link,
                 None => {
-                    if size > 0 {
+                    let contents = self.files.contents.get(contents).map(Arc::clone);
+                    if let Some(contents) = contents.filter(|_| size > 0) {
                         content = Content::Read(Box::new(move || contents.open(file)));
                     }
                     Kind::File { size }
@@ -106,7 +149,7 @@ impl CopyChanges {
             },
         };
         let meta = planned.meta;
-        Change::Put(Entry { path, kind, meta }, content)
+        Ok(Change::Put(Entry { path, kind, meta }, content))
     }
 }
 
@@ -114,8 +157,8 @@ impl Iterator for CopyChanges {
     type Item = io::Result<Change>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match self.merge.next(&self.look)? {
-            Ok((path, planned)) => Some(Ok(self.change(path, planned))),
+        match self.merge.next(&self.look, &self.files.contents)? {
+            Ok((path, planned)) => Some(self.change(path, planned)),
             Err(e) => {
                 let reason = e.to_string();
                 let mut fault = (self.fault.0.lock()).unwrap_or_else(PoisonError::into_inner);

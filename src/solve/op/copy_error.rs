@@ -33,6 +33,14 @@ pub enum CopyError {
     /// The name of an inline or downloaded file is no file name.
     #[error("{0:?} can't be the name of a file")]
     BadName(String),
+    /// What waits for its turn can't be put aside, or had back.
+    #[error("storing what is copied to {:?}", in_image(path))]
+    Waiting {
+        /// Where it goes, or a directory above that.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The destination's tree can't be read.
     #[error("reading {:?} at the destination", in_image(path))]
     Read {

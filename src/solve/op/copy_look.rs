@@ -4,7 +4,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::copy::{At, CopyError, CopyOptions};
+use super::copy::{CopyError, CopyOptions};
+use super::copy_planned::At;
 use crate::context::{Node, Tree};
 use crate::layer::{Kind, Meta};
 

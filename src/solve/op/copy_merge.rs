@@ -5,13 +5,16 @@
 //! several have the same path, the later sources go on top of the earlier ones.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BinaryHeap, btree_map};
+use std::collections::BinaryHeap;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::copy::{At, CopyError, FileId, Planned, What};
+use super::copy::CopyError;
 use super::copy_look::Look;
+use super::copy_planned::{At, FileId, Planned, What};
+use super::spilled::{Spilled, Values};
 use crate::context::checksum::Contents;
 use crate::context::entries::{Entries, Reader};
 use crate::context::select::Found;
@@ -21,22 +24,58 @@ use crate::layer::{Kind, path_order};
 pub(super) struct Lane {
     /// Where it goes.
     pub(super) base: PathBuf,
-    /// Its number in `contents`.
+    /// Its number in its selection.
     pub(super) part: usize,
-    pub(super) contents: Arc<Contents>,
+    /// The number of that among all of the plan.
+    pub(super) contents: usize,
     /// The match itself, unless it is a directory.
     pub(super) top: Option<Found>,
-    pub(super) below: Arc<Entries>,
-    /// Its number among the lanes.
-    pub(super) number: usize,
+    pub(super) list: List,
     /// Later ones go on top of earlier ones.
     pub(super) order: usize,
+}
+
+/// The entries of a lane.
+pub(super) enum List {
+    /// What is below a directory.
+    Tree(Arc<Entries>),
+    /// Matches by themselves, each at its place.
+    Apart(Values<Found>),
+}
+
+impl List {
+    /// Whether the file with this number has several names in it.
+    fn is_shared(&self, file: u32) -> bool {
+        match self {
+            Self::Tree(entries) => entries.is_shared(file),
+            Self::Apart(_) => false,
+        }
+    }
 }
 
 /// A lane that is being read.
 struct Open {
     lane: Lane,
-    reader: Reader,
+    /// For one of a directory.
+    reader: Option<Reader>,
+}
+
+impl Open {
+    /// The next entry, and where it goes.
+    fn next(&mut self) -> Option<io::Result<(PathBuf, Found)>> {
+        let base = &self.lane.base;
+        if let Some(top) = self.lane.top.take() {
+            return Some(Ok((base.clone(), top)));
+        }
+        match (&mut self.lane.list, &mut self.reader) {
+            (List::Apart(values), _) => values.next(),
+            (List::Tree(_), Some(reader)) => {
+                let found = reader.next()?;
+                Some(found.map(|found| (base.join(&found.name), found)))
+            }
+            (List::Tree(_), None) => None,
+        }
+    }
 }
 
 /// What comes next of a lane, or of the entries that are planned.
@@ -75,7 +114,7 @@ impl Eq for Head {}
 
 /// Merges lanes with entries that are planned.
 pub(super) struct Merge {
-    planned: btree_map::IntoIter<PathBuf, Planned>,
+    planned: Values<Planned>,
     lanes: Vec<Open>,
     heads: BinaryHeap<Head>,
     /// Nothing was taken yet.
@@ -86,13 +125,16 @@ pub(super) struct Merge {
 }
 
 impl Merge {
-    pub(super) fn new(planned: BTreeMap<PathBuf, Planned>, lanes: Vec<Lane>) -> Self {
+    pub(super) fn new(planned: Spilled<Planned>, lanes: Vec<Lane>) -> Self {
         let open = |lane: Lane| Open {
-            reader: lane.below.read(),
+            reader: match &lane.list {
+                List::Tree(entries) => Some(entries.read()),
+                List::Apart(_) => None,
+            },
             lane,
         };
         Self {
-            planned: planned.into_iter(),
+            planned: planned.into_values(),
             lanes: lanes.into_iter().map(open).collect(),
             heads: BinaryHeap::new(),
             begun: false,
@@ -100,15 +142,23 @@ impl Merge {
         }
     }
 
-    /// The next entry.
-    pub(super) fn next(&mut self, look: &Look) -> Option<Result<(PathBuf, Planned), CopyError>> {
-        self.take(look).transpose()
+    /// The next entry; `contents` are those of all selections.
+    pub(super) fn next(
+        &mut self,
+        look: &Look,
+        contents: &[Arc<Contents>],
+    ) -> Option<Result<(PathBuf, Planned), CopyError>> {
+        self.take(look, contents).transpose()
     }
 
-    fn take(&mut self, look: &Look) -> Result<Option<(PathBuf, Planned)>, CopyError> {
+    fn take(
+        &mut self,
+        look: &Look,
+        contents: &[Arc<Contents>],
+    ) -> Result<Option<(PathBuf, Planned)>, CopyError> {
         if !self.begun {
             self.begun = true;
-            self.fetch_planned();
+            self.fetch_planned()?;
             for number in 0..self.lanes.len() {
                 self.fetch(number)?;
             }
@@ -120,10 +170,10 @@ impl Merge {
         while (self.above.last()).is_some_and(|(dir, _)| !is_below(dir, &path)) {
             self.above.pop();
         }
-        let mut state = self.put(look, &path, None, head.item)?;
+        let mut state = self.put((look, contents), &path, None, head.item)?;
         while (self.heads.peek()).is_some_and(|next| next.path == path) {
             if let Some(next) = self.heads.pop() {
-                state = self.put(look, &path, Some(state), next.item)?;
+                state = self.put((look, contents), &path, Some(state), next.item)?;
             }
         }
         if matches!(state.what, What::Dir) {
@@ -135,14 +185,14 @@ impl Merge {
     /// Puts `item` on top of what earlier sources have at `path`.
     fn put(
         &mut self,
-        look: &Look,
+        (look, contents): (&Look, &[Arc<Contents>]),
         path: &Path,
         below: Option<Planned>,
         item: Item,
     ) -> Result<Planned, CopyError> {
         let (number, found) = match item {
             Item::Planned(planned) => {
-                self.fetch_planned();
+                self.fetch_planned()?;
                 return on_top(path, below, planned);
             }
             Item::Found(number, found) => (number, found),
@@ -161,11 +211,14 @@ impl Merge {
             return Err(CopyError::FileOntoDirectory(path.to_owned()));
         }
         let selected = match self.lanes.get(number) {
-            Some(Open { lane, .. }) => lane.contents.file(lane.part, &found).map(|file| {
-                let shared = found.file.filter(|file| lane.below.is_shared(*file));
-                let id = |file| FileId::InMatch(lane.number, file);
-                (Arc::clone(&lane.contents), file, shared.map(id))
-            }),
+            Some(Open { lane, .. }) => {
+                let of = contents.get(lane.contents);
+                of.and_then(|of| of.file(lane.part, &found)).map(|file| {
+                    let shared = found.file.filter(|file| lane.list.is_shared(*file));
+                    let id = |file| FileId::InMatch(lane.order, file);
+                    (lane.contents, file, shared.map(id))
+                })
+            }
             None => None,
         };
         let mut meta = found.node.meta;
@@ -196,14 +249,19 @@ impl Merge {
         })
     }
 
-    fn fetch_planned(&mut self) {
-        if let Some((path, planned)) = self.planned.next() {
+    fn fetch_planned(&mut self) -> Result<(), CopyError> {
+        if let Some(next) = self.planned.next() {
+            let (path, planned) = next.map_err(|source| CopyError::Waiting {
+                path: PathBuf::new(),
+                source,
+            })?;
             self.heads.push(Head {
                 path,
                 order: planned.order,
                 item: Item::Planned(planned),
             });
         }
+        Ok(())
     }
 
     /// Makes the next entry of a lane a head.
@@ -211,19 +269,13 @@ impl Merge {
         let Some(open) = self.lanes.get_mut(number) else {
             return Ok(());
         };
-        let next = match open.lane.top.take() {
-            Some(top) => Some(Ok(top)),
-            None => open.reader.next(),
+        let Some(next) = open.next() else {
+            return Ok(());
         };
-        let Some(found) = next else { return Ok(()) };
-        let found = found.map_err(|source| CopyError::Read {
+        let (path, found) = next.map_err(|source| CopyError::Read {
             path: open.lane.base.clone(),
             source,
         })?;
-        let path = match found.name.as_os_str().is_empty() {
-            true => open.lane.base.clone(),
-            false => open.lane.base.join(&found.name),
-        };
         self.heads.push(Head {
             path,
             order: open.lane.order,

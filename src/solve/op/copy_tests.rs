@@ -3,7 +3,9 @@ use crate::context::ignore::Ignore;
 use crate::context::local::LocalTree;
 use crate::context::select::select;
 use crate::layer::Change;
+use crate::solve::op::archive::ArchiveWriter;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 /// Makes files from `path`, `path/`, `path -> target`, each with ` 0mode`.
@@ -68,7 +70,7 @@ impl Case {
         let sources = sources.iter().map(|source| {
             let new_file = &tempfile::tempfile;
             let mut matches = select(&*tree, source, self.parents, &exclude, new_file).unwrap();
-            let contents = Arc::new(Contents::of(tree.clone(), &mut matches));
+            let contents = Arc::new(Contents::of(tree.clone(), &mut matches).unwrap());
             Source::tree(contents, matches)
         });
         let root = LocalTree::open(self.root.path(), None).unwrap();
@@ -78,7 +80,14 @@ impl Case {
             several: sources.len() > 1,
             ..self.options.clone()
         };
-        let mut plan = plan(sources, dest, workdir, Arc::new(root), &options)?;
+        let mut plan = plan(
+            sources,
+            dest,
+            workdir,
+            Arc::new(root),
+            &options,
+            &tempfile::tempfile,
+        )?;
         let fault = plan.fault();
         let changes: io::Result<Vec<Change>> = plan.by_ref().collect();
         changes.map_err(|_| fault.take().unwrap())
@@ -310,6 +319,48 @@ fn conflicts_and_merging() {
 }
 
 #[test]
+fn matches_of_patterns() {
+    let case = case(
+        &[
+            "d/a/f",
+            "d/a/g",
+            "d/b/f 0600",
+            "d/b/h",
+            "e/f",
+            "e/g/in",
+            "e/h",
+            "e/i -> h",
+            "e/j",
+        ],
+        &["etc/", "etc/f/", "file"],
+    );
+    for (source, dest, expected) in [
+        // Of one name the last counts.
+        ("d/*/*", "/n/", "n/ n/f(600)<d/b/f> n/g<d/a/g> n/h<d/b/h>"),
+        ("d/*/f", "/n", "n(600)<d/b/f>"),
+        ("d/*/f", "/file", "file(600)<d/b/f>"),
+        // Files before and behind directories and links.
+        (
+            "e/*",
+            "/n/",
+            "n/ n/f<e/f> n/h<e/h> n/i<e/h> n/in<e/g/in> n/j<e/j>",
+        ),
+        (
+            "e/[fj]",
+            "/etc/",
+            "error: cannot copy a file onto the directory \"/etc/f\"",
+        ),
+        (
+            "e/*",
+            "/n",
+            "error: cannot create \"/n\": \"/n\" is not a directory",
+        ),
+    ] {
+        assert_eq!(case.run(&[source], dest), expected, "{source} {dest}");
+    }
+}
+
+#[test]
 fn owners_and_modes() {
     let mut case = case(
         &["f", "d/x 04755", "d/l -> x", "d/sub/"],
@@ -404,6 +455,7 @@ fn single_files() {
         Path::new("/w"),
         Arc::new(LocalTree::open(case.root.path(), None).unwrap()),
         &case.options,
+        &tempfile::tempfile,
     ) {
         Ok(changes) => show(changes.map(Result::unwrap).collect()),
         Err(e) => format!("error: {e}"),
@@ -423,28 +475,30 @@ fn single_files() {
     }
 }
 
+/// The content of each file is its path.
+fn archive(entries: Vec<Entry>) -> Archive {
+    let cancel = crate::event::Cancel::new();
+    let mut aside = ArchiveWriter::new(&tempfile::tempfile, &cancel);
+    for entry in entries {
+        let place = aside.bytes(entry.path.as_os_str().as_bytes());
+        aside.push(&entry, place).unwrap();
+    }
+    aside.finish().unwrap()
+}
+
 #[test]
 fn archives() {
     let case = case(
         &[],
         &["etc/", "lib -> usr/lib", "usr/lib/", "old/", "old/x"],
     );
-    let entry = |path: &str, kind: Kind, mode: u32| {
-        let size = matches!(kind, Kind::File { .. });
-        let entry = Entry {
-            path: path.into(),
-            kind,
-            meta: Meta {
-                mode,
-                ..Meta::default()
-            },
-        };
-        let body = if size {
-            Body::Bytes(path.as_bytes().into())
-        } else {
-            Body::None
-        };
-        (entry, body)
+    let entry = |path: &str, kind: Kind, mode: u32| Entry {
+        path: path.into(),
+        kind,
+        meta: Meta {
+            mode,
+            ..Meta::default()
+        },
     };
     let file = |path: &str| {
         entry(
@@ -455,12 +509,13 @@ fn archives() {
             0o644,
         )
     };
-    let run = |entries, dest: &str| match plan(
-        vec![Source::Archive(entries)],
+    let run = |entries: Vec<Entry>, dest: &str| match plan(
+        vec![Source::Archive(archive(entries))],
         dest,
         Path::new("/"),
         Arc::new(LocalTree::open(case.root.path(), None).unwrap()),
         &case.options,
+        &tempfile::tempfile,
     ) {
         Ok(changes) => show(changes.map(Result::unwrap).collect()),
         Err(e) => format!("error: {e}"),
@@ -507,6 +562,127 @@ fn archives() {
         ),
         "etc/ etc/f<l/f> n/ n/l->/etc"
     );
+}
+
+/// What is spilled and what is not come to the same: archives of many entries,
+/// in no order, with replaced names and links, with and without a filler that
+/// pushes each of them into a run of its own.
+#[test]
+fn long_archives_are_as_short_ones() {
+    let file = |path: String| Entry {
+        kind: Kind::File {
+            size: path.len() as u64,
+        },
+        path: path.into(),
+        meta: Meta {
+            mode: 0o644,
+            ..Meta::default()
+        },
+    };
+    let entry = |path: &str, kind: Kind| Entry {
+        kind,
+        ..file(path.to_owned())
+    };
+    let dir = |path: &str| entry(path, Kind::Dir);
+    let link = |path: &str, target: &str| {
+        entry(
+            path,
+            Kind::Symlink {
+                target: target.into(),
+            },
+        )
+    };
+    let name = |path: &str, target: &str| {
+        entry(
+            path,
+            Kind::Hardlink {
+                target: target.into(),
+            },
+        )
+    };
+    let plain = |path: &str| file(path.to_owned());
+    let story = || {
+        vec![
+            dir("a"),
+            plain("a/one"),
+            plain("a/b/two"),
+            // A directory with all in it gives way to a file, and comes again.
+            plain("a/b"),
+            dir("a/b"),
+            plain("a/b/three"),
+            link("l", "a"),
+            plain("l/four"),
+            dir("l"),
+            plain("l/five"),
+            name("z", "a/one"),
+            name("0", "z"),
+            plain("a/one"),
+            link("out", "/etc"),
+            plain("out/six"),
+            plain("keep/seven"),
+        ]
+    };
+    let run = |filler: usize| {
+        let case = case(&[], &["etc/ 0711", "n/", "n/keep/ 0700", "n/keep/old"]);
+        let mut entries = Vec::new();
+        for (round, entry) in story().into_iter().enumerate() {
+            entries.push(entry);
+            let fill = |n| file(format!("f{}/r{round}-{n}", n % 3));
+            entries.extend((0..filler).map(fill));
+        }
+        let changes = plan(
+            vec![Source::Archive(archive(entries))],
+            "/n",
+            Path::new("/"),
+            Arc::new(LocalTree::open(case.root.path(), None).unwrap()),
+            &case.options,
+            &tempfile::tempfile,
+        );
+        let changes: Vec<Change> = changes.unwrap().map(Result::unwrap).collect();
+        let (fillers, rest): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(|c| {
+            c.path().starts_with("n/f0") || c.path().to_str().unwrap().contains("/r")
+        });
+        assert!(fillers.len() >= 16 * filler);
+        let rest = rest.into_iter();
+        show(
+            rest.filter(|c| !c.path().to_str().unwrap().starts_with("n/f"))
+                .collect(),
+        )
+    };
+    let short = run(0);
+    assert_eq!(
+        short,
+        "etc/(711) etc/six<out/six> n/ n/0<a/one> n/a/(644) n/a/b/(644) n/a/b/three<a/b/three> \
+         n/a/four<l/four> n/a/one<a/one> n/keep/(700) n/keep/seven<keep/seven> n/l/(644) \
+         n/l/five<l/five> n/out->/etc(644) n/z=n/0"
+    );
+    assert_eq!(run(3_000), short);
+}
+
+#[test]
+fn linked_files_of_sources_around_an_archive_are_not_one() {
+    let case = case(&["d/a", "d/b = d/a", "e/c", "e/d = e/c"], &[]);
+    let tree: Arc<dyn Tree> = Arc::new(LocalTree::open(case.src.path(), None).unwrap());
+    let source = |path| {
+        let none = Ignore::default();
+        let matches = select(&*tree, path, false, &none, &tempfile::tempfile).unwrap();
+        let contents = Contents::unhashed(tree.clone(), &matches).unwrap();
+        Source::tree(Arc::new(contents), matches)
+    };
+    let changes = plan(
+        vec![
+            source("d"),
+            Source::Archive(archive(Vec::new())),
+            source("e"),
+        ],
+        "/n/",
+        Path::new("/"),
+        Arc::new(Empty),
+        &case.options,
+        &tempfile::tempfile,
+    );
+    let changes = changes.unwrap().map(Result::unwrap).collect();
+    assert_eq!(show(changes), "n/ n/a<d/a> n/b=n/a n/c<e/c> n/d=n/c");
 }
 
 #[test]

@@ -141,7 +141,8 @@ pub(in super::super) fn find(
                 let tree = solver.source_tree(&op.from)?;
                 let new_file = || spool(solver);
                 let mut matches = select(&*tree, path, op.parents, &exclude, &new_file)?;
-                let files = Arc::new(Contents::of(tree, &mut matches));
+                let contents_of = Contents::of(tree, &mut matches).map_err(put_aside())?;
+                let files = Arc::new(contents_of);
                 contents.push(Part::Files(Arc::clone(&files)));
                 sources.push(Source::tree(files, matches));
             }
@@ -184,7 +185,8 @@ pub(in super::super) fn plan(
             CopySource::Url { .. } => op.unpack == Some(true),
         };
         if unpacked {
-            sources.extend(unpack_archives(vec![source], &limits(solver)?)?);
+            let new_file = || spool(solver);
+            sources.extend(unpack_archives(vec![source], &limits(solver, &new_file))?);
         } else {
             sources.push(source);
         }
@@ -226,6 +228,7 @@ pub(in super::super) fn plan(
         Path::new(&op.workdir),
         root,
         &options,
+        &|| spool(solver),
     )?)
 }
 
@@ -243,7 +246,7 @@ pub(super) fn digest_below(
     source: &str,
 ) -> Result<Digest, StepError> {
     let mut matches = below(&*tree, source, &|| spool(solver))?;
-    let contents = Contents::of(tree, &mut matches);
+    let contents = Contents::of(tree, &mut matches).map_err(put_aside())?;
     contents.read(
         solver.env.options.seal.workers.threads(),
         &solver.env.cancel,
@@ -266,16 +269,21 @@ pub(in super::super) fn changes_below(
         several: false,
         created: Mtime::default(),
     };
-    let contents = Arc::new(Contents::unhashed(Arc::clone(tree), &matches));
-    let sources = vec![Source::tree(contents, matches)];
+    let contents = Contents::unhashed(Arc::clone(tree), &matches).map_err(put_aside())?;
+    let sources = vec![Source::tree(Arc::new(contents), matches)];
     let (top, root) = (Path::new("/"), Arc::new(Empty));
-    Ok(copy::plan(sources, "/", top, root, &options)?)
+    Ok(copy::plan(sources, "/", top, root, &options, new_file)?)
 }
 
 /// A file without a name, in the build's own directory.
 pub(super) fn spool(solver: &Solver<'_, '_>) -> io::Result<File> {
     let dir = solver.scratch().map_err(|e| io::Error::other(chain(&e)))?;
     tempfile::tempfile_in(dir)
+}
+
+/// What was selected can't be had back from where it waits.
+pub(super) fn put_aside() -> impl FnOnce(io::Error) -> StepError {
+    StepError::io("can't read the list of what is copied")
 }
 
 fn below(tree: &dyn Tree, source: &str, new_file: NewFile<'_>) -> Result<Vec<Match>, StepError> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::{Solver, StepError};
 use super::add::UnpackOptions;
 use super::copy::{Body, Single, Source};
-use super::files::spool;
+use super::files::{put_aside, spool};
 use crate::context::checksum::Contents;
 use crate::context::git::{GitOptions, GitUrl};
 use crate::context::ignore::Ignore;
@@ -16,6 +16,7 @@ use crate::digest::{Digest, Hasher};
 use crate::event::chain;
 use crate::graph::CopyOp;
 use crate::image::{BlobSource, Descriptor};
+use crate::layer::records::NewFile;
 
 /// Bytes that the files of one archive may have together.
 const MAX_UNPACKED: u64 = 100 << 30;
@@ -41,13 +42,13 @@ pub(super) struct Fetched {
 }
 
 /// The limits within which ADD unpacks archives.
-pub(super) fn limits<'a>(solver: &'a Solver<'_, '_>) -> Result<UnpackOptions<'a>, StepError> {
-    Ok(UnpackOptions {
-        temp: solver.scratch()?,
+pub(super) fn limits<'a>(solver: &'a Solver<'_, '_>, new_file: NewFile<'a>) -> UnpackOptions<'a> {
+    UnpackOptions {
+        new_file,
         max_bytes: MAX_UNPACKED,
         max_entries: MAX_ENTRIES,
         cancel: &solver.env.cancel,
-    })
+    }
 }
 
 /// Fetches what a URL names: a git repository or a file.
@@ -103,6 +104,7 @@ fn fetch_git(
     let tree: Arc<dyn Tree> =
         Arc::new(LocalTree::open(&checkout.tree, None).map_err(|e| fail(&e))?);
     let matches = select(&*tree, "/", false, exclude, &|| spool(solver))?;
+    let contents = Contents::unhashed(tree, &matches).map_err(put_aside())?;
     let mut hasher = Hasher::new();
     hasher.field(b"git");
     hasher.field(checkout.commit.as_bytes());
@@ -111,7 +113,7 @@ fn fetch_git(
     Ok(Fetched {
         digest: hasher.finish(),
         // The commit says what is in them.
-        source: Source::tree(Arc::new(Contents::unhashed(tree, &matches)), matches),
+        source: Source::tree(Arc::new(contents), matches),
     })
 }
 
