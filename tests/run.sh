@@ -32,6 +32,7 @@ need strace strace
 need python3 python3
 need openssl openssl
 need unshare util-linux
+need mkfs.btrfs btrfs-progs
 if [ -z "$missing" ]; then
     echo "all there"
 elif [ "$(id -u)" = 0 ]; then

@@ -42,7 +42,7 @@ use super::stats::Stamp;
 use crate::digest::{Digest, Hasher, Sha256};
 use crate::event::Cancel;
 use crate::layer::code::{Input, field, number, signed};
-use crate::layer::{Kind, Mtime};
+use crate::layer::{ContentReader, Kind, Mtime};
 
 /// Bytes that a worker reads at a time.
 const BUFFER: usize = 256 << 10;
@@ -355,7 +355,7 @@ impl Contents {
 
     /// Opens a file for reading. At its end its digest is known, and it is an
     /// error if it is no longer what it was when it was selected.
-    pub(crate) fn open(self: &Arc<Self>, file: Selected) -> io::Result<Box<dyn Read + Send>> {
+    pub(crate) fn open(self: &Arc<Self>, file: Selected) -> io::Result<Box<dyn ContentReader>> {
         let state = self.state(&file)?;
         Ok(Box::new(Reader {
             contents: Arc::clone(self),
@@ -505,6 +505,12 @@ struct Reader {
 impl Read for Reader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.state.read(&self.contents, &self.file, buf)
+    }
+}
+
+impl ContentReader for Reader {
+    fn file(&self) -> Option<&File> {
+        Some(&self.state.file)
     }
 }
 

@@ -18,6 +18,7 @@ pub mod index;
 pub mod listing;
 pub mod merge;
 pub mod notes;
+pub mod originals;
 mod pax;
 pub mod pipeline;
 pub mod records;
@@ -128,7 +129,15 @@ pub enum Content {
 }
 
 /// Opens what a [`Content`] is read from.
-pub type OpenReader = Box<dyn FnOnce() -> io::Result<Box<dyn io::Read + Send>> + Send>;
+pub type OpenReader = Box<dyn FnOnce() -> io::Result<Box<dyn ContentReader>> + Send>;
+
+/// What a [`Content`] is read from.
+pub trait ContentReader: io::Read + Send {
+    /// The file, if what is read is a whole one, from its beginning.
+    fn file(&self) -> Option<&File> {
+        None
+    }
+}
 
 impl std::fmt::Debug for Content {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

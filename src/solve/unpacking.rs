@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::Arc;
 
 use super::Env;
 use super::layers::{LayerBlob, LayerError};
@@ -11,6 +12,7 @@ use crate::context::Tree;
 use crate::digest::VerifyingReader;
 use crate::image::media_type::layer_compression;
 use crate::image::{BlobSink, BlobSource};
+use crate::layer::originals::Originals;
 use crate::layer::unpack::{Form, Lower, UnpackError, UnpackOptions, Unpacked, unpack};
 use crate::layer::{Changes, Entry, Meta, compress, pipeline};
 use crate::snapshot::Merged;
@@ -46,7 +48,7 @@ pub(super) fn unpack_blob(
     };
     let tar = compress::decompress(packed, compression)?;
     let mut tar = VerifyingReader::new(tar, blob.diff_id.digest().clone(), None)?;
-    let made = unpack_tar(store, &mut tar, lower)?;
+    let made = unpack_tar(store, &mut tar, lower, None)?;
     // All of it, so that all of it is verified.
     io::copy(&mut tar, &mut io::sink())?;
     Ok(made)
@@ -57,12 +59,14 @@ fn unpack_tar(
     store: &Store,
     tar: impl Read,
     lower: Option<&dyn Lower>,
+    originals: Option<&Originals>,
 ) -> Result<(NewLayer, Unpacked), BlobError> {
     let new = store.new_layer()?;
     let root = Root::open(new.fs())?;
     let form = store.layer_form();
     let options = UnpackOptions {
         lower,
+        originals,
         ..form.unpack_options(Form::Overlay {
             user_xattr: form.user_xattr,
         })
@@ -91,8 +95,10 @@ pub(super) fn seal_unpacked(
     changes: Changes,
 ) -> Result<LayerBlob, LayerError> {
     let (mut feed, tar) = compress::feed();
+    let originals = Arc::new(Originals::default());
+    let changes = originals.watch(changes);
     let (sealed, unpacked) = std::thread::scope(|scope| {
-        let unpacked = scope.spawn(move || unpack_tar(env.store, tar, None));
+        let unpacked = scope.spawn(|| unpack_tar(env.store, tar, None, Some(&originals)));
         let sealed = pipeline::seal_copied(changes, sink, &env.options.seal, &mut feed);
         match &sealed {
             Ok(_) => feed.finish(),

@@ -39,6 +39,7 @@ pub use self::error::UnpackError;
 use self::error::{Step, refuse};
 use super::ids::IdMaps;
 use super::notes::{CAPABILITY, Noted, Notes};
+use super::originals::Originals;
 use super::tar_read::{Body, Item, Names, TarReader};
 use super::{Entry, Kind, Meta};
 use crate::sys::fs::{Root, lstat_at, proc_fd};
@@ -104,6 +105,8 @@ pub struct UnpackOptions<'a> {
     /// Only with it can every layer be applied; the result then belongs on
     /// top of that tree.
     pub lower: Option<&'a dyn Lower>,
+    /// The files that the layer is being made of.
+    pub originals: Option<&'a Originals>,
 }
 
 impl std::fmt::Debug for UnpackOptions<'_> {
@@ -116,6 +119,7 @@ impl std::fmt::Debug for UnpackOptions<'_> {
             .field("ids", &self.ids)
             .field("devices", &self.devices)
             .field("lower", &self.lower.is_some())
+            .field("originals", &self.originals.is_some())
             .finish()
     }
 }
@@ -132,6 +136,7 @@ impl UnpackOptions<'_> {
             ids: None,
             devices: Devices::Create,
             lower: None,
+            originals: None,
         }
     }
 }
@@ -383,6 +388,11 @@ impl Unpacker<'_> {
         body: &mut Body<'_, R>,
     ) -> Result<(), UnpackError> {
         self.take_bytes(size)?;
+        if let Some(originals) = self.options.originals
+            && originals.clone_to(file, path, size).step("write", path)?
+        {
+            return Ok(());
+        }
         let mut at = 0;
         while at < size {
             let hole = body.skip_hole();

@@ -14,7 +14,7 @@ use crate::event::Cancel;
 use crate::layer::code::{Input, field, kind, meta, number};
 use crate::layer::records::{Cursor, NewFile, Records};
 use crate::layer::tar_read::Body;
-use crate::layer::{Content, Entry};
+use crate::layer::{Content, ContentReader, Entry};
 
 /// Files up to this size, in bytes, wait in memory…
 const SMALL: u64 = 64 << 10;
@@ -245,6 +245,8 @@ struct Section {
     place: Place,
     left: u64,
 }
+
+impl ContentReader for Section {}
 
 impl Read for Section {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
