@@ -58,24 +58,37 @@ impl BlobArgs {
     }
 }
 
-/// Writes a file that appears when it is complete.
+/// Writes a file that appears when it is complete; a device or a pipe as it is.
 fn write(path: &Path, mut blob: impl io::Read) -> anyhow::Result<()> {
     let fail = || format!("can't write {}", path.display());
     let dir = match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     };
+    if path.metadata().is_ok_and(|m| !m.is_file()) {
+        let file = std::fs::OpenOptions::new().write(true).open(path);
+        return pour(&mut blob, &mut file.with_context(fail)?, fail);
+    }
     let mut file = tempfile::Builder::new()
         .permissions(std::fs::Permissions::from_mode(0o666))
         .tempfile_in(dir)
         .with_context(fail)?;
+    pour(&mut blob, file.as_file_mut(), fail)?;
+    file.persist(path).map_err(|e| e.error).with_context(fail)?;
+    Ok(())
+}
+
+fn pour(
+    blob: &mut impl io::Read,
+    file: &mut std::fs::File,
+    fail: impl Fn() -> String,
+) -> anyhow::Result<()> {
     let mut buffer = vec![0; 128 << 10];
     loop {
         match blob.read(&mut buffer)? {
             0 => break,
-            n => file.write_all(&buffer[..n]).with_context(fail)?,
+            n => file.write_all(&buffer[..n]).with_context(&fail)?,
         }
     }
-    file.persist(path).map_err(|e| e.error).with_context(fail)?;
     Ok(())
 }

@@ -67,6 +67,16 @@ impl Temporary {
 
 impl TarOut {
     pub(super) fn create(output: Output) -> Result<Self, TransportError> {
+        let output = match output {
+            // A device or a pipe is written to as it is.
+            Output::File(path) if path.metadata().is_ok_and(|m| !m.is_file()) => {
+                let file = std::fs::OpenOptions::new().write(true).open(&path);
+                Output::Stream(Box::new(
+                    file.map_err(TransportError::file("write", &path))?,
+                ))
+            }
+            other => other,
+        };
         let file = match &output {
             Output::File(path) => {
                 let dir = match path.parent() {

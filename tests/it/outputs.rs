@@ -14,6 +14,51 @@ fn said(command: &mut Command) -> String {
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
+/// `/dev/null` is the usual one; nobody wants a file in its place.
+#[test]
+fn pipes_and_devices_are_written_to() {
+    let s = Sandbox::new();
+    let context = s.context(
+        "ctx",
+        &[("Dockerfile", "FROM scratch\nCOPY x /x\n"), ("x", "1")],
+    );
+    s.ok(&["build", "-q", "-t", "app:1", &context]);
+    let pipe = s.path("pipe");
+    said(Command::new("mkfifo").arg(&pipe));
+    let name = pipe.display().to_string();
+    let commands: [&[&str]; 4] = [
+        &["save", "-o", &name, "app:1"],
+        &["export", "-o", &name, "app:1"],
+        &[
+            "build",
+            "-q",
+            "-o",
+            &format!("type=tar,dest={name}"),
+            &context,
+        ],
+        &[
+            "build",
+            "-q",
+            "-o",
+            &format!("type=oci,dest={name}"),
+            &context,
+        ],
+    ];
+    for command in commands {
+        let read = pipe.clone();
+        let reader = std::thread::spawn(move || std::fs::read(read).unwrap());
+        s.ok(command);
+        let kind = std::fs::symlink_metadata(&pipe).unwrap().file_type();
+        assert!(
+            std::os::unix::fs::FileTypeExt::is_fifo(&kind),
+            "{command:?}"
+        );
+        let tar = reader.join().unwrap();
+        let mut tar = tar::Archive::new(&tar[..]);
+        assert!(tar.entries().unwrap().count() > 0, "{command:?}");
+    }
+}
+
 #[test]
 fn other_tools_read_and_run_what_is_written() {
     const NAME: &str = "other_tools_read_and_run_what_is_written";

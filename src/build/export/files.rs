@@ -41,6 +41,14 @@ impl Exporter<'_> {
             (OutputKind::Local, Destination::Path(dir)) => {
                 self.directory(dir, pieces, split, output.delete)
             }
+            // A device or a pipe is written to as it is.
+            (_, Destination::Path(path)) if path.metadata().is_ok_and(|m| !m.is_file()) => {
+                let file = std::fs::OpenOptions::new().write(true).open(path);
+                let mut out =
+                    io::BufWriter::with_capacity(1 << 20, file.map_err(write_error(path))?);
+                self.tar(pieces, split, &mut out, path)?;
+                out.flush().map_err(write_error(path))
+            }
             (_, Destination::Path(path)) => {
                 let dir = path
                     .parent()
