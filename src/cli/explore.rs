@@ -137,7 +137,7 @@ fn data<'a>(outline: &'a Outline, contents: &'a Contents) -> impl Serialize + 'a
             "path": format!("/{}", tree.path(wasted.node).to_string_lossy()),
             "bytes": wasted.bytes,
             "files": wasted.files,
-            "removed": wasted.removed,
+            "removed": wasted.is_removed(tree),
         }))
     };
     let problems = tree.problems().iter();

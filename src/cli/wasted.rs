@@ -168,7 +168,7 @@ impl WastedArgs {
                 "path": format!("/{}", looked.tree.path(wasted.node).display()),
                 "bytes": wasted.bytes,
                 "files": wasted.files,
-                "removed": wasted.removed,
+                "removed": wasted.is_removed(&looked.tree),
                 "layers": layers.into_iter().rev().collect::<Vec<_>>(),
             }))
         };
@@ -201,7 +201,7 @@ impl WastedArgs {
         let top = self.top(found);
         if !top.is_empty() {
             let row = |wasted: &Wasted| {
-                let how = match wasted.removed {
+                let how = match wasted.is_removed(&looked.tree) {
                     true => "removed",
                     false => "replaced",
                 };

@@ -153,7 +153,7 @@ fn layers_lie_over_each_other() {
     let paths: Vec<_> = found
         .paths
         .iter()
-        .map(|w| (tree.path(w.node), w.files, w.bytes, w.removed))
+        .map(|w| (tree.path(w.node), w.files, w.bytes, w.is_removed(&tree)))
         .collect();
     assert_eq!(
         paths,

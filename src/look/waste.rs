@@ -14,11 +14,19 @@ pub struct Wasted {
     /// The path.
     pub node: NodeId,
     /// How many files were written there and are not seen.
-    pub files: u64,
+    pub files: u32,
     /// Their bytes.
     pub bytes: u64,
-    /// Whether it was removed in the end.
-    pub removed: bool,
+}
+
+// An image may have millions of them.
+const _: () = assert!(size_of::<Wasted>() == 16);
+
+impl Wasted {
+    /// Whether it was removed from `tree` in the end.
+    pub fn is_removed(&self, tree: &Tree) -> bool {
+        tree.now(self.node).is_none()
+    }
 }
 
 /// What is wasted in an image.
@@ -64,7 +72,6 @@ pub fn waste(tree: &Tree) -> Waste {
             node,
             files: 0,
             bytes: 0,
-            removed: tree.now(node).is_none(),
         };
         for (layer, found) in tree.versions(node) {
             let Some(id) = found else {
@@ -82,7 +89,7 @@ pub fn waste(tree: &Tree) -> Waste {
                 waste.user_written = waste.user_written.saturating_add(size);
             }
             if !seen.has(id) {
-                wasted.files += 1;
+                wasted.files = wasted.files.saturating_add(1);
                 wasted.bytes = wasted.bytes.saturating_add(size);
             }
         }

@@ -341,7 +341,7 @@ fn wasted(frame: &mut Frame<'_>, place: Rect, state: &State, theme: Theme) {
         focus,
         |at| {
             let wasted = &paths[at];
-            let (letter, style) = theme.mark(match wasted.removed {
+            let (letter, style) = theme.mark(match wasted.is_removed(&contents.tree) {
                 true => Mark::Removed,
                 false => Mark::Changed,
             });

@@ -250,7 +250,11 @@ fn wasted(contents: &Contents) -> String {
              <td class=\"text mono\">/{}</td></tr>\n",
             format::size(wasted.bytes),
             wasted.files,
-            if wasted.removed { "removed" } else { "there" },
+            if wasted.is_removed(&contents.tree) {
+                "removed"
+            } else {
+                "there"
+            },
             html(&path.to_string_lossy()),
         ));
     }

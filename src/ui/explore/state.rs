@@ -384,7 +384,7 @@ impl State {
         let Some(wasted) = contents.waste.paths.get(self.wasted.at) else {
             return;
         };
-        let (node, removed) = (wasted.node, wasted.removed);
+        let (node, removed) = (wasted.node, wasted.is_removed(&contents.tree));
         let newest = contents.tree.versions(node).next();
         let mut above = Vec::new();
         let mut here = node;
