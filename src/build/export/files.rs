@@ -3,7 +3,6 @@
 //! A directory is written to through its descriptor only: what stands there
 //! already, links included, never leads anywhere else.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,6 +14,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use super::{Exporter, Piece};
 use crate::build::BuildError;
 use crate::build::request::{Destination, Output, OutputKind};
+use crate::digest::Hasher;
 use crate::layer::tar_write::TarWriter;
 use crate::layer::{Change, Changes, Kind};
 use crate::platform::Platform;
@@ -25,6 +25,43 @@ struct Files {
     /// Its folder, where each platform gets one.
     folder: Option<String>,
     changes: Changes,
+}
+
+/// Paths, each with whether it is a directory. One takes 16 bytes, however
+/// long it is: the first of its sha256, of which the last bit makes room.
+#[derive(Default)]
+struct Paths(Vec<u128>);
+
+impl Paths {
+    const IS_DIR: u128 = 1;
+
+    fn print(path: &Path) -> u128 {
+        let mut hasher = Hasher::new();
+        for part in path.components() {
+            hasher.update(part.as_os_str().as_bytes());
+            hasher.update(b"/");
+        }
+        let mut print = [0; 16];
+        print.copy_from_slice(&hasher.finish_raw().0[..16]);
+        u128::from_be_bytes(print) & !Self::IS_DIR
+    }
+
+    fn push(&mut self, path: &Path, is_dir: bool) {
+        self.0.push(Self::print(path) | u128::from(is_dir));
+    }
+
+    /// Makes them findable.
+    fn sort(&mut self) {
+        self.0.sort_unstable();
+    }
+
+    /// Whether `path`, which is one of them, is a directory.
+    fn get(&self, path: &Path) -> Option<bool> {
+        let print = Self::print(path);
+        let at = self.0.partition_point(|known| *known < print);
+        let found = self.0.get(at)?;
+        (found & !Self::IS_DIR == print).then_some(found & Self::IS_DIR != 0)
+    }
 }
 
 impl Exporter<'_> {
@@ -82,15 +119,16 @@ impl Exporter<'_> {
 
     /// Several platforms' files in one place must not be in each other's way.
     fn hold_apart(&self, pieces: &[Piece]) -> Result<(), BuildError> {
-        let mut seen: BTreeMap<PathBuf, (bool, &Platform)> = BTreeMap::new();
+        let mut seen: Vec<(Paths, &Platform)> = Vec::new();
         for piece in pieces {
+            let platform = &piece.graph.platform;
+            let mut own = Paths::default();
             for change in self.of(piece, false)?.changes {
                 let change = change.map_err(read_error)?;
-                let path = change.path().to_path_buf();
-                let platform = &piece.graph.platform;
-                let is_dir = is_dir(&change);
-                match seen.get(&path) {
-                    Some((known, _)) if *known && is_dir => {}
+                let (path, is_dir) = (change.path(), is_dir(&change));
+                let known = |(paths, other): &(Paths, _)| Some((paths.get(path)?, *other));
+                match seen.iter().find_map(known) {
+                    Some((true, _)) if is_dir => {}
                     Some((_, other)) => {
                         return Err(BuildError::Input(format!(
                             "{} is in the files for {other} and for {platform}; with \
@@ -98,11 +136,11 @@ impl Exporter<'_> {
                             path.display()
                         )));
                     }
-                    None => {
-                        seen.insert(path, (is_dir, platform));
-                    }
+                    None => own.push(path, is_dir),
                 }
             }
+            own.sort();
+            seen.push((own, platform));
         }
         Ok(())
     }
@@ -118,12 +156,12 @@ impl Exporter<'_> {
         if delete {
             self.guard(dest)?;
         }
-        let mut keep: BTreeSet<PathBuf> = BTreeSet::new();
+        let mut keep = Paths::default();
         for piece in pieces {
             let files = self.of(piece, split)?;
             let below = Path::new(files.folder.as_deref().unwrap_or(""));
             if split {
-                keep.insert(below.to_path_buf());
+                keep.push(below, true);
             }
             let dir = if split {
                 folder_of(dest, below).map_err(write_error(dest))?
@@ -132,12 +170,13 @@ impl Exporter<'_> {
             };
             let noted = files.changes.inspect(|change| {
                 if let (true, Ok(change)) = (delete, change) {
-                    keep.insert(below.join(change.path()));
+                    keep.push(&below.join(change.path()), is_dir(change));
                 }
             });
             solve::apply(noted, &dir, self.tools.store.layer_form())?;
         }
         if delete {
+            keep.sort();
             let dir =
                 open_dir(rustix::fs::CWD, dest.as_os_str(), true).map_err(write_error(dest))?;
             sweep(dir, Path::new(""), &keep).map_err(write_error(dest))?;
@@ -243,7 +282,7 @@ fn open_dir(at: impl AsFd, name: &OsStr, follow: bool) -> io::Result<OwnedFd> {
 
 /// Removes what is in `dir`, which is at `at`, and not in `keep`. Follows no
 /// link and crosses into no other filesystem.
-fn sweep(dir: OwnedFd, at: &Path, keep: &BTreeSet<PathBuf>) -> io::Result<()> {
+fn sweep(dir: OwnedFd, at: &Path, keep: &Paths) -> io::Result<()> {
     let device = rustix::fs::fstat(&dir)?.st_dev;
     for entry in rustix::fs::Dir::read_from(&dir)? {
         let entry = entry?;
@@ -260,7 +299,7 @@ fn sweep(dir: OwnedFd, at: &Path, keep: &BTreeSet<PathBuf>) -> io::Result<()> {
                 path.display()
             )));
         }
-        let kept = keep.contains(&path);
+        let kept = keep.get(&path).is_some();
         if is_dir {
             sweep(open_dir(&dir, name, false)?, &path, keep)?;
         }
@@ -295,6 +334,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn paths_are_found_with_what_they_are() {
+        let path = |n: usize| PathBuf::from(format!("dir/{n}"));
+        let mut paths = Paths::default();
+        for n in 0..500 {
+            paths.push(&path(n), n % 3 == 0);
+        }
+        paths.sort();
+        for n in 0..1000 {
+            assert_eq!(paths.get(&path(n)), (n < 500).then_some(n % 3 == 0), "{n}");
+        }
+    }
+
+    #[test]
     fn only_what_is_inside_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
@@ -307,7 +359,10 @@ mod tests {
         std::fs::write(at("dest/kept/stale"), b"x").unwrap();
         std::os::unix::fs::symlink("../outside", at("dest/link")).unwrap();
         std::os::unix::fs::symlink("../../outside", at("dest/kept/link")).unwrap();
-        let keep = ["kept", "kept/f"].map(PathBuf::from).into_iter().collect();
+        let mut keep = Paths::default();
+        keep.push(Path::new("kept"), true);
+        keep.push(Path::new("kept/f"), false);
+        keep.sort();
         let open = open_dir(rustix::fs::CWD, at("dest").as_os_str(), true).unwrap();
         sweep(open, Path::new(""), &keep).unwrap();
         let mut left: Vec<_> = std::fs::read_dir(at("dest"))
