@@ -2,9 +2,10 @@
 //!
 //! A layer may have a million of them, and each is asked for when another name
 //! of the file comes; so a name takes a few bytes behind its directory, which
-//! is there once for all names that come one after the other in it.
+//! is there once for all names that come one after the other in it. Numbers of
+//! files mostly follow each other, so they wait in pages: eight bytes for each.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -18,31 +19,39 @@ pub(crate) type FileId = (u64, u64);
 /// The names that came first.
 #[derive(Debug, Default)]
 pub(crate) struct FirstNames {
-    files: BTreeMap<u64, HashMap<u64, First>>,
-    /// How many files there are.
-    count: usize,
+    /// The files by their device and all but the lowest bits of their inode;
+    /// sorted by those.
+    pages: BTreeMap<FileId, Vec<First>>,
     /// Directories: a field. Names: how far back their directory is, a field.
     bytes: Vec<u8>,
     /// Where the directory of the last name is.
     dir: usize,
 }
 
-/// Where a name is, and below that how many more names the file may have, at
-/// most [`MANY`].
+/// From above: the lowest bits of the inode, where the name is, and how many
+/// more names the file may have, at most [`MANY`].
 #[derive(Debug, Clone, Copy)]
 struct First(u64);
 
-const LEFT_BITS: u32 = 24;
+/// Bits of an inode that tell the files of a page apart.
+const LOW_BITS: u32 = 9;
+const LEFT_BITS: u32 = 20;
 /// Stands for any number from here on.
 const MANY: u64 = (1 << LEFT_BITS) - 1;
 
 impl First {
-    fn new(at: usize, left: u64) -> Self {
-        Self((at as u64) << LEFT_BITS | left.min(MANY))
+    fn new(low: u64, at: usize, left: u64) -> Self {
+        // 32 GiB of names are more than there is memory for.
+        let at = (at as u64) << (LOW_BITS + LEFT_BITS) >> LOW_BITS;
+        Self(low << (u64::BITS - LOW_BITS) | at | left.min(MANY))
+    }
+
+    fn low(self) -> u64 {
+        self.0 >> (u64::BITS - LOW_BITS)
     }
 
     fn at(self) -> usize {
-        (self.0 >> LEFT_BITS) as usize
+        (self.0 << LOW_BITS >> (LOW_BITS + LEFT_BITS)) as usize
     }
 
     fn left(self) -> u64 {
@@ -54,27 +63,36 @@ impl FirstNames {
     /// The first name of `file`, of which `path` is another. `None` when it is
     /// the first; it is then remembered until as many have come as `names`.
     pub(crate) fn link(&mut self, file: FileId, path: &Path, names: u64) -> Option<PathBuf> {
-        let group = self.files.entry(file.0).or_default();
-        let Some(first) = group.get_mut(&file.1) else {
+        let page = (file.0, file.1 >> LOW_BITS);
+        let low = file.1 & ((1 << LOW_BITS) - 1);
+        let known = self.pages.get_mut(&page).and_then(|files| {
+            let place = files.binary_search_by_key(&low, |first| first.low());
+            place.ok().map(|place| (files, place))
+        });
+        let Some((files, place)) = known else {
             let left = names.saturating_sub(1);
             if left > 0 {
-                let first = First::new(self.push(path), left);
-                self.files.entry(file.0).or_default().insert(file.1, first);
-                self.count += 1;
+                let first = First::new(low, self.push(path), left);
+                let files = self.pages.entry(page).or_default();
+                let place = files.partition_point(|other| other.low() < low);
+                files.insert(place, first);
             }
             return None;
         };
+        let first = files.get_mut(place)?;
         let at = first.at();
         match first.left() {
             MANY => {}
             1 => {
-                group.remove(&file.1);
-                self.count -= 1;
+                files.remove(place);
+                if files.is_empty() {
+                    self.pages.remove(&page);
+                }
             }
-            left => *first = First::new(at, left - 1),
+            left => *first = First::new(low, at, left - 1),
         }
         let path = self.path(at);
-        if self.count == 0 {
+        if self.pages.is_empty() {
             self.bytes.clear();
         }
         path
@@ -132,7 +150,21 @@ mod tests {
             let found = names.link((7, 0), Path::new("x"), u64::MAX);
             assert_eq!(found.as_deref(), Some(Path::new("top")));
         }
-        assert_eq!(names.count, 1);
+        assert_eq!(names.pages.len(), 1);
+    }
+
+    #[test]
+    fn any_number_and_any_order_will_do() {
+        let mut names = FirstNames::default();
+        let numbers = [u64::MAX, 0, 511, 512, u64::MAX - 1, 510, 1 << 40, 1];
+        for number in numbers {
+            let path = PathBuf::from(format!("d/{number}"));
+            assert_eq!(names.link((number, number), &path, 1 << 30), None);
+        }
+        for number in numbers {
+            let found = names.link((number, number), Path::new("x"), 2);
+            assert_eq!(found, Some(PathBuf::from(format!("d/{number}"))));
+        }
     }
 
     #[test]
@@ -147,7 +179,7 @@ mod tests {
                     assert_eq!(names.link(file, Path::new("b"), 9), Some(first.clone()));
                 }
             }
-            assert_eq!((names.count, names.bytes.len()), (0, 0));
+            assert_eq!((names.pages.len(), names.bytes.len()), (0, 0));
         }
     }
 }

@@ -41,7 +41,7 @@ pub use super::copy_changes::{CopyChanges, Fault};
 pub use super::copy_error::CopyError;
 use super::copy_look::Look;
 use super::copy_merge::{Lane, List, Merge};
-use super::copy_planned::{At, Lone, LoneBody, Planned, What};
+use super::copy_planned::{At, Lone, LoneBody, Planned, Way, Ways, What};
 use super::spilled::Spilled;
 use crate::context::checksum::Contents;
 use crate::context::ignore::tidy;
@@ -224,16 +224,6 @@ struct Planner<'a> {
     order: usize,
     /// Bytes of all files.
     bytes: u64,
-}
-
-/// A directory that entries of an archive go to.
-struct Way {
-    /// As the archive has it.
-    written: PathBuf,
-    /// Where it is, without links.
-    path: PathBuf,
-    /// The root has nothing in it.
-    fresh: bool,
 }
 
 impl Planner<'_> {
@@ -513,10 +503,10 @@ impl Planner<'_> {
         self.ensure_dir(&base)?;
         let number = self.files.archives.len();
         self.files.archives.push(archive.contents());
-        let mut way = None;
+        let mut ways = Ways::default();
         for next in archive.entries() {
             let (entry, place) = next.map_err(waiting(&base))?;
-            self.add_entry(&base, entry, LoneBody::Archive(number, place), &mut way)?;
+            self.add_entry(&base, entry, LoneBody::Archive(number, place), &mut ways)?;
         }
         Ok(())
     }
@@ -534,22 +524,44 @@ impl Planner<'_> {
         })
     }
 
-    /// Plans an entry of an archive; `known` is where the one before went.
+    /// Where what a hard link names is.
+    fn named(&self, base: &Path, target: &Path, ways: &mut Ways) -> Result<PathBuf, CopyError> {
+        let (Some(above), Some(name)) = (target.parent(), target.file_name()) else {
+            return self.resolve(&base.join(target));
+        };
+        let path = match &ways.named {
+            Some((written, path)) if written == above => path.join(name),
+            _ => {
+                let Ok(path) = self.resolve(&base.join(above)) else {
+                    return self.resolve(&base.join(target));
+                };
+                let named = path.join(name);
+                ways.named = Some((above.to_owned(), path));
+                named
+            }
+        };
+        match self.at(&path)? {
+            At::Link(_) => self.resolve(&base.join(target)),
+            _ => Ok(path),
+        }
+    }
+
+    /// Plans an entry of an archive.
     fn add_entry(
         &mut self,
         base: &Path,
         entry: Entry,
         body: LoneBody,
-        known: &mut Option<Way>,
+        ways: &mut Ways,
     ) -> Result<(), CopyError> {
         let (path, above_is_fresh) = match (entry.path.parent(), entry.path.file_name()) {
             (Some(above), Some(name)) => {
-                let way = match known.take().filter(|way| way.written == above) {
+                let way = match ways.entry.take().filter(|way| way.written == above) {
                     Some(way) => way,
                     None => self.way(base, above)?,
                 };
                 let place = (way.path.join(name), way.fresh);
-                *known = Some(way);
+                ways.entry = Some(way);
                 place
             }
             // The archive's own root has attributes for the destination.
@@ -569,7 +581,8 @@ impl Planner<'_> {
         // Other entries' ways may have led through it.
         let is_dir = entry.kind == Kind::Dir;
         if matches!(at, At::Link(_)) || matches!(at, At::Dir) != is_dir {
-            *known = None;
+            ways.entry = None;
+            ways.named = None;
         }
         if is_dir {
             let fresh = match at {
@@ -586,7 +599,7 @@ impl Planner<'_> {
         let what = match entry.kind {
             Kind::File { size } => What::File(self.file(size, body)),
             Kind::Hardlink { target } => {
-                let linked = self.resolve(&base.join(&target))?;
+                let linked = self.named(base, &target, ways)?;
                 let Some((what, same)) = self.another_name(&linked)? else {
                     return Err(CopyError::Read {
                         path,
@@ -602,7 +615,11 @@ impl Planner<'_> {
                 meta = same;
                 what
             }
-            kind => What::Plain(kind),
+            kind => {
+                // It may be a link where there was nothing.
+                ways.named = None;
+                What::Plain(kind)
+            }
         };
         self.insert(path, what, meta, true)
     }

@@ -21,26 +21,29 @@ pub(super) struct Files {
     pub(super) archives: Vec<Arc<archive::Contents>>,
     /// Those of single files.
     pub(super) bodies: Vec<Content>,
-    /// A bit for each file that is in no tree, up to the last with several
-    /// names.
-    shared: Vec<u64>,
+    /// For each file that is in no tree, up to the last with several names:
+    /// how many more it has at most; [`u8::MAX`] stands for any number.
+    shared: Vec<u8>,
 }
 
 impl Files {
-    /// Takes note that the file with this number has several names.
+    /// Takes note that the file with this number has one more name.
     pub(super) fn share(&mut self, number: usize) {
-        let at = number / 64;
-        if self.shared.len() <= at {
-            self.shared.resize(at + 1, 0);
+        if self.shared.len() <= number {
+            self.shared.resize(number + 1, 0);
         }
-        if let Some(bits) = self.shared.get_mut(at) {
-            *bits |= 1 << (number % 64);
+        if let Some(more) = self.shared.get_mut(number) {
+            *more = more.saturating_add(1);
         }
     }
 
-    fn is_shared(&self, number: usize) -> bool {
-        let bits = self.shared.get(number / 64);
-        bits.is_some_and(|bits| bits >> (number % 64) & 1 == 1)
+    /// How many names a file has at most, one with several.
+    fn names(&self, number: usize) -> Option<u64> {
+        match self.shared.get(number).copied().unwrap_or(0) {
+            0 => None,
+            u8::MAX => Some(u64::MAX),
+            more => Some(u64::from(more) + 1),
+        }
     }
 
     fn content(&mut self, body: LoneBody, size: u64) -> io::Result<Content> {
@@ -110,21 +113,20 @@ impl CopyChanges {
 
     fn change(&mut self, path: PathBuf, planned: Planned) -> io::Result<Change> {
         let mut content = Content::None;
-        let mut link = |id: FileId| {
+        let mut link = |id: FileId, names: u64| {
             let file = match id {
                 FileId::Lone(number) => (u64::MAX, number as u64),
                 FileId::InMatch(number, file) => (number as u64, file.into()),
             };
-            // How many names the plan has for it is not known.
-            let known = self.first.link(file, &path, u64::MAX);
+            let known = self.first.link(file, &path, names);
             known.map(|target| Kind::Hardlink { target })
         };
         let kind = match planned.what {
             What::Dir => Kind::Dir,
             What::Plain(kind) => kind,
             What::File(file) => {
-                let shared = self.files.is_shared(file.number);
-                match shared.then(|| link(FileId::Lone(file.number))).flatten() {
+                let names = self.files.names(file.number);
+                match names.and_then(|names| link(FileId::Lone(file.number), names)) {
                     Some(link) => link,
                     None => {
                         content = self.files.content(file.body, file.size)?;
@@ -137,7 +139,8 @@ impl CopyChanges {
                 shared,
                 contents,
                 file,
-            } => match shared.and_then(link) {
+                // How many names the plan has for it is not known.
+            } => match shared.and_then(|id| link(id, u64::MAX)) {
                 Some(link) => link,
                 None => {
                     let contents = self.files.contents.get(contents).map(Arc::clone);

@@ -83,6 +83,26 @@ impl Planned {
     }
 }
 
+/// A directory that entries of an archive go to.
+pub(super) struct Way {
+    /// As the archive has it.
+    pub(super) written: PathBuf,
+    /// Where it is, without links.
+    pub(super) path: PathBuf,
+    /// The root has nothing in it.
+    pub(super) fresh: bool,
+}
+
+/// The directories that were asked for last, as long as nothing on the way to
+/// them may have changed.
+#[derive(Default)]
+pub(super) struct Ways {
+    /// Of the entry before.
+    pub(super) entry: Option<Way>,
+    /// Of what a hard link named: as the archive has it, and where it is.
+    pub(super) named: Option<(PathBuf, PathBuf)>,
+}
+
 fn long(input: &mut Input<'_>) -> Option<usize> {
     input.number()?.try_into().ok()
 }

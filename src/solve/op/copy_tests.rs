@@ -545,6 +545,34 @@ fn archives() {
         run(vec![file("b"), entry("a", link("b"), 0)], "/n/"),
         "n/ n/a<b> n/b=n/a"
     );
+    // The way to what a link names may change between two links.
+    let symlink = |target: &str| Kind::Symlink {
+        target: target.into(),
+    };
+    assert_eq!(
+        run(
+            vec![
+                file("a/f"),
+                file("b/f"),
+                file("b/g"),
+                entry("1", link("a/f"), 0),
+                entry("2", link("a/f"), 0),
+                entry("a", symlink("b"), 0o777),
+                entry("3", link("a/f"), 0),
+                entry("b/f", symlink("g"), 0o777),
+                entry("4", link("a/f"), 0),
+                entry("5", link("c/../b/g"), 0),
+                entry("c", symlink("/n/b/d/e"), 0o777),
+                file("b/d/e/h"),
+                file("b/d/b/g"),
+                entry("6", link("c/../b/g"), 0),
+            ],
+            "/n/"
+        ),
+        "n/ n/1<a/f> n/2=n/1 n/3<b/f> n/4<b/g> n/5=n/4 n/6<b/d/b/g> n/a->b n/b/ n/b/d/ \
+         n/b/d/b/ n/b/d/b/g=n/6 n/b/d/e/ n/b/d/e/h<b/d/e/h> n/b/f->g n/b/g=n/4 \
+         n/c->/n/b/d/e"
+    );
     assert!(run(vec![entry("a", link("../etc/passwd"), 0)], "/n/").starts_with("error"));
     assert_eq!(
         run(
