@@ -65,10 +65,10 @@ const ROWS: &[Row] = &[
     // What is copied from a stage is unpacked, listed and packed again.
     Row {
         before: &[
-            "$ mkdir ctx",
-            "$ printf 'FROM base AS a\\nFROM scratch\\nCOPY --from=a /m /m\\n' > ctx/Dockerfile",
+            "$ mkdir stage",
+            "$ printf 'FROM base AS a\\nFROM scratch\\nCOPY --from=a /m /m\\n' > stage/Dockerfile",
         ],
-        command: "build -t out ctx",
+        command: "build -t out stage",
         each: NAMES,
     },
     Row {
