@@ -9,6 +9,8 @@
 //! record   magic, young i64 u32, detail of the root, count u64, directories
 //! dir      number of its first directory u64, entries u64, rows
 //! ```
+//! Numbers are little-endian; the detail and the rows are behind their lengths,
+//! u32.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -26,7 +28,7 @@ use crate::digest::{Digest, HashingWriter};
 use crate::layer::{Kind, Meta, Mtime};
 
 /// Begins what [`Record::write_to`] writes; changes with its form.
-const MAGIC: &[u8; 16] = b"shiplap-record1\n";
+const MAGIC: &[u8; 16] = b"shiplap-record2\n";
 /// In a directory of more entries, every so many can be found at once.
 const MARKED: usize = 256;
 
@@ -96,7 +98,9 @@ impl Record {
         let young = self.table.young();
         head.extend_from_slice(&young.secs.to_le_bytes());
         head.extend_from_slice(&young.nanos.to_le_bytes());
-        rows::text(&mut head, &self.root);
+        let root = u32::try_from(self.root.len()).unwrap_or(u32::MAX);
+        head.extend_from_slice(&root.to_le_bytes());
+        head.extend_from_slice(&self.root);
         head.extend_from_slice(&(self.table.dirs().len() as u64).to_le_bytes());
         out.write_all(&head)?;
         for dir in self.table.dirs() {
@@ -193,7 +197,7 @@ fn array<const N: usize>(input: &mut impl Read) -> io::Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// Reads what [`rows::text`] wrote.
+/// Reads bytes behind their length.
 fn text(input: &mut impl Read) -> io::Result<Vec<u8>> {
     let len = u32::from_le_bytes(array(input)?);
     let mut bytes = Vec::new();

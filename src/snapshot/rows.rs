@@ -2,21 +2,14 @@
 //! and what a table that is to be kept says of each beside its status.
 //!
 //! ```text
-//! row     length of the name u16, flags u8, fingerprint u64, name
-//!         [length u32, detail]
-//! detail  kind u8, mode u16, uid u32, gid u32, seconds i64, nanoseconds u32,
-//!         of the kind: size u64 | target | major u32, minor u32
-//!         count u16 of extended attributes: name, value
-//! text    length u32, bytes
+//! row     flags u8, fingerprint u64 (little-endian), name [, detail], each
+//!         behind its length
+//! detail  kind, attributes
 //! ```
-//! Numbers are little-endian.
+//! Lengths, kinds and attributes are as in [`layer::code`](crate::layer::code).
 
-use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
-
-use crate::layer::{Kind, Meta, Mtime};
+use crate::layer::code::{self, Input, field};
+use crate::layer::{Kind, Meta};
 
 /// Flags of a row.
 const IS_DIR: u8 = 1;
@@ -51,17 +44,15 @@ pub(super) struct Cursor {
 
 impl Rows {
     pub(super) fn push(&mut self, row: Row<'_>) {
-        let len = u16::try_from(row.name.len()).unwrap_or(u16::MAX);
         let mut flags = if row.is_dir { IS_DIR } else { 0 };
         if !row.detail.is_empty() {
             flags |= HAS_DETAIL;
         }
-        self.bytes.extend_from_slice(&len.to_le_bytes());
         self.bytes.push(flags);
         self.bytes.extend_from_slice(&row.fingerprint.to_le_bytes());
-        self.bytes.extend_from_slice(row.name);
+        field(&mut self.bytes, row.name);
         if !row.detail.is_empty() {
-            text(&mut self.bytes, row.detail);
+            field(&mut self.bytes, row.detail);
         }
         self.count += 1;
     }
@@ -69,13 +60,12 @@ impl Rows {
     /// The row at `at`, and the place behind it.
     pub(super) fn get(&self, at: Cursor) -> Option<(Row<'_>, Cursor)> {
         let mut input = Input(self.bytes.get(at.at..)?);
-        let len = u16::from_le_bytes(input.array()?);
-        let [flags] = input.array()?;
+        let flags = input.byte()?;
         let fingerprint = u64::from_le_bytes(input.array()?);
-        let name = input.take(len.into())?;
+        let name = input.field()?;
         let detail = match flags & HAS_DETAIL {
             0 => &[][..],
-            _ => input.text()?,
+            _ => input.field()?,
         };
         let row = Row {
             name,
@@ -131,118 +121,25 @@ impl Rows {
     }
 }
 
-/// Appends `bytes` behind their length.
-pub(super) fn text(out: &mut Vec<u8>, bytes: &[u8]) {
-    let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-    out.extend_from_slice(&len.to_le_bytes());
-    out.extend_from_slice(bytes);
-}
-
-/// What is left to read.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Input<'a>(pub(super) &'a [u8]);
-
-impl<'a> Input<'a> {
-    pub(super) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (taken, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*taken)
-    }
-
-    pub(super) fn u32(&mut self) -> Option<u32> {
-        Some(u32::from_le_bytes(self.array()?))
-    }
-
-    pub(super) fn u64(&mut self) -> Option<u64> {
-        Some(u64::from_le_bytes(self.array()?))
-    }
-
-    pub(super) fn text(&mut self) -> Option<&'a [u8]> {
-        let len = self.u32()?;
-        self.take(usize::try_from(len).ok()?)
-    }
-}
-
 /// What a table that is kept says of an entry.
 pub(super) fn detail(kind: &Kind, meta: &Meta) -> Vec<u8> {
-    let tag = match kind {
-        Kind::File { .. } | Kind::Hardlink { .. } => b'f',
-        Kind::Dir => b'd',
-        Kind::Symlink { .. } => b'l',
-        Kind::Char { .. } => b'c',
-        Kind::Block { .. } => b'b',
-        Kind::Fifo => b'p',
-    };
-    let mut out = vec![tag];
-    out.extend_from_slice(&(meta.mode as u16).to_le_bytes());
-    out.extend_from_slice(&meta.uid.to_le_bytes());
-    out.extend_from_slice(&meta.gid.to_le_bytes());
-    out.extend_from_slice(&meta.mtime.secs.to_le_bytes());
-    out.extend_from_slice(&meta.mtime.nanos.to_le_bytes());
+    let mut out = Vec::new();
     match kind {
-        Kind::File { size } => out.extend_from_slice(&size.to_le_bytes()),
         // A tree on disk has none: every name is a file.
-        Kind::Hardlink { .. } => out.extend_from_slice(&0_u64.to_le_bytes()),
-        Kind::Symlink { target } => text(&mut out, target.as_os_str().as_bytes()),
-        Kind::Char { major, minor } | Kind::Block { major, minor } => {
-            out.extend_from_slice(&major.to_le_bytes());
-            out.extend_from_slice(&minor.to_le_bytes());
-        }
-        Kind::Dir | Kind::Fifo => {}
+        Kind::Hardlink { .. } => code::kind(&mut out, &Kind::File { size: 0 }),
+        kind => code::kind(&mut out, kind),
     }
-    let count = u16::try_from(meta.xattrs.len()).unwrap_or(u16::MAX);
-    out.extend_from_slice(&count.to_le_bytes());
-    for (name, value) in meta.xattrs.iter().take(count.into()) {
-        text(&mut out, name);
-        text(&mut out, value);
-    }
+    code::meta(&mut out, meta);
     out
 }
 
 /// Reads what [`detail`] wrote; `None` for anything else.
 pub(super) fn parse_detail(bytes: &[u8]) -> Option<(Kind, Meta)> {
     let mut input = Input(bytes);
-    let [tag] = input.array()?;
-    let mode = u16::from_le_bytes(input.array()?).into();
-    let (uid, gid) = (input.u32()?, input.u32()?);
-    let mtime = Mtime {
-        secs: i64::from_le_bytes(input.array()?),
-        nanos: input.u32()?,
-    };
-    let kind = match tag {
-        b'f' => Kind::File { size: input.u64()? },
-        b'd' => Kind::Dir,
-        b'l' => Kind::Symlink {
-            target: PathBuf::from(OsStr::from_bytes(input.text()?)),
-        },
-        b'c' => Kind::Char {
-            major: input.u32()?,
-            minor: input.u32()?,
-        },
-        b'b' => Kind::Block {
-            major: input.u32()?,
-            minor: input.u32()?,
-        },
-        b'p' => Kind::Fifo,
-        _ => return None,
-    };
-    let mut xattrs = BTreeMap::new();
-    for _ in 0..u16::from_le_bytes(input.array()?) {
-        let name = input.text()?.to_vec();
-        xattrs.insert(name, input.text()?.to_vec());
+    let kind = input.kind()?;
+    if matches!(kind, Kind::Hardlink { .. }) {
+        return None;
     }
-    let meta = Meta {
-        mode,
-        uid,
-        gid,
-        mtime,
-        xattrs,
-    };
+    let meta = input.meta()?;
     input.0.is_empty().then_some((kind, meta))
 }
