@@ -15,6 +15,7 @@ pub mod local;
 pub mod names;
 pub mod pattern;
 pub mod select;
+mod similar;
 pub mod source;
 mod stat_table;
 pub mod stats;

@@ -12,10 +12,10 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use super::Tree;
 use super::git::{self, GitError, GitOptions, GitUrl};
 use super::http::{self, Fetched, HttpError};
 use super::tar::{self, Stream, StreamError};
-use super::{Tree, select};
 use crate::digest::Digest;
 use crate::event::Cancel;
 
@@ -256,7 +256,7 @@ fn make_dir(path: &Path) -> Result<(), OpenError> {
 /// A name in the context's root that looks like `path`, for a message about a
 /// Dockerfile that is not there.
 pub fn similar(tree: &dyn Tree, path: &Path) -> Option<String> {
-    select::similar(tree, path)
+    super::similar::similar(tree, path)
 }
 
 #[cfg(test)]
