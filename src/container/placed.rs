@@ -280,11 +280,16 @@ impl Placed {
                         .ok_or(Errno::NOENT)
                         .tried(what())?;
                     self.touch(&dir).tried(what())?;
-                    if rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-                        return Err(Failure::Root {
-                            path: next.display().to_string(),
-                            reason: "is a symbolic link to nothing".into(),
-                        });
+                    if let Ok(stat) = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+                        if FileType::from_raw_mode(stat.st_mode).is_symlink() {
+                            return Err(Failure::Root {
+                                path: next.display().to_string(),
+                                reason: "is a symbolic link to nothing".into(),
+                            });
+                        }
+                        // In a cache that several steps have, another has made it.
+                        here.push(name);
+                        continue;
                     }
                     make_dir(dir.as_fd(), name, 0o755).tried(what())?;
                     here.push(name);

@@ -230,22 +230,33 @@ impl<'a> MountPoints<'a> {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(e).tried(format!("looking at {}", here.display())),
             }
-            self.make_one(&parent, name, !last || directory).map_err(
-                |e| match Errno::from_io_error(&e) {
-                    Some(Errno::EXIST) => Failure::Root {
-                        path: here.display().to_string(),
-                        reason: "is a symbolic link to nothing".into(),
-                    },
-                    Some(Errno::ROFS) => Failure::Root {
-                        path: here.display().to_string(),
-                        reason: "does not exist, and what is mounted there is read-only".into(),
-                    },
-                    errno => Failure::Setup {
-                        what: format!("making the mount point {}", here.display()),
-                        errno: errno.map_or(libc::EIO, Errno::raw_os_error),
-                    },
+            let Err(e) = self.make_one(&parent, name, !last || directory) else {
+                continue;
+            };
+            let is_there = |e: &io::Error| Errno::from_io_error(e) == Some(Errno::EXIST);
+            // In a cache that several steps have, another may have made it.
+            if is_there(&e)
+                && self
+                    .root
+                    .open_at(&here, OFlags::PATH, Mode::empty())
+                    .is_ok()
+            {
+                continue;
+            }
+            return Err(match Errno::from_io_error(&e) {
+                Some(Errno::EXIST) => Failure::Root {
+                    path: here.display().to_string(),
+                    reason: "is a symbolic link to nothing".into(),
                 },
-            )?;
+                Some(Errno::ROFS) => Failure::Root {
+                    path: here.display().to_string(),
+                    reason: "does not exist, and what is mounted there is read-only".into(),
+                },
+                errno => Failure::Setup {
+                    what: format!("making the mount point {}", here.display()),
+                    errno: errno.map_or(libc::EIO, Errno::raw_os_error),
+                },
+            });
         }
         Ok(())
     }

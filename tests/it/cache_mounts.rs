@@ -209,3 +209,24 @@ fn caches_are_listed_and_removed() {
     s.ok(&["prune", "--all"]);
     assert_eq!(s.mounts(), Vec::<Value>::new());
 }
+
+#[test]
+fn steps_side_by_side_make_mount_points_in_one_cache() {
+    let Some(s) = Sandbox::with_base("steps_side_by_side_make_mount_points_in_one_cache") else {
+        return;
+    };
+    for round in 0..4 {
+        let mut file = String::new();
+        let mut last = String::from("FROM base\n");
+        for stage in 0..8 {
+            file += &format!(
+                "FROM base AS s{stage}\n\
+                 RUN --mount=type=cache,id=a{round},target=/c \
+                 --mount=type=cache,id=b{round},target=/c/d/e touch /c/{stage} /x\n"
+            );
+            last += &format!("COPY --from=s{stage} /x /x{stage}\n");
+        }
+        let context = s.context("ctx", &[("Dockerfile", &(file + &last))]);
+        s.build(&context, &["--jobs", "8"]);
+    }
+}
