@@ -568,24 +568,7 @@ impl Cursor {
     /// The next element.
     pub(super) fn element(&mut self, stored: &Stored) -> io::Result<Option<Indexed>> {
         self.take(stored, true, |state, record| {
-            let path = to_path(state.path.clone());
-            let mut digest = None;
-            let item = match &record.attributes {
-                None if b'a' + (record.tag & KIND) == b'w' => Item::Whiteout(path),
-                None => Item::Opaque(path),
-                Some(attributes) => {
-                    let (kind, meta, content) = attributes.to_owned();
-                    digest = content;
-                    Item::Put(Entry { path, kind, meta })
-                }
-            };
-            Indexed {
-                item,
-                digest,
-                header: record.header,
-                data: record.data,
-                sparse: is_sparse(record.tag),
-            }
+            indexed(record, to_path(state.path.clone()))
         })
     }
 
@@ -610,25 +593,27 @@ impl Cursor {
                 return Ok(None);
             }
         }
-        self.take(stored, false, |_, record| {
-            let mut digest = None;
-            let path = PathBuf::new();
-            let item = match &record.attributes {
-                None => Item::Whiteout(path),
-                Some(attributes) => {
-                    let (kind, meta, content) = attributes.to_owned();
-                    digest = content;
-                    Item::Put(Entry { path, kind, meta })
-                }
-            };
-            Indexed {
-                item,
-                digest,
-                header: record.header,
-                data: record.data,
-                sparse: is_sparse(record.tag),
-            }
-        })
+        self.take(stored, false, |_, record| indexed(record, PathBuf::new()))
+    }
+}
+
+fn indexed(record: &Record<'_>, path: PathBuf) -> Indexed {
+    let mut digest = None;
+    let item = match &record.attributes {
+        None if b'a' + (record.tag & KIND) == b'w' => Item::Whiteout(path),
+        None => Item::Opaque(path),
+        Some(attributes) => {
+            let (kind, meta, content) = attributes.to_owned();
+            digest = content;
+            Item::Put(Entry { path, kind, meta })
+        }
+    };
+    Indexed {
+        item,
+        digest,
+        header: record.header,
+        data: record.data,
+        sparse: is_sparse(record.tag),
     }
 }
 

@@ -177,17 +177,24 @@ impl What {
     }
 }
 
+fn target_bytes(kind: &Kind) -> usize {
+    match kind {
+        Kind::Symlink { target } => target.as_os_str().len(),
+        _ => 0,
+    }
+}
+
+fn xattr_bytes(meta: &Meta) -> usize {
+    let xattrs = meta.xattrs.iter();
+    xattrs.map(|(name, value)| name.len() + value.len()).sum()
+}
+
 impl Packed for Planned {
     fn weight(&self) -> usize {
-        let xattrs = self.meta.xattrs.iter();
-        let target = match &self.what {
-            What::Plain(Kind::Symlink { target }) => target.as_os_str().len(),
-            _ => 0,
-        };
-        target
-            + xattrs
-                .map(|(name, value)| name.len() + value.len())
-                .sum::<usize>()
+        match &self.what {
+            What::Plain(kind) => target_bytes(kind) + xattr_bytes(&self.meta),
+            _ => xattr_bytes(&self.meta),
+        }
     }
 
     fn pack(&self, out: &mut Vec<u8>) {
@@ -209,15 +216,7 @@ impl Packed for Planned {
 
 impl Packed for Found {
     fn weight(&self) -> usize {
-        let xattrs = self.node.meta.xattrs.iter();
-        let target = match &self.node.kind {
-            Kind::Symlink { target } => target.as_os_str().len(),
-            _ => 0,
-        };
-        target
-            + xattrs
-                .map(|(name, value)| name.len() + value.len())
-                .sum::<usize>()
+        target_bytes(&self.node.kind) + xattr_bytes(&self.node.meta)
     }
 
     fn pack(&self, out: &mut Vec<u8>) {
