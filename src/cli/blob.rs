@@ -1,7 +1,6 @@
 //! `shiplap blob`.
 
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -11,6 +10,7 @@ use shiplap::image::Descriptor;
 use super::Session;
 use super::access::RegistryArgs;
 use super::error::Usage;
+use super::values::to_file;
 use crate::ui::output;
 
 const EXAMPLES: &str = "\
@@ -53,41 +53,18 @@ impl BlobArgs {
         let blob = repository.open_blob(&Descriptor::new("", digest.clone(), size))?;
         match output {
             None => output::copy(blob),
-            Some(path) => write(&path, blob),
+            Some(path) => to_file(&path, |file| pour(blob, file, &path)),
         }
     }
 }
 
-/// Writes a file that appears when it is complete; a device or a pipe as it is.
-fn write(path: &Path, mut blob: impl io::Read) -> anyhow::Result<()> {
+fn pour(mut blob: impl io::Read, file: &mut dyn Write, path: &Path) -> anyhow::Result<()> {
     let fail = || format!("can't write {}", path.display());
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    if path.metadata().is_ok_and(|m| !m.is_file()) {
-        let file = std::fs::OpenOptions::new().write(true).open(path);
-        return pour(&mut blob, &mut file.with_context(fail)?, fail);
-    }
-    let mut file = tempfile::Builder::new()
-        .permissions(std::fs::Permissions::from_mode(0o666))
-        .tempfile_in(dir)
-        .with_context(fail)?;
-    pour(&mut blob, file.as_file_mut(), fail)?;
-    file.persist(path).map_err(|e| e.error).with_context(fail)?;
-    Ok(())
-}
-
-fn pour(
-    blob: &mut impl io::Read,
-    file: &mut std::fs::File,
-    fail: impl Fn() -> String,
-) -> anyhow::Result<()> {
     let mut buffer = vec![0; 128 << 10];
     loop {
         match blob.read(&mut buffer)? {
             0 => break,
-            n => file.write_all(&buffer[..n]).with_context(&fail)?,
+            n => file.write_all(&buffer[..n]).with_context(fail)?,
         }
     }
     Ok(())

@@ -1,15 +1,15 @@
 //! `shiplap export`: an image's files as a tar.
 
-use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::Args;
 use shiplap::bundle::export;
 use shiplap::event::Outcome;
 
 use super::error::Usage;
 use super::image::ImageArgs;
+use super::values::to_file;
 use super::{ProgressArgs, Session};
 
 const EXAMPLES: &str = "\
@@ -64,31 +64,4 @@ impl ExportArgs {
         });
         done
     }
-}
-
-/// Writes a file that appears under its name when it is complete.
-fn to_file(
-    path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let context = || format!("can't write {}", path.display());
-    // A device or a pipe is written to as it is.
-    let special = std::fs::metadata(path).is_ok_and(|m| !m.is_file());
-    if special {
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .open(path)
-            .with_context(context)?;
-        return write(&mut file);
-    }
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
-    let mut file = tempfile::Builder::new()
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
-        .tempfile_in(parent.unwrap_or(Path::new(".")))
-        .with_context(context)?;
-    write(&mut file)?;
-    file.persist(path)
-        .map_err(|e| e.error)
-        .with_context(context)?;
-    Ok(())
 }

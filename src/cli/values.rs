@@ -264,6 +264,33 @@ pub(crate) fn make_file(
     Ok(())
 }
 
+/// Writes a file that appears under its name when it is complete.
+pub(crate) fn to_file(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let context = || format!("can't write {}", path.display());
+    // A device or a pipe is written to as it is.
+    let special = std::fs::metadata(path).is_ok_and(|m| !m.is_file());
+    if special {
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .open(path)
+            .with_context(context)?;
+        return write(&mut file);
+    }
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+    let mut file = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
+        .tempfile_in(parent.unwrap_or(Path::new(".")))
+        .with_context(context)?;
+    write(&mut file)?;
+    file.persist(path)
+        .map_err(|e| e.error)
+        .with_context(context)?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
