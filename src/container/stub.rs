@@ -233,9 +233,9 @@ impl<'a> MountPoints<'a> {
             let Err(e) = self.make_one(&parent, name, !last || directory) else {
                 continue;
             };
-            let is_there = |e: &io::Error| Errno::from_io_error(e) == Some(Errno::EXIST);
+            let errno = Errno::from_io_error(&e);
             // In a cache that several steps have, another may have made it.
-            if is_there(&e)
+            if errno == Some(Errno::EXIST)
                 && self
                     .root
                     .open_at(&here, OFlags::PATH, Mode::empty())
@@ -243,7 +243,7 @@ impl<'a> MountPoints<'a> {
             {
                 continue;
             }
-            return Err(match Errno::from_io_error(&e) {
+            return Err(match errno {
                 Some(Errno::EXIST) => Failure::Root {
                     path: here.display().to_string(),
                     reason: "is a symbolic link to nothing".into(),

@@ -7,7 +7,7 @@ use super::Tree;
 
 /// A path that exists and differs little from `path`, in its first component
 /// that does not.
-pub(super) fn similar(tree: &dyn Tree, path: &Path) -> Option<String> {
+pub fn similar(tree: &dyn Tree, path: &Path) -> Option<String> {
     let mut here = PathBuf::new();
     let mut parts = path.iter();
     for part in parts.by_ref() {

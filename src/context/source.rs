@@ -12,9 +12,9 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::Tree;
 use super::git::{self, GitError, GitOptions, GitUrl};
 use super::http::{self, Fetched, HttpError};
+pub use super::similar::similar;
 use super::tar::{self, Stream, StreamError};
 use crate::digest::Digest;
 use crate::event::Cancel;
@@ -251,12 +251,6 @@ fn make_dir(path: &Path) -> Result<(), OpenError> {
         path: path.to_owned(),
         source,
     })
-}
-
-/// A name in the context's root that looks like `path`, for a message about a
-/// Dockerfile that is not there.
-pub fn similar(tree: &dyn Tree, path: &Path) -> Option<String> {
-    super::similar::similar(tree, path)
 }
 
 #[cfg(test)]
