@@ -4,7 +4,7 @@
 //! [records](crate::layer::records).
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -14,6 +14,7 @@ use super::Node;
 use super::select::Found;
 use crate::digest::Sha256;
 use crate::layer::code::{Input, field, number};
+use crate::layer::first_names::Numbers;
 pub use crate::layer::records::NewFile;
 use crate::layer::records::{Cursor, Records};
 use crate::layer::{Kind, Meta, Mtime};
@@ -55,9 +56,9 @@ pub(super) struct Writer<'a> {
     list: Entries,
     /// How many files there are, those with several names counted once.
     files: u32,
-    /// Of files with several names, by device and inode: the number of the
-    /// entry that came first, and that of the file.
-    linked: BTreeMap<u64, HashMap<u64, (u32, u32)>>,
+    /// Of files with several names, the number of the entry that came first.
+    linked: Numbers,
+    firsts: Firsts,
     /// A bit for each file: whether it has several names in the list.
     shared: Vec<u64>,
     /// Number of the next entry.
@@ -71,7 +72,8 @@ impl<'a> Writer<'a> {
             new_file,
             list: Entries::default(),
             files: 0,
-            linked: BTreeMap::new(),
+            linked: Numbers::default(),
+            firsts: Firsts::default(),
             shared: Vec::new(),
             number: 0,
         }
@@ -84,15 +86,19 @@ impl<'a> Writer<'a> {
     /// Gives an entry its numbers.
     pub(super) fn count(&mut self, found: &mut Found) {
         if let Kind::File { .. } = found.node.kind {
-            let new = (self.number, self.files);
-            let (first, file) = match u32::try_from(self.number) {
-                Ok(number) if found.node.links > 1 => {
-                    let (device, inode) = found.node.inode;
-                    let known = self.linked.entry(device).or_default().entry(inode);
-                    let (first, file) = *known.or_insert((number, self.files));
-                    (first.into(), file)
+            let mut first = self.number;
+            if found.node.links > 1 {
+                match self.linked.meet(found.node.inode) {
+                    Some(known) => first = known,
+                    None => self.linked.add(found.node.inode, first, u64::MAX),
                 }
-                _ => new,
+            }
+            let file = match first == self.number {
+                true => {
+                    self.firsts.push(first, self.files);
+                    self.files
+                }
+                false => self.firsts.file(first),
             };
             self.files = self.files.max(file.saturating_add(1));
             found.back = self.number - first;
@@ -130,6 +136,42 @@ impl<'a> Writer<'a> {
         self.list.records.shrink();
         self.list.shared = self.shared;
         self.list
+    }
+}
+
+/// Which entries are the first names of files: a bit for each entry.
+#[derive(Debug, Default)]
+struct Firsts(Vec<Word>);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Word {
+    bits: u64,
+    /// How many files come before.
+    before: u32,
+}
+
+impl Firsts {
+    /// Adds the entry with the next number that is one; so many files come
+    /// before it.
+    fn push(&mut self, number: u64, files: u32) {
+        let (at, bit) = ((number / 64) as usize, number % 64);
+        if self.0.len() <= at {
+            let new = Word {
+                bits: 0,
+                before: files,
+            };
+            self.0.resize(at + 1, new);
+        }
+        if let Some(word) = self.0.get_mut(at) {
+            word.bits |= 1 << bit;
+        }
+    }
+
+    /// The number of the file of which the entry `number` is the first name.
+    fn file(&self, number: u64) -> u32 {
+        let (at, bit) = ((number / 64) as usize, number % 64);
+        let word = self.0.get(at).copied().unwrap_or_default();
+        word.before + (word.bits & ((1 << bit) - 1)).count_ones()
     }
 }
 
@@ -361,6 +403,30 @@ mod tests {
             }
             assert_eq!(list.read().count() as u64, count);
         }
+    }
+
+    #[test]
+    fn other_names_may_come_much_later() {
+        let mut writer = Writer::new(&tempfile::tempfile);
+        let mut add = |number: u64, inode: u64, links: u64| {
+            let mut found = found(number);
+            found.node.inode.1 = inode;
+            found.node.links = links;
+            writer.count(&mut found);
+            (found.file, found.back)
+        };
+        // A file with one name, something else, a file with two names.
+        for n in 0..1_000 {
+            let file = 2 * n as u32;
+            assert_eq!(add(5, 2 * n, 1), (Some(file), 0));
+            assert_eq!(add(7, 2 * n + 1, 2), (None, 0));
+            assert_eq!(add(5, 2 * n + 1, 2), (Some(file + 1), 0));
+        }
+        for n in (0..1_000).rev() {
+            let back = 3_000 + (999 - n) - (3 * n + 2);
+            assert_eq!(add(5, 2 * n + 1, 2), (Some(2 * n as u32 + 1), back));
+        }
+        assert_eq!(add(5, 9_999, 2), (Some(2_000), 0));
     }
 
     #[test]

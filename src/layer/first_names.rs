@@ -2,8 +2,7 @@
 //!
 //! A layer may have a million of them, and each is asked for when another name
 //! of the file comes; so a name takes a few bytes behind its directory, which
-//! is there once for all names that come one after the other in it. Numbers of
-//! files mostly follow each other, so they wait in pages: eight bytes for each.
+//! is there once for all names that come one after the other in it.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -16,22 +15,21 @@ use super::code::{Input, field, number};
 /// which the first has few values.
 pub(crate) type FileId = (u64, u64);
 
-/// The names that came first.
+/// A number of each of many files.
+///
+/// The numbers of files mostly follow each other, so they are in pages: eight
+/// bytes for each.
 #[derive(Debug, Default)]
-pub(crate) struct FirstNames {
+pub(crate) struct Numbers {
     /// The files by their device and all but the lowest bits of their inode;
     /// sorted by those.
-    pages: BTreeMap<FileId, Vec<First>>,
-    /// Directories: a field. Names: how far back their directory is, a field.
-    bytes: Vec<u8>,
-    /// Where the directory of the last name is.
-    dir: usize,
+    pages: BTreeMap<FileId, Vec<Numbered>>,
 }
 
-/// From above: the lowest bits of the inode, where the name is, and how many
-/// more names the file may have, at most [`MANY`].
+/// From above: the lowest bits of the inode, the file's number, and how many
+/// more names it may have, at most [`MANY`].
 #[derive(Debug, Clone, Copy)]
-struct First(u64);
+struct Numbered(u64);
 
 /// Bits of an inode that tell the files of a page apart.
 const LOW_BITS: u32 = 9;
@@ -39,19 +37,19 @@ const LEFT_BITS: u32 = 20;
 /// Stands for any number from here on.
 const MANY: u64 = (1 << LEFT_BITS) - 1;
 
-impl First {
-    fn new(low: u64, at: usize, left: u64) -> Self {
-        // 32 GiB of names are more than there is memory for.
-        let at = (at as u64) << (LOW_BITS + LEFT_BITS) >> LOW_BITS;
-        Self(low << (u64::BITS - LOW_BITS) | at | left.min(MANY))
+impl Numbered {
+    fn new(low: u64, number: u64, left: u64) -> Self {
+        // Beyond 2^35 there is no memory for what is numbered.
+        let number = number << (LOW_BITS + LEFT_BITS) >> LOW_BITS;
+        Self(low << (u64::BITS - LOW_BITS) | number | left.min(MANY))
     }
 
     fn low(self) -> u64 {
         self.0 >> (u64::BITS - LOW_BITS)
     }
 
-    fn at(self) -> usize {
-        (self.0 << LOW_BITS >> (LOW_BITS + LEFT_BITS)) as usize
+    fn number(self) -> u64 {
+        self.0 << LOW_BITS >> (LOW_BITS + LEFT_BITS)
     }
 
     fn left(self) -> u64 {
@@ -59,29 +57,21 @@ impl First {
     }
 }
 
-impl FirstNames {
-    /// The first name of `file`, of which `path` is another. `None` when it is
-    /// the first; it is then remembered until as many have come as `names`.
-    pub(crate) fn link(&mut self, file: FileId, path: &Path, names: u64) -> Option<PathBuf> {
-        let page = (file.0, file.1 >> LOW_BITS);
-        let low = file.1 & ((1 << LOW_BITS) - 1);
-        let known = self.pages.get_mut(&page).and_then(|files| {
-            let place = files.binary_search_by_key(&low, |first| first.low());
-            place.ok().map(|place| (files, place))
-        });
-        let Some((files, place)) = known else {
-            let left = names.saturating_sub(1);
-            if left > 0 {
-                let first = First::new(low, self.push(path), left);
-                let files = self.pages.entry(page).or_default();
-                let place = files.partition_point(|other| other.low() < low);
-                files.insert(place, first);
-            }
-            return None;
-        };
-        let first = files.get_mut(place)?;
-        let at = first.at();
-        match first.left() {
+fn page(file: FileId) -> (FileId, u64) {
+    let low = file.1 & ((1 << LOW_BITS) - 1);
+    ((file.0, file.1 >> LOW_BITS), low)
+}
+
+impl Numbers {
+    /// The number of `file`, of which one more name was met. With the last one
+    /// the file is forgotten.
+    pub(crate) fn meet(&mut self, file: FileId) -> Option<u64> {
+        let (page, low) = page(file);
+        let files = self.pages.get_mut(&page)?;
+        let place = files.binary_search_by_key(&low, |file| file.low()).ok()?;
+        let known = files.get_mut(place)?;
+        let number = known.number();
+        match known.left() {
             MANY => {}
             1 => {
                 files.remove(place);
@@ -89,10 +79,50 @@ impl FirstNames {
                     self.pages.remove(&page);
                 }
             }
-            left => *first = First::new(low, at, left - 1),
+            left => *known = Numbered::new(low, number, left - 1),
         }
-        let path = self.path(at);
-        if self.pages.is_empty() {
+        Some(number)
+    }
+
+    /// Takes note of the number of a file that has none yet, until `left` more
+    /// of its names were met.
+    pub(crate) fn add(&mut self, file: FileId, number: u64, left: u64) {
+        let (page, low) = page(file);
+        let files = self.pages.entry(page).or_default();
+        let place = files.partition_point(|other| other.low() < low);
+        files.insert(place, Numbered::new(low, number, left));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.pages.is_empty()
+    }
+}
+
+/// The names that came first.
+#[derive(Debug, Default)]
+pub(crate) struct FirstNames {
+    /// Where the names of files are.
+    files: Numbers,
+    /// Directories: a field. Names: how far back their directory is, a field.
+    bytes: Vec<u8>,
+    /// Where the directory of the last name is.
+    dir: usize,
+}
+
+impl FirstNames {
+    /// The first name of `file`, of which `path` is another. `None` when it is
+    /// the first; it is then remembered until as many have come as `names`.
+    pub(crate) fn link(&mut self, file: FileId, path: &Path, names: u64) -> Option<PathBuf> {
+        let Some(at) = self.files.meet(file) else {
+            let left = names.saturating_sub(1);
+            if left > 0 {
+                let at = self.push(path) as u64;
+                self.files.add(file, at, left);
+            }
+            return None;
+        };
+        let path = self.path(usize::try_from(at).ok()?);
+        if self.files.is_empty() {
             self.bytes.clear();
         }
         path
@@ -150,7 +180,7 @@ mod tests {
             let found = names.link((7, 0), Path::new("x"), u64::MAX);
             assert_eq!(found.as_deref(), Some(Path::new("top")));
         }
-        assert_eq!(names.pages.len(), 1);
+        assert_eq!(names.files.pages.len(), 1);
     }
 
     #[test]
@@ -179,7 +209,7 @@ mod tests {
                     assert_eq!(names.link(file, Path::new("b"), 9), Some(first.clone()));
                 }
             }
-            assert_eq!((names.pages.len(), names.bytes.len()), (0, 0));
+            assert_eq!((names.files.pages.len(), names.bytes.len()), (0, 0));
         }
     }
 }
