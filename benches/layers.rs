@@ -169,7 +169,7 @@ fn layers(c: &mut Criterion) {
             let tree = Arc::new(LocalTree::open(&files, None).expect("the tree can be read"));
             let mut found = select(&*tree, ".", false, &Ignore::default(), &tempfile::tempfile)
                 .expect("the tree is there");
-            let contents = Contents::of(tree, &mut found).unwrap();
+            let contents = Contents::of(tree, &mut found, &tempfile::tempfile).unwrap();
             contents
                 .read(2, &Cancel::default())
                 .expect("the tree can be read");

@@ -36,7 +36,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use super::Tree;
-use super::entries::{Entries, Reader as EntryReader};
+use super::digests::Digests;
+use super::entries::{Entries, NewFile, Reader as EntryReader};
 use super::select::{Found, Match};
 use super::stats::Stamp;
 use crate::digest::{Digest, Hasher, Sha256};
@@ -61,6 +62,9 @@ pub enum ChecksumError {
         /// Why.
         source: io::Error,
     },
+    /// What is known of the files can't be had back from where it waits.
+    #[error("can't read the list of what is copied")]
+    Waiting(#[source] io::Error),
     /// The work was given up.
     #[error("cancelled")]
     Cancelled,
@@ -138,17 +142,15 @@ struct Part {
 pub struct Contents {
     tree: Arc<dyn Tree>,
     parts: Vec<Part>,
-    /// Digest of each file; [`UNKNOWN`] where it is not known. Empty if nobody
-    /// wants to know.
-    digests: Mutex<Vec<Sha256>>,
+    /// Those of the files that are known.
+    digests: Mutex<Digests>,
+    /// How many files there are; none if nobody wants to know digests.
+    files: usize,
     /// Digest of all else.
     shape: Digest,
     hashed: bool,
     bytes: u64,
 }
-
-/// Stands for a digest that is not known.
-pub(super) const UNKNOWN: Sha256 = Sha256([0; 32]);
 
 impl std::fmt::Debug for Contents {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -159,25 +161,34 @@ impl std::fmt::Debug for Contents {
 }
 
 impl Contents {
-    /// Those of what was selected in `tree`. Nothing is read yet.
+    /// Those of what was selected in `tree`. Nothing is read yet. What is long
+    /// waits in a file that `new_file` makes.
     ///
     /// # Errors
-    /// When the matches can't be had back from where they wait.
-    pub fn of(tree: Arc<dyn Tree>, matches: &mut [Match]) -> io::Result<Self> {
+    /// When the matches can't be had back from where they wait, or what is
+    /// known of their files can't be put aside.
+    pub fn of(
+        tree: Arc<dyn Tree>,
+        matches: &mut [Match],
+        new_file: NewFile<'_>,
+    ) -> io::Result<Self> {
         let mut contents = Self::unhashed(tree, matches)?;
         contents.hashed = true;
-        let files = matches.iter().map(|m| m.files as usize).sum();
-        let mut digests: Vec<Sha256> = Vec::new();
+        contents.files = matches.iter().map(|m| m.files as usize).sum();
+        let mut digests = Digests::default();
         for (part, found) in contents.parts.iter().zip(matches) {
-            let known = std::mem::take(&mut found.known);
-            if digests.is_empty() {
+            let mut known = std::mem::take(&mut found.known);
+            if part.first == 0 {
                 digests = known;
-            } else if !known.is_empty() {
-                digests.resize(part.first, UNKNOWN);
-                digests.extend(known);
+                digests.reserve(contents.files, new_file)?;
+                continue;
+            }
+            for file in 0..found.files as usize {
+                if let Some(digest) = known.get(file)? {
+                    digests.set(part.first + file, digest)?;
+                }
             }
         }
-        digests.resize(files, UNKNOWN);
         contents.digests = Mutex::new(digests);
         Ok(contents)
     }
@@ -217,13 +228,14 @@ impl Contents {
             tree,
             parts,
             digests: Mutex::default(),
+            files: 0,
             shape: shape.finish(),
             hashed: false,
             bytes,
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Sha256>> {
+    fn lock(&self) -> MutexGuard<'_, Digests> {
         self.digests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -250,16 +262,20 @@ impl Contents {
 
     /// The digest of the whole selection; `None` as long as there are files
     /// whose digest is not known.
-    pub fn digest(&self) -> Option<Digest> {
+    ///
+    /// # Errors
+    /// When what is known can't be had back from where it waits.
+    pub fn digest(&self) -> io::Result<Option<Digest>> {
         let mut hasher = Hasher::new();
         hasher.field(self.shape.as_str().as_bytes());
-        for digest in self.lock().iter() {
-            if *digest == UNKNOWN {
-                return None;
-            }
+        let mut digests = self.lock();
+        for file in 0..self.files {
+            let Some(digest) = digests.get(file)? else {
+                return Ok(None);
+            };
             hasher.update(&digest.0);
         }
-        Some(hasher.finish())
+        Ok(Some(hasher.finish()))
     }
 
     /// Bytes that the files have together.
@@ -267,15 +283,25 @@ impl Contents {
         self.bytes
     }
 
-    fn known(&self, file: &Selected) -> Option<Sha256> {
-        let digest = *self.lock().get(file.number)?;
-        (digest != UNKNOWN).then_some(digest)
+    fn is_known(&self, file: &Selected) -> io::Result<bool> {
+        Ok(self.lock().get(file.number)?.is_some())
     }
 
-    fn learn(&self, file: &Selected, digest: Sha256) {
-        if let Some(place) = self.lock().get_mut(file.number) {
-            *place = digest;
+    fn learn(&self, file: &Selected, digest: Sha256) -> io::Result<()> {
+        self.lock().set(file.number, digest)
+    }
+
+    /// How many files there are whose digest is not known, `most` at most.
+    fn unknown(&self, most: usize) -> io::Result<usize> {
+        let mut digests = self.lock();
+        let mut unknown = 0;
+        for file in 0..self.files {
+            unknown += usize::from(digests.get(file)?.is_none());
+            if unknown == most {
+                break;
+            }
         }
+        Ok(unknown)
     }
 
     /// Reads the files whose digest is not known, with `threads` workers.
@@ -283,7 +309,7 @@ impl Contents {
     /// # Errors
     /// When one can't be read or changes meanwhile.
     pub fn read(&self, threads: usize, cancel: &Cancel) -> Result<(), ChecksumError> {
-        let unknown = self.lock().iter().filter(|d| **d == UNKNOWN).count();
+        let threads = self.unknown(threads).map_err(ChecksumError::Waiting)?;
         let jobs = Mutex::new(Jobs {
             contents: self,
             part: 0,
@@ -312,9 +338,9 @@ impl Contents {
                 }
             }
         };
-        if unknown > 0 {
+        if threads > 0 {
             std::thread::scope(|scope| {
-                for _ in 1..threads.min(unknown) {
+                for _ in 1..threads {
                     scope.spawn(work);
                 }
                 work();
@@ -367,7 +393,7 @@ impl Contents {
     fn state(&self, file: &Selected) -> io::Result<State> {
         let began = SystemTime::now();
         let opened = self.tree.open_listed(&file.path)?;
-        let known = self.known(file).is_some();
+        let known = self.is_known(file)?;
         let state = State {
             ctime: ctime(&opened.metadata()?),
             file: opened,
@@ -413,8 +439,12 @@ impl Jobs<'_> {
             let file = match found {
                 Ok(found) if found.back > 0 => continue,
                 Ok(found) => match self.contents.file(self.part, &found) {
-                    Some(file) if self.contents.known(&file).is_none() => Ok(file),
-                    _ => continue,
+                    Some(file) => match self.contents.is_known(&file) {
+                        Ok(true) => continue,
+                        Ok(false) => Ok(file),
+                        Err(e) => Err(ChecksumError::Waiting(e)),
+                    },
+                    None => continue,
                 },
                 Err(source) => Err(ChecksumError::Read {
                     path: part.path.clone(),
@@ -489,7 +519,7 @@ impl State {
                 if file.plain && self.ctime == file.stamp.ctime {
                     of.tree.learn(&file.stamp, digest, self.began);
                 }
-                of.learn(file, digest);
+                of.learn(file, digest)?;
             }
         }
         Ok(n)
@@ -600,23 +630,20 @@ mod tests {
     fn digest(dir: &Path, source: &str) -> Digest {
         let tree = LocalTree::open(dir, Some(Ignore::parse(b"**/junk").unwrap())).unwrap();
         let tree: Arc<dyn Tree> = Arc::new(tree);
-        let matches = select(
-            &*tree,
-            source,
-            false,
-            &Ignore::default(),
-            &tempfile::tempfile,
-        );
-        let matches = matches.unwrap();
+        let contents = || {
+            let none = Ignore::default();
+            let matches = select(&*tree, source, false, &none, &tempfile::tempfile);
+            Contents::of(tree.clone(), &mut matches.unwrap(), &tempfile::tempfile).unwrap()
+        };
         let digest = |threads: usize| {
-            let contents = Contents::of(tree.clone(), &mut matches.clone()).unwrap();
+            let contents = contents();
             contents.read(threads, &Cancel::new()).unwrap();
-            contents.digest().unwrap()
+            contents.digest().unwrap().unwrap()
         };
         let one = digest(1);
         assert_eq!(one, digest(3));
         // On the way to somewhere else they are found too.
-        let contents = Arc::new(Contents::of(tree.clone(), &mut matches.clone()).unwrap());
+        let contents = Arc::new(contents());
         for (number, part) in contents.parts.iter().enumerate() {
             let below = part.below.read().map(Result::unwrap);
             for found in std::iter::once(part.top.clone()).chain(below) {
@@ -626,7 +653,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(Some(&one), contents.digest().as_ref());
+        assert_eq!(Some(&one), contents.digest().unwrap().as_ref());
         one
     }
 
@@ -725,12 +752,13 @@ mod tests {
         let dir = dir();
         let tree: Arc<dyn Tree> = Arc::new(LocalTree::open(dir.path(), None).unwrap());
         let matches = select(&*tree, "d", false, &Ignore::default(), &tempfile::tempfile);
-        let contents = Contents::of(tree, &mut matches.unwrap()).unwrap();
+        let mut matches = matches.unwrap();
+        let contents = Contents::of(tree, &mut matches, &tempfile::tempfile).unwrap();
         let cancel = Cancel::new();
         fs::write(dir.path().join("d/a"), "longer").unwrap();
         let error = contents.read(2, &cancel).unwrap_err();
         assert!(matches!(error, ChecksumError::Read { path, .. } if path == Path::new("d/a")));
-        assert_eq!(contents.digest(), None);
+        assert_eq!(contents.digest().unwrap(), None);
         cancel.cancel();
         let error = contents.read(2, &cancel).unwrap_err();
         assert!(matches!(error, ChecksumError::Cancelled));
@@ -759,9 +787,11 @@ mod tests {
             let tree: Arc<dyn Tree> = Arc::new(LocalTree::open(dir.path(), None).unwrap());
             for _ in 0..100 {
                 let matches = select(&*tree, "f", false, &Ignore::default(), &tempfile::tempfile);
-                let contents = Contents::of(tree.clone(), &mut matches.unwrap()).unwrap();
+                let mut matches = matches.unwrap();
+                let contents = Contents::of(tree.clone(), &mut matches, &tempfile::tempfile);
+                let contents = contents.unwrap();
                 if contents.read(1, &Cancel::new()).is_ok() {
-                    let digest = contents.lock()[0];
+                    let digest = contents.lock().get(0).unwrap().unwrap();
                     assert!(known.contains(&digest) || contents.bytes() < 300_000);
                 }
             }

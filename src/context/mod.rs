@@ -6,6 +6,7 @@
 
 pub mod auth;
 pub mod checksum;
+mod digests;
 pub mod entries;
 pub mod git;
 pub mod glob;

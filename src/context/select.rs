@@ -14,7 +14,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::checksum::{UNKNOWN, describe};
+use super::checksum::describe;
+use super::digests::Digests;
 use super::entries::{Entries, NewFile, Writer};
 use super::glob::{BadPattern, Glob, has_wildcard};
 use super::ignore::{Ignore, IgnoreError, tidy};
@@ -97,7 +98,7 @@ pub struct Found {
 }
 
 /// One match of a source, or many that are no directories.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Match {
     /// Each entry of `below` is a match by itself, under its own file name;
     /// `path` is a directory above all of them. There may be millions of such
@@ -118,9 +119,9 @@ pub struct Match {
     pub bytes: u64,
     /// The digest of all but the contents of files.
     pub shape: Sha256,
-    /// The digests of its files that are known, up to the last one;
-    /// [`UNKNOWN`] for others.
-    pub(super) known: Vec<Sha256>,
+    /// The digests of its files that are known, until a selection's
+    /// [contents](super::checksum::Contents) have them.
+    pub(super) known: Digests,
 }
 
 impl Match {
@@ -151,9 +152,15 @@ impl Match {
             below.push(&found)?;
         }
         Ok(Self {
+            apart: true,
+            name: self.name.clone(),
+            path: self.path.clone(),
+            top: self.top.clone(),
             below: Arc::new(below.finish()),
+            files: self.files,
             bytes,
-            ..self.clone()
+            shape: self.shape,
+            known: Digests::default(),
         })
     }
 }
@@ -214,7 +221,7 @@ pub fn select(
         }
         let top = top(tree, &path, node)?;
         let mut picked = Picked::new(new_file);
-        let top = picked.top(top);
+        let top = picked.top(top).map_err(|e| read(&path, e))?;
         if is_dir {
             let below = Dir {
                 name: PathBuf::new(),
@@ -483,9 +490,10 @@ struct Picked<'a> {
     shape: Hasher,
     description: Vec<u8>,
     bytes: u64,
-    known: Vec<Sha256>,
+    known: Digests,
     /// That of nothing.
     empty: Sha256,
+    new_file: NewFile<'a>,
 }
 
 impl<'a> Picked<'a> {
@@ -495,26 +503,28 @@ impl<'a> Picked<'a> {
             shape: Hasher::new(),
             description: Vec::new(),
             bytes: 0,
-            known: Vec::new(),
+            known: Digests::default(),
             empty: Sha256::of(b""),
+            new_file,
         }
     }
 
-    fn count(&mut self, found: &mut Found) {
+    fn count(&mut self, found: &mut Found) -> io::Result<()> {
         self.below.count(found);
-        self.weigh(found);
+        self.weigh(found)?;
         self.description.clear();
         describe(found, &mut self.description);
         self.shape.field(&self.description);
+        Ok(())
     }
 
-    fn top(&mut self, mut found: Found) -> Found {
-        self.count(&mut found);
-        found
+    fn top(&mut self, mut found: Found) -> io::Result<Found> {
+        self.count(&mut found)?;
+        Ok(found)
     }
 
     fn push(&mut self, mut found: Found) -> io::Result<()> {
-        self.count(&mut found);
+        self.count(&mut found)?;
         self.below.push(&found)
     }
 
@@ -526,7 +536,7 @@ impl<'a> Picked<'a> {
             .xattrs
             .retain(|name, _| is_portable_xattr(name));
         self.below.count_apart(&mut found);
-        self.weigh(&found);
+        self.weigh(&found)?;
         self.below.push(&found)
     }
 
@@ -548,15 +558,17 @@ impl<'a> Picked<'a> {
     }
 
     /// Takes note of a file's size and digest.
-    fn weigh(&mut self, found: &Found) {
+    fn weigh(&mut self, found: &Found) -> io::Result<()> {
         if let (Kind::File { size }, Some(file), 0) = (&found.node.kind, found.file, found.back) {
             self.bytes = self.bytes.saturating_add(*size);
             let empty = (*size == 0).then_some(self.empty);
             if let Some(digest) = empty.or(found.node.digest) {
-                self.known.resize(file as usize, UNKNOWN);
-                self.known.push(digest);
+                let file = file as usize;
+                self.known.reserve(file + 1, self.new_file)?;
+                self.known.set(file, digest)?;
             }
         }
+        Ok(())
     }
 
     fn finish(self, name: OsString, path: PathBuf, top: Found) -> Match {

@@ -98,7 +98,7 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
             // Other machines may know keys that were never noted here.
             let key = match cache::is_noted(store, &place) || !env.imports.is_empty() {
                 true => Some(key.read(self)?),
-                false => key.get(),
+                false => key.get()?,
             };
             if let Some(key) = key
                 && let Some(mut done) = self.known(&key, parent)

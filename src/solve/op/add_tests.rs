@@ -54,7 +54,7 @@ fn sources(dir: &Path, pattern: &str) -> Vec<Source> {
     let tree: Arc<dyn Tree> = Arc::new(LocalTree::open(dir, None).unwrap());
     let nothing = Ignore::default();
     let mut matches = select(&*tree, pattern, false, &nothing, &tempfile::tempfile).unwrap();
-    let contents = Arc::new(Contents::of(tree, &mut matches).unwrap());
+    let contents = Arc::new(Contents::of(tree, &mut matches, &tempfile::tempfile).unwrap());
     vec![Source::tree(contents, matches)]
 }
 

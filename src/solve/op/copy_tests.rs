@@ -70,7 +70,8 @@ impl Case {
         let sources = sources.iter().map(|source| {
             let new_file = &tempfile::tempfile;
             let mut matches = select(&*tree, source, self.parents, &exclude, new_file).unwrap();
-            let contents = Arc::new(Contents::of(tree.clone(), &mut matches).unwrap());
+            let contents =
+                Arc::new(Contents::of(tree.clone(), &mut matches, &tempfile::tempfile).unwrap());
             Source::tree(contents, matches)
         });
         let root = LocalTree::open(self.root.path(), None).unwrap();

@@ -57,16 +57,19 @@ impl CopyKey {
     }
 
     /// The key, if all contents are known.
-    pub(in super::super) fn get(&self) -> Option<Digest> {
+    pub(in super::super) fn get(&self) -> Result<Option<Digest>, StepError> {
         let mut key = self.head.clone();
         for part in &self.contents {
             let digest = match part {
-                Part::Known(digest) => digest.clone(),
-                Part::Files(files) => files.digest()?,
+                Part::Known(digest) => Some(digest.clone()),
+                Part::Files(files) => files.digest().map_err(put_aside())?,
+            };
+            let Some(digest) = digest else {
+                return Ok(None);
             };
             key.add("content", digest.as_str());
         }
-        Some(key.finish())
+        Ok(Some(key.finish()))
     }
 
     /// The key; what is not known is read now.
@@ -77,7 +80,7 @@ impl CopyKey {
                 files.read(env.options.seal.workers.threads(), &env.cancel)?;
             }
         }
-        self.get().ok_or(StepError::Cancelled)
+        self.get()?.ok_or(StepError::Cancelled)
     }
 }
 
@@ -141,8 +144,8 @@ pub(in super::super) fn find(
                 let tree = solver.source_tree(&op.from)?;
                 let new_file = || spool(solver);
                 let mut matches = select(&*tree, path, op.parents, &exclude, &new_file)?;
-                let contents_of = Contents::of(tree, &mut matches).map_err(put_aside())?;
-                let files = Arc::new(contents_of);
+                let contents_of = Contents::of(tree, &mut matches, &new_file);
+                let files = Arc::new(contents_of.map_err(put_aside())?);
                 contents.push(Part::Files(Arc::clone(&files)));
                 sources.push(Source::tree(files, matches));
             }
@@ -245,13 +248,15 @@ pub(super) fn digest_below(
     tree: Arc<dyn Tree>,
     source: &str,
 ) -> Result<Digest, StepError> {
-    let mut matches = below(&*tree, source, &|| spool(solver))?;
-    let contents = Contents::of(tree, &mut matches).map_err(put_aside())?;
+    let new_file = || spool(solver);
+    let mut matches = below(&*tree, source, &new_file)?;
+    let contents = Contents::of(tree, &mut matches, &new_file).map_err(put_aside())?;
     contents.read(
         solver.env.options.seal.workers.threads(),
         &solver.env.cancel,
     )?;
-    contents.digest().ok_or(StepError::Cancelled)
+    let digest = contents.digest().map_err(put_aside())?;
+    digest.ok_or(StepError::Cancelled)
 }
 
 /// Changes that make what is at `source`: the content of a directory, or a
