@@ -6,23 +6,30 @@
 //!
 //! A page counts as random when its bytes are spread as evenly as chance has
 //! it: the sum of the squares of their counts then is near its smallest. What
-//! is rejected could not have shrunk by more than some 3 %. Evenly spread bytes
-//! may still repeat what came before; a long random piece is only left as it is
-//! when few of its anchors (positions chosen by the bytes there) have been seen
-//! within deflate's window.
+//! is rejected could not have shrunk by more than some 3 %. Counting takes long,
+//! so what follows a random page is counted in samples, and otherwise only told
+//! from text by its ends. Evenly spread bytes may still repeat what came before;
+//! a long random piece is only left as it is when few of its anchors (positions
+//! chosen by the byte there) have been seen within deflate's window.
 
 use std::ops::Range;
 
 /// Bytes that are judged at once.
 const PAGE: usize = 512;
-/// Bytes of a page that tell that it is text.
-const BEGINNING: usize = 64;
+/// Bytes at a page's ends that tell that it is text, or nothing but zeros.
+const END: usize = 64;
+/// In a row of random pages one in so many is counted.
+const SAMPLE: usize = 4;
 /// With less than this in a row, cutting costs more than it saves.
 const SHORTEST: usize = 3072;
 /// A tenth more than the sum of squares that random bytes have on average.
 const MOST_SQUARES: u32 = (PAGE + PAGE * PAGE / 256) as u32 * 11 / 10;
-/// One position in so many is an anchor.
-const ANCHORS: usize = 16;
+/// One position in so many is an anchor, by chance.
+const ANCHORS: usize = 256;
+/// The byte that makes a position one.
+const ANCHOR: u8 = 0xa7;
+/// Bytes that are searched for anchors at once.
+const LANES: usize = 32;
 /// As far as deflate looks back.
 const WINDOW: usize = 32 << 10;
 
@@ -42,10 +49,15 @@ pub(super) fn pieces(block: &[u8]) -> Vec<Piece> {
         Some(last) if last.random == random => last.range.end = range.end,
         _ => pieces.push(Piece { range, random }),
     };
-    let mut runs = Vec::new();
+    let mut runs: Vec<Piece> = Vec::new();
     for (n, page) in block.chunks(PAGE).enumerate() {
         let begin = n * PAGE;
-        push(&mut runs, begin..begin + page.len(), is_random(page));
+        let sampled = n.is_multiple_of(SAMPLE) || !runs.last().is_some_and(|run| run.random);
+        push(
+            &mut runs,
+            begin..begin + page.len(),
+            is_random(page, sampled),
+        );
     }
     let mut pieces = Vec::new();
     let mut anchors = Anchors::default();
@@ -59,9 +71,14 @@ pub(super) fn pieces(block: &[u8]) -> Vec<Piece> {
     pieces
 }
 
-fn is_random(page: &[u8]) -> bool {
-    if page.len() < PAGE || is_text(&page[..BEGINNING]) {
+/// Whether a page is random; one that is not `sampled` is as the one before it,
+/// unless it looks otherwise.
+fn is_random(page: &[u8], sampled: bool) -> bool {
+    if page.len() < PAGE || is_text(&page[..END]) {
         return false;
+    }
+    if !sampled && !is_text(&page[PAGE - END..]) {
+        return true;
     }
     // Four tables: equal neighbours don't wait for each other.
     let mut counts = [[0u16; 256]; 4];
@@ -99,21 +116,25 @@ impl Anchors {
             self.seen = vec![0; Self::SLOTS];
         }
         let mut again = 0;
-        for (n, bytes) in block[range.clone()].windows(8).enumerate() {
-            let at = range.start + n;
-            let mut word = [0; 8];
-            word.copy_from_slice(bytes);
-            let hash = u64::from_le_bytes(word).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
-            let hash = hash as usize;
-            if !hash.is_multiple_of(ANCHORS) {
+        for begin in range.clone().step_by(LANES) {
+            let lanes = &block[begin..range.end.min(begin + LANES)];
+            // Without an early end, so that all are compared at once.
+            if !lanes.iter().fold(false, |any, b| any | (*b == ANCHOR)) {
                 continue;
             }
-            let slot = &mut self.seen[hash / ANCHORS % Self::SLOTS];
-            let before = *slot as usize;
-            *slot = at as u32 + 1;
-            let near = before > 0 && at + 1 - before <= WINDOW;
-            if near && block[before - 1..].starts_with(bytes) {
-                again += 1;
+            for n in (0..lanes.len()).filter(|n| lanes[*n] == ANCHOR) {
+                let at = begin + n;
+                let Some(bytes) = block[..range.end].get(at..at + 8) else {
+                    break;
+                };
+                let mut word = [0; 8];
+                word.copy_from_slice(bytes);
+                let hash = u64::from_le_bytes(word).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+                let slot = &mut self.seen[hash as usize % Self::SLOTS];
+                let before = *slot as usize;
+                *slot = at as u32 + 1;
+                let near = before > 0 && at + 1 - before <= WINDOW;
+                again += usize::from(near && block[before - 1..].starts_with(bytes));
             }
         }
         again * ANCHORS > range.len() / 16
@@ -180,6 +201,28 @@ mod tests {
         }
         let random = random_bytes(&block);
         assert!((70_000..=80_000).contains(&random), "{random}");
+    }
+
+    #[test]
+    fn what_is_between_samples_is_not_missed_for_long() {
+        // Zeros that end a file, as a tar has them, and machine code's kind of bytes.
+        let code: Vec<u8> = noise(20_000, 4).iter().map(|b| b & 0xb3).collect();
+        for (other, most) in [(vec![0; 1500], END), (code, SAMPLE * PAGE)] {
+            for offset in (0..SAMPLE * PAGE).step_by(100) {
+                let block = [&noise(8192 + offset, 5)[..], &other, &noise(8192, 6)].concat();
+                let taken: usize = (pieces(&block).iter().filter(|p| p.random))
+                    .map(|p| {
+                        let end = p.range.end.min(8192 + offset + other.len());
+                        end.saturating_sub(p.range.start.max(8192 + offset))
+                    })
+                    .sum();
+                assert!(
+                    taken <= most,
+                    "{taken} of {} bytes at {offset}",
+                    other.len()
+                );
+            }
+        }
     }
 
     #[test]
