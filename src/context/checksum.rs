@@ -394,14 +394,15 @@ impl Contents {
         let began = SystemTime::now();
         let opened = self.tree.open_listed(&file.path)?;
         let known = self.is_known(file)?;
+        let status = opened.metadata()?;
         let state = State {
-            ctime: ctime(&opened.metadata()?),
+            ctime: ctime(&status),
             file: opened,
             left: file.stamp.size,
             hasher: (self.hashed && !known).then(Hasher::new),
             began,
         };
-        state.check(file)?;
+        state.check(file, &status)?;
         // Something was changed, and be it back again: what is known of the
         // content may be of another one.
         if known && state.ctime != file.stamp.ctime {
@@ -486,14 +487,14 @@ fn ctime(of: &Metadata) -> Mtime {
 }
 
 impl State {
-    /// Whether the file still is what it was when it was selected, and opened.
-    fn check(&self, file: &Selected) -> io::Result<()> {
-        let now = self.file.metadata()?;
+    /// Whether a file that is `now` like this is what it was when it was
+    /// selected, and opened.
+    fn check(&self, file: &Selected, now: &Metadata) -> io::Result<()> {
         let stamp = &file.stamp;
         let same = (now.dev(), now.ino()) == (stamp.device, stamp.inode)
             && now.size() == stamp.size
             && time(now.mtime(), now.mtime_nsec()) == stamp.mtime
-            && ctime(&now) == self.ctime;
+            && ctime(now) == self.ctime;
         if same { Ok(()) } else { Err(changed(file)) }
     }
 
@@ -513,7 +514,7 @@ impl State {
             hasher.update(&buf[..n]);
         }
         if self.left == 0 {
-            self.check(file)?;
+            self.check(file, &self.file.metadata()?)?;
             if let Some(hasher) = self.hasher.take() {
                 let digest = hasher.finish_raw();
                 if file.plain && self.ctime == file.stamp.ctime {

@@ -28,7 +28,8 @@ use super::stats::{Stamp, Stats};
 use super::{DirNames, Node, Tree};
 use crate::digest::Sha256;
 use crate::layer::{Kind, Meta, Mtime};
-use crate::sys::fs::{Root, components, list_xattrs, lstat_at, proc_fd, xattrs_at};
+use crate::sys::fs::{Root, components, lstat_at, proc_fd};
+use crate::sys::xattr::{xattrs, xattrs_at};
 
 /// The kernel's limit on links followed in one resolution.
 const MAX_LINKS: usize = 40;
@@ -410,7 +411,7 @@ impl Tree for LocalTree {
 
     fn xattrs(&self, path: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
         let (fd, _) = self.reach(path, false).map_err(|e| named(e, path))?;
-        let all = list_xattrs(fd.as_fd()).map_err(|e| named(e, path))?;
+        let all = xattrs(fd.as_fd()).map_err(|e| named(e, path))?;
         Ok(content_xattrs(all))
     }
 

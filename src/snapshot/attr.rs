@@ -78,7 +78,7 @@ pub(super) fn kind(dir: BorrowedFd<'_>, name: &OsStr, stat: &Stat) -> io::Result
 /// All extended attributes of `name` in `dir`, of `dir` itself for an empty
 /// name; a link is not followed.
 pub(super) fn xattrs(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Xattrs> {
-    crate::sys::fs::xattrs_at(dir, name)
+    crate::sys::xattr::xattrs_at(dir, name)
 }
 
 const OVERLAY_PREFIXES: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];

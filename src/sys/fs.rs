@@ -10,11 +10,11 @@
 //! [`Root::parent`], then use `*at` calls with `AT_SYMLINK_NOFOLLOW` on the
 //! last component only.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -297,98 +297,6 @@ pub fn components(path: &Path) -> VecDeque<OsString> {
             Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
         })
         .collect()
-}
-
-/// A list of names or a value may have this many bytes.
-const MAX_XATTR_BYTES: usize = 1 << 20;
-
-/// All extended attributes of `name` in `dir`, of `dir` itself for an empty
-/// name; a link is not followed.
-pub fn xattrs_at(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
-    // The directory's name below /proc spares a descriptor for each entry.
-    let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
-    if name.is_empty() {
-        path.push(b'.');
-    } else {
-        path.extend_from_slice(name.as_bytes());
-    }
-    let path = OsStr::from_bytes(&path);
-    let mut names = vec![0; 256];
-    let names = loop {
-        match rustix::fs::llistxattr(path, &mut names[..]) {
-            Ok(0) | Err(rustix::io::Errno::OPNOTSUPP) => return Ok(BTreeMap::new()),
-            Ok(n) => {
-                names.truncate(n);
-                break names;
-            }
-            Err(rustix::io::Errno::RANGE) if names.len() < MAX_XATTR_BYTES => {
-                names = vec![0; names.len() * 16]
-            }
-            Err(e) => return Err(e.into()),
-        }
-    };
-    let mut found = BTreeMap::new();
-    for name in names.split(|b| *b == 0).filter(|n| !n.is_empty()) {
-        let mut value = vec![0; 256];
-        loop {
-            match rustix::fs::lgetxattr(path, OsStr::from_bytes(name), &mut value[..]) {
-                Ok(n) => {
-                    value.truncate(n);
-                    found.insert(name.to_vec(), value);
-                    break;
-                }
-                Err(rustix::io::Errno::RANGE) if value.len() < MAX_XATTR_BYTES => {
-                    value = vec![0; value.len() * 16];
-                }
-                Err(rustix::io::Errno::NODATA) => break,
-                Err(e) => return Err(e.into()),
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// Extended attributes of the entry `name` in `dir`, never following a link.
-///
-/// Names are bytes without the trailing NUL. A file system without extended
-/// attributes has none.
-pub fn list_xattrs(fd: BorrowedFd<'_>) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    // An O_PATH descriptor takes no xattr call; its /proc name does, and the
-    // magic link leads to the very inode that is open, link or not.
-    let path = proc_fd(fd);
-    let mut names = vec![0; 1024];
-    let names = loop {
-        match rustix::fs::listxattr(&*path, &mut names[..]) {
-            Ok(n) => {
-                names.truncate(n);
-                break names;
-            }
-            Err(rustix::io::Errno::RANGE) if names.len() < 1 << 20 => {
-                names = vec![0; names.len() * 4]
-            }
-            Err(rustix::io::Errno::OPNOTSUPP) => return Ok(Vec::new()),
-            Err(e) => return Err(e.into()),
-        }
-    };
-    let mut out = Vec::new();
-    for name in names.split(|b| *b == 0).filter(|n| !n.is_empty()) {
-        let mut value = vec![0; 256];
-        loop {
-            match rustix::fs::getxattr(&*path, OsStr::from_bytes(name), &mut value[..]) {
-                Ok(n) => {
-                    value.truncate(n);
-                    out.push((name.to_vec(), value));
-                    break;
-                }
-                Err(rustix::io::Errno::RANGE) if value.len() < 1 << 20 => {
-                    value = vec![0; value.len() * 4]
-                }
-                Err(rustix::io::Errno::NODATA) => break,
-                Err(e) => return Err(e.into()),
-            }
-        }
-    }
-    Ok(out)
 }
 
 /// The `/proc/self/fd` name of a descriptor.

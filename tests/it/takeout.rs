@@ -61,7 +61,7 @@ pub(crate) fn listing(root: &Path) -> Vec<String> {
 fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let dir = std::fs::File::open(path.parent().unwrap()).unwrap();
     let dir = std::os::fd::AsFd::as_fd(&dir);
-    shiplap::sys::fs::xattrs_at(dir, path.file_name().unwrap()).unwrap()
+    shiplap::sys::xattr::xattrs_at(dir, path.file_name().unwrap()).unwrap()
 }
 
 /// Fails with the lines that differ.

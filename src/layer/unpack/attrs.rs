@@ -18,7 +18,8 @@ use super::dirs::Dir;
 use super::error::{Step, refuse};
 use super::{UnpackError, Unpacker};
 use crate::layer::{Meta, Mtime};
-use crate::sys::fs::{list_xattrs, proc_fd};
+use crate::sys::fs::proc_fd;
+use crate::sys::xattr::xattrs;
 
 /// Whether a layer may set this attribute. The others have a meaning for
 /// overlayfs, for security modules or for the host's own users.
@@ -46,7 +47,7 @@ pub(super) fn remove_xattrs(
     fd: BorrowedFd<'_>,
     keep: &BTreeMap<Vec<u8>, Vec<u8>>,
 ) -> io::Result<()> {
-    for (name, _) in list_xattrs(fd)? {
+    for (name, _) in xattrs(fd)? {
         if is_allowed(&name) && !keep.contains_key(&name) {
             rustix::fs::fremovexattr(fd, OsStr::from_bytes(&name))?;
         }

@@ -883,7 +883,7 @@ fn whiteouts_hide_lower_layers_only() {
 fn xattrs(path: &Path) -> Vec<String> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::open(path, flags, Mode::empty()).unwrap();
-    let list = crate::sys::fs::list_xattrs(fd.as_fd()).unwrap();
+    let list = crate::sys::xattr::xattrs(fd.as_fd()).unwrap();
     list.into_iter()
         .map(|(n, v)| format!("{}={}", n.escape_ascii(), v.escape_ascii()))
         .collect()

@@ -130,7 +130,7 @@ fn walk(base: &Path, path: &Path, out: &mut Tree) {
         .unwrap();
         let xattrs = match stat.is_symlink() {
             true => BTreeMap::new(),
-            false => crate::sys::fs::list_xattrs(fd.as_fd())
+            false => crate::sys::xattr::xattrs(fd.as_fd())
                 .unwrap()
                 .into_iter()
                 .collect(),
