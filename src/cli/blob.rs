@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 use shiplap::image::Descriptor;
+use shiplap::sys::whole_file::Access;
 
 use super::Session;
 use super::access::RegistryArgs;
@@ -53,7 +54,7 @@ impl BlobArgs {
         let blob = repository.open_blob(&Descriptor::new("", digest.clone(), size))?;
         match output {
             None => output::copy(blob),
-            Some(path) => to_file(&path, |file| pour(blob, file, &path)),
+            Some(path) => to_file(&path, Access::Umask, |file| pour(blob, file, &path)),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use shiplap::bundle::export;
 use shiplap::event::Outcome;
+use shiplap::sys::whole_file::Access;
 
 use super::error::Usage;
 use super::image::ImageArgs;
@@ -56,7 +57,9 @@ impl ExportArgs {
         let done = if to_stdout {
             export(&image, io::stdout().lock(), &cancel).map_err(anyhow::Error::from)
         } else {
-            to_file(&self.output, |file| Ok(export(&image, file, &cancel)?))
+            to_file(&self.output, Access::Umask, |file| {
+                Ok(export(&image, file, &cancel)?)
+            })
         };
         task.finish(match &done {
             Ok(()) => Outcome::Done,

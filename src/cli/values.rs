@@ -9,6 +9,7 @@ use anyhow::Context;
 use shiplap::build::request::{Secret, SecretSource};
 use shiplap::container::Ulimit;
 use shiplap::solve::agent::{Agent, Programs};
+use shiplap::sys::whole_file::{Access, Target};
 
 use super::error::Usage;
 use super::output_spec::csv;
@@ -234,61 +235,27 @@ pub(crate) fn make_file(
     path: &Path,
     make: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> anyhow::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let fail = || format!("can't write {}", path.display());
-    let made = |file: &std::fs::File| {
+    to_file(path, Access::All, |file| {
         let mut out = io::BufWriter::with_capacity(64 << 10, file);
-        make(&mut out)?;
-        out.flush()
-    };
-    let special = std::fs::metadata(path).is_ok_and(|m| !m.is_file());
-    if special {
-        let mut options = std::fs::OpenOptions::new();
-        let file = options.write(true).create(true).truncate(true).open(path);
-        return file.and_then(|file| made(&file)).with_context(fail);
-    }
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    let file = tempfile::Builder::new()
-        .prefix(".shiplap-")
-        .tempfile_in(dir)
-        .with_context(fail)?;
-    made(file.as_file()).with_context(fail)?;
-    let readable = std::fs::Permissions::from_mode(0o644);
-    file.as_file()
-        .set_permissions(readable)
-        .with_context(fail)?;
-    file.persist(path).with_context(fail)?;
-    Ok(())
+        let made = make(&mut out).and_then(|()| out.flush());
+        made.with_context(|| cannot_write(path))
+    })
 }
 
-/// Writes a file that appears under its name when it is complete.
+/// Writes a file that appears under its name when it is complete. The errors
+/// of `write` are its own.
 pub(crate) fn to_file(
     path: &Path,
+    access: Access,
     write: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let context = || format!("can't write {}", path.display());
-    // A device or a pipe is written to as it is.
-    let special = std::fs::metadata(path).is_ok_and(|m| !m.is_file());
-    if special {
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .open(path)
-            .with_context(context)?;
-        return write(&mut file);
-    }
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
-    let mut file = tempfile::Builder::new()
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
-        .tempfile_in(parent.unwrap_or(Path::new(".")))
-        .with_context(context)?;
-    write(&mut file)?;
-    file.persist(path)
-        .map_err(|e| e.error)
-        .with_context(context)?;
-    Ok(())
+    let mut target = Target::open(path, access).with_context(|| cannot_write(path))?;
+    write(&mut target)?;
+    target.finish().with_context(|| cannot_write(path))
+}
+
+fn cannot_write(path: &Path) -> String {
+    format!("can't write {}", path.display())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 use super::credentials::{CredentialError, DOCKER_HUB_URL, is_url_of, read_file};
 use super::helper::Helpers;
 use crate::reference::DEFAULT_REGISTRY;
+use crate::sys::whole_file::{Access, WholeFile};
 
 /// A file with logins.
 #[derive(Debug, Clone)]
@@ -189,14 +190,9 @@ fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(dir)?;
-    let mut file = tempfile::Builder::new()
-        .prefix(".config.json.")
-        .permissions(std::fs::Permissions::from_mode(0o600))
-        .tempfile_in(dir)?;
+    let mut file = WholeFile::create(path, Access::Owner)?;
     file.write_all(text)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
+    file.finish_flushed()
 }
 
 /// The helper that keeps `key`, and whether it is the one for everything.
@@ -227,6 +223,8 @@ fn is_same(a: &str, b: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::registry::credentials::{AuthFile, AuthFiles, Credential, CredentialSource};
 

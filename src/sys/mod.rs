@@ -7,4 +7,5 @@ pub mod network;
 pub mod process;
 pub mod pty;
 pub mod seccomp;
+pub mod whole_file;
 pub mod xattr;

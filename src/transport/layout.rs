@@ -4,7 +4,7 @@
 //! image-spec `image-layout.md`.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use crate::digest::{Digest, VerifyingReader};
 use crate::image::{BlobSource, Descriptor, Document, Index, MAX_MANIFEST_BYTES, PartReader};
 use crate::reference::Reference;
 use crate::sys::fs::Root;
+use crate::sys::whole_file::{Access, WholeFile};
 
 /// The content of `oci-layout`.
 pub(super) const MARKER: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -295,22 +296,8 @@ impl LayoutDestination {
                 .retain(|d| d.digest != root.digest || d.annotations.contains_key(REF_NAME));
         }
         index.manifests.push(entry);
-        replace(&self.path, "index.json", &index.to_bytes())
+        write_file(&self.path, "index.json", &mut &index.to_bytes()[..])
     }
-}
-
-/// Writes the file `name` in `dir` so that it is there whole or not at all.
-fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let mut file = tempfile::Builder::new()
-        .prefix(".shiplap-")
-        .tempfile_in(dir)?;
-    file.write_all(bytes)?;
-    file.as_file()
-        .set_permissions(std::fs::Permissions::from_mode(0o644))?;
-    file.as_file().sync_all()?;
-    file.persist(dir.join(name)).map_err(|e| e.error)?;
-    Ok(())
 }
 
 impl Destination for LayoutDestination {
@@ -341,7 +328,7 @@ impl Destination for LayoutDestination {
         let blobs = self.path.join("blobs/sha256");
         std::fs::create_dir_all(blobs).map_err(self.failed())?;
         if !self.path.join("oci-layout").exists() {
-            replace(&self.path, "oci-layout", MARKER).map_err(self.failed())?;
+            write_file(&self.path, "oci-layout", &mut &MARKER[..]).map_err(self.failed())?;
         }
         Ok(())
     }
@@ -372,7 +359,7 @@ impl Destination for LayoutDestination {
     fn put_manifest(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<(), TransportError> {
         let dir = self.path.join("blobs").join(descriptor.digest.algorithm());
         std::fs::create_dir_all(&dir).map_err(self.failed())?;
-        replace(&dir, descriptor.digest.encoded(), bytes).map_err(self.failed())
+        write_file(&dir, descriptor.digest.encoded(), &mut &*bytes).map_err(self.failed())
     }
 
     fn finish(&self, plan: &Plan) -> Result<Descriptor, TransportError> {
@@ -384,14 +371,7 @@ impl Destination for LayoutDestination {
 
 /// Copies `reader` into the file `name` of `dir`, whole or not at all.
 pub(super) fn write_file(dir: &Path, name: &str, reader: &mut dyn Read) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let mut file = tempfile::Builder::new()
-        .prefix(".shiplap-")
-        .tempfile_in(dir)?;
-    io::copy(reader, &mut file)?;
-    file.as_file()
-        .set_permissions(std::fs::Permissions::from_mode(0o644))?;
-    file.as_file().sync_data()?;
-    file.persist(dir.join(name)).map_err(|e| e.error)?;
-    Ok(())
+    let mut file = WholeFile::create(&dir.join(name), Access::All)?;
+    io::copy(reader, file.file())?;
+    file.finish_flushed()
 }

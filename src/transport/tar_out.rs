@@ -7,10 +7,10 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::TransportError;
+use crate::sys::whole_file::{Access, Target, WholeFile};
 
 const BLOCK: u64 = 512;
 
@@ -43,57 +43,60 @@ impl Output {
 /// An archive under way.
 #[derive(Debug)]
 pub(super) struct TarOut {
-    output: Output,
-    file: Temporary,
+    /// Its destination, for errors.
+    place: PathBuf,
+    file: Growing,
     /// End of the last whole entry.
     end: u64,
     names: HashSet<String>,
 }
 
-#[derive(Debug)]
-enum Temporary {
-    Named(tempfile::NamedTempFile),
-    Unnamed(File),
+enum Growing {
+    /// Beside its destination.
+    Whole(WholeFile),
+    /// In a file without a name, until the stream gets it.
+    Aside(File, Box<dyn Write + Send>),
 }
 
-impl Temporary {
+impl std::fmt::Debug for Growing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Whole(file) => file.fmt(f),
+            Self::Aside(file, _) => file.fmt(f),
+        }
+    }
+}
+
+impl Growing {
+    fn aside(out: Box<dyn Write + Send>) -> Result<Self, TransportError> {
+        let file = tempfile::tempfile();
+        let file = file.map_err(TransportError::file("write", "a temporary file"))?;
+        Ok(Self::Aside(file, out))
+    }
+
     fn file(&mut self) -> &mut File {
         match self {
-            Self::Named(file) => file.as_file_mut(),
-            Self::Unnamed(file) => file,
+            Self::Whole(file) => file.file(),
+            Self::Aside(file, _) => file,
         }
     }
 }
 
 impl TarOut {
     pub(super) fn create(output: Output) -> Result<Self, TransportError> {
-        let output = match output {
-            // A device or a pipe is written to as it is.
-            Output::File(path) if path.metadata().is_ok_and(|m| !m.is_file()) => {
-                let file = std::fs::OpenOptions::new().write(true).open(&path);
-                Output::Stream(Box::new(
-                    file.map_err(TransportError::file("write", &path))?,
-                ))
-            }
-            other => other,
-        };
-        let file = match &output {
+        let place = PathBuf::from(output.display());
+        let file = match output {
             Output::File(path) => {
-                let dir = match path.parent() {
-                    Some(dir) if !dir.as_os_str().is_empty() => dir,
-                    _ => Path::new("."),
-                };
-                let made = tempfile::Builder::new()
-                    .prefix(".shiplap-")
-                    .tempfile_in(dir);
-                Temporary::Named(made.map_err(TransportError::file("write", path))?)
+                let target = Target::open(&path, Access::All);
+                match target.map_err(TransportError::file("write", &path))? {
+                    Target::Whole(file) => Growing::Whole(file),
+                    Target::AsItIs(file) => Growing::aside(Box::new(file))?,
+                }
             }
-            Output::Stream(_) => Temporary::Unnamed(
-                tempfile::tempfile().map_err(TransportError::file("write", "a temporary file"))?,
-            ),
+            Output::Stream(out) => Growing::aside(out)?,
         };
         Ok(Self {
-            output,
+            place,
             file,
             end: 0,
             names: HashSet::new(),
@@ -102,11 +105,7 @@ impl TarOut {
 
     /// The error of a write.
     pub(super) fn failed(&self, source: io::Error) -> TransportError {
-        TransportError::File {
-            what: "write",
-            path: self.output.display().into(),
-            source,
-        }
+        TransportError::file("write", &self.place)(source)
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -221,35 +220,21 @@ impl TarOut {
 
     /// Ends the archive and puts it where it belongs.
     pub(super) fn finish(mut self) -> Result<(), TransportError> {
-        let place = PathBuf::from(self.output.display());
+        let fail = TransportError::file("write", &self.place);
         let end = self.end;
         let close = |file: &mut File| {
             file.seek(SeekFrom::Start(end))?;
             file.write_all(&[0; 2 * BLOCK as usize])
         };
-        close(self.file.file()).map_err(TransportError::file("write", &place))?;
-        match (self.output, self.file) {
-            (Output::File(path), Temporary::Named(file)) => {
-                let fail = || TransportError::file("write", &place);
-                // As a file that is created the usual way, within any umask.
-                let permissions = std::fs::Permissions::from_mode(0o644);
-                file.as_file()
-                    .set_permissions(permissions)
-                    .map_err(fail())?;
-                file.as_file().sync_all().map_err(fail())?;
-                file.persist(&path).map_err(|e| fail()(e.error))?;
-                Ok(())
+        let finished = close(self.file.file()).and_then(|()| match self.file {
+            Growing::Whole(file) => file.finish_flushed(),
+            Growing::Aside(mut file, mut out) => {
+                file.seek(SeekFrom::Start(0))?;
+                io::copy(&mut file, &mut out)?;
+                out.flush()
             }
-            (Output::Stream(mut out), mut file) => {
-                let file = file.file();
-                let copied = file
-                    .seek(SeekFrom::Start(0))
-                    .and_then(|_| io::copy(file, &mut out))
-                    .and_then(|_| out.flush());
-                copied.map_err(TransportError::file("write", &place))
-            }
-            (Output::File(_), Temporary::Unnamed(_)) => Ok(()),
-        }
+        });
+        finished.map_err(fail)
     }
 }
 

@@ -19,6 +19,7 @@ use crate::layer::tar_write::TarWriter;
 use crate::layer::{Change, Changes, Kind};
 use crate::platform::Platform;
 use crate::solve::{self, StepError};
+use crate::sys::whole_file::{Access, Target};
 
 /// What one platform's filesystem has.
 struct Files {
@@ -78,30 +79,13 @@ impl Exporter<'_> {
             (OutputKind::Local, Destination::Path(dir)) => {
                 self.directory(dir, pieces, split, output.delete)
             }
-            // A device or a pipe is written to as it is.
-            (_, Destination::Path(path)) if path.metadata().is_ok_and(|m| !m.is_file()) => {
-                let file = std::fs::OpenOptions::new().write(true).open(path);
-                let mut out =
-                    io::BufWriter::with_capacity(1 << 20, file.map_err(write_error(path))?);
-                self.tar(pieces, split, &mut out, path)?;
-                out.flush().map_err(write_error(path))
-            }
             (_, Destination::Path(path)) => {
-                let dir = path
-                    .parent()
-                    .filter(|p| !p.as_os_str().is_empty())
-                    .unwrap_or(Path::new("."));
-                let mut file = tempfile::NamedTempFile::new_in(dir).map_err(write_error(path))?;
-                let mut out = io::BufWriter::with_capacity(1 << 20, file.as_file_mut());
+                let mut target = Target::open(path, Access::All).map_err(write_error(path))?;
+                let mut out = io::BufWriter::with_capacity(1 << 20, &mut target);
                 self.tar(pieces, split, &mut out, path)?;
                 out.flush().map_err(write_error(path))?;
                 drop(out);
-                use std::os::unix::fs::PermissionsExt;
-                let mode = std::fs::Permissions::from_mode(0o644);
-                let file_mode = file.as_file().set_permissions(mode);
-                file_mode.map_err(write_error(path))?;
-                file.persist(path).map_err(|e| write_error(path)(e.error))?;
-                Ok(())
+                target.finish().map_err(write_error(path))
             }
             (_, Destination::Stdout) => {
                 let mut out = io::stdout().lock();

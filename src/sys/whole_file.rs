@@ -1,0 +1,244 @@
+//! Files that are under their name only when they are whole.
+//!
+//! | what has the name | what [`Target`] makes of it |
+//! |---|---|
+//! | nothing, a file, a link to a file | the new file takes its place in one step; a link is not followed |
+//! | a device, a pipe, a link to one | it is written to as it is |
+//! | a directory | an error, and it stays |
+//!
+//! Until then the content is in `.shiplap-…` beside it, which is removed when
+//! it is dropped.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+/// Who may use a new file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Whom the umask lets: as a file that is created the usual way.
+    Umask,
+    /// Its owner writes and all read it, whatever the umask says.
+    All,
+    /// Its owner only.
+    Owner,
+}
+
+/// A file that takes the place of what has its name, whatever that is.
+#[derive(Debug)]
+pub struct WholeFile {
+    path: PathBuf,
+    beside: NamedTempFile,
+    access: Access,
+}
+
+impl WholeFile {
+    /// Begins the file that will be at `path`. Nothing is there before
+    /// [`finish`](Self::finish).
+    ///
+    /// # Errors
+    /// When the directory of `path` is missing or can't be written to.
+    pub fn create(path: &Path, access: Access) -> io::Result<Self> {
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        let mode = match access {
+            Access::Umask => 0o666,
+            // All may read it when it is whole, not before.
+            Access::All | Access::Owner => 0o600,
+        };
+        let beside = tempfile::Builder::new()
+            .prefix(".shiplap-")
+            .permissions(Permissions::from_mode(mode))
+            .tempfile_in(dir.unwrap_or(Path::new(".")))?;
+        Ok(Self {
+            path: path.to_owned(),
+            beside,
+            access,
+        })
+    }
+
+    /// The content, to be written, read and cut.
+    pub fn file(&mut self) -> &mut File {
+        self.beside.as_file_mut()
+    }
+
+    /// Puts the file under its name.
+    ///
+    /// # Errors
+    /// When it can't be renamed, as where a directory has the name.
+    pub fn finish(self) -> io::Result<()> {
+        if self.access == Access::All {
+            let readable = Permissions::from_mode(0o644);
+            self.beside.as_file().set_permissions(readable)?;
+        }
+        self.beside.persist(&self.path).map_err(|e| e.error)?;
+        Ok(())
+    }
+
+    /// [`finish`](Self::finish) once the content is on the disk, so that the
+    /// name never has less, even after a power failure.
+    ///
+    /// # Errors
+    /// As `finish`, and when the content can't be flushed.
+    pub fn finish_flushed(self) -> io::Result<()> {
+        self.beside.as_file().sync_all()?;
+        self.finish()
+    }
+}
+
+impl Write for WholeFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file().flush()
+    }
+}
+
+/// Where content goes that a user named a file for.
+#[derive(Debug)]
+pub enum Target {
+    /// A file, there when it is whole.
+    Whole(WholeFile),
+    /// A device or a pipe, written to as it is.
+    AsItIs(File),
+}
+
+impl Target {
+    /// Opens what is to be at `path`; a pipe waits for its reader.
+    ///
+    /// # Errors
+    /// When `path` is a directory or a socket, or can't be written to.
+    pub fn open(path: &Path, access: Access) -> io::Result<Self> {
+        if path.metadata().is_ok_and(|m| !m.is_file()) {
+            return Ok(Self::AsItIs(OpenOptions::new().write(true).open(path)?));
+        }
+        Ok(Self::Whole(WholeFile::create(path, access)?))
+    }
+
+    /// Ends it: a file is under its name now.
+    ///
+    /// # Errors
+    /// As [`WholeFile::finish`].
+    pub fn finish(self) -> io::Result<()> {
+        match self {
+            Self::Whole(file) => file.finish(),
+            Self::AsItIs(_) => Ok(()),
+        }
+    }
+}
+
+impl Write for Target {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Whole(file) => file.write(bytes),
+            Self::AsItIs(file) => file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Whole(file) => file.flush(),
+            Self::AsItIs(file) => file.flush(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileTypeExt;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let name = |e: io::Result<std::fs::DirEntry>| e.unwrap().file_name().into_string().unwrap();
+        let mut names: Vec<String> = std::fs::read_dir(dir).unwrap().map(name).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn it_is_there_when_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, "old").unwrap();
+        let mut half = Target::open(&path, Access::All).unwrap();
+        half.write_all(b"half").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        drop(half);
+        assert_eq!(names(dir.path()), ["f"], "what was not finished is gone");
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        for (access, flushed) in [(Access::All, false), (Access::Owner, true)] {
+            let mut file = WholeFile::create(&path, access).unwrap();
+            file.write_all(b"new").unwrap();
+            match flushed {
+                true => file.finish_flushed().unwrap(),
+                false => file.finish().unwrap(),
+            }
+            let mode = path.metadata().unwrap().permissions().mode() & 0o777;
+            let expected = match access {
+                Access::All => 0o644,
+                _ => 0o600,
+            };
+            assert_eq!(mode, expected, "{access:?}");
+            assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        }
+        assert_eq!(names(dir.path()), ["f"]);
+    }
+
+    #[test]
+    fn the_usual_way_is_the_usual_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, usual) = (dir.path().join("ours"), dir.path().join("usual"));
+        File::create(&usual).unwrap();
+        let file = WholeFile::create(&ours, Access::Umask).unwrap();
+        file.finish().unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode(&ours), mode(&usual));
+    }
+
+    #[test]
+    fn a_link_is_replaced_and_a_device_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("precious"), "old").unwrap();
+        std::os::unix::fs::symlink("precious", at("link")).unwrap();
+        std::os::unix::fs::symlink("/dev/null", at("null")).unwrap();
+        mknodat(CWD, at("pipe"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let write = |name: &str| {
+            let mut target = Target::open(&at(name), Access::All).unwrap();
+            target.write_all(b"new").unwrap();
+            target.finish().unwrap();
+        };
+        write("link");
+        assert_eq!(std::fs::read(at("precious")).unwrap(), b"old");
+        assert!(at("link").symlink_metadata().unwrap().is_file());
+        write("null");
+        assert!(at("null").symlink_metadata().unwrap().is_symlink());
+        let pipe = at("pipe");
+        let reader = std::thread::spawn(move || std::fs::read(pipe).unwrap());
+        write("pipe");
+        assert_eq!(reader.join().unwrap(), b"new");
+        assert!(at("pipe").symlink_metadata().unwrap().file_type().is_fifo());
+    }
+
+    #[test]
+    fn a_directory_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d");
+        std::fs::create_dir(&path).unwrap();
+        let error = Target::open(&path, Access::All).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::IsADirectory);
+        let file = WholeFile::create(&path, Access::All).unwrap();
+        assert!(file.finish().is_err());
+        let missing = dir.path().join("none/f");
+        let error = Target::open(&missing, Access::All).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert_eq!(names(dir.path()), ["d"]);
+    }
+}
