@@ -28,15 +28,13 @@ struct Files {
     changes: Changes,
 }
 
-/// Paths, each with whether it is a directory. One takes 16 bytes, however
-/// long it is: the first of its sha256, of which the last bit makes room.
-#[derive(Default)]
-struct Paths(Vec<u128>);
+/// What stands for a path, however long it is: the first 16 bytes of its
+/// sha256, of which the last bit makes room for [`Paths::IS_DIR`].
+#[derive(Clone, Copy)]
+struct Print(u128);
 
-impl Paths {
-    const IS_DIR: u128 = 1;
-
-    fn print(path: &Path) -> u128 {
+impl Print {
+    fn of(path: &Path) -> Self {
         let mut hasher = Hasher::new();
         for part in path.components() {
             hasher.update(part.as_os_str().as_bytes());
@@ -44,11 +42,19 @@ impl Paths {
         }
         let mut print = [0; 16];
         print.copy_from_slice(&hasher.finish_raw().0[..16]);
-        u128::from_be_bytes(print) & !Self::IS_DIR
+        Self(u128::from_be_bytes(print) & !Paths::IS_DIR)
     }
+}
 
-    fn push(&mut self, path: &Path, is_dir: bool) {
-        self.0.push(Self::print(path) | u128::from(is_dir));
+/// Paths, each with whether it is a directory.
+#[derive(Default)]
+struct Paths(Vec<u128>);
+
+impl Paths {
+    const IS_DIR: u128 = 1;
+
+    fn push(&mut self, path: Print, is_dir: bool) {
+        self.0.push(path.0 | u128::from(is_dir));
     }
 
     /// Makes them findable.
@@ -57,11 +63,10 @@ impl Paths {
     }
 
     /// Whether `path`, which is one of them, is a directory.
-    fn get(&self, path: &Path) -> Option<bool> {
-        let print = Self::print(path);
-        let at = self.0.partition_point(|known| *known < print);
+    fn get(&self, path: Print) -> Option<bool> {
+        let at = self.0.partition_point(|known| *known < path.0);
         let found = self.0.get(at)?;
-        (found & !Self::IS_DIR == print).then_some(found & Self::IS_DIR != 0)
+        (found & !Self::IS_DIR == path.0).then_some(found & Self::IS_DIR != 0)
     }
 }
 
@@ -109,7 +114,7 @@ impl Exporter<'_> {
             let mut own = Paths::default();
             for change in self.of(piece, false)?.changes {
                 let change = change.map_err(read_error)?;
-                let (path, is_dir) = (change.path(), is_dir(&change));
+                let (path, is_dir) = (Print::of(change.path()), is_dir(&change));
                 let known = |(paths, other): &(Paths, _)| Some((paths.get(path)?, *other));
                 match seen.iter().find_map(known) {
                     Some((true, _)) if is_dir => {}
@@ -117,7 +122,7 @@ impl Exporter<'_> {
                         return Err(BuildError::Input(format!(
                             "{} is in the files for {other} and for {platform}; with \
                              platform-split=true each platform has a directory of its own",
-                            path.display()
+                            change.path().display()
                         )));
                     }
                     None => own.push(path, is_dir),
@@ -145,7 +150,7 @@ impl Exporter<'_> {
             let files = self.of(piece, split)?;
             let below = Path::new(files.folder.as_deref().unwrap_or(""));
             if split {
-                keep.push(below, true);
+                keep.push(Print::of(below), true);
             }
             let dir = if split {
                 folder_of(dest, below).map_err(write_error(dest))?
@@ -154,7 +159,7 @@ impl Exporter<'_> {
             };
             let noted = files.changes.inspect(|change| {
                 if let (true, Ok(change)) = (delete, change) {
-                    keep.push(&below.join(change.path()), is_dir(change));
+                    keep.push(Print::of(&below.join(change.path())), is_dir(change));
                 }
             });
             solve::apply(noted, &dir, self.tools.store.layer_form())?;
@@ -283,7 +288,7 @@ fn sweep(dir: OwnedFd, at: &Path, keep: &Paths) -> io::Result<()> {
                 path.display()
             )));
         }
-        let kept = keep.get(&path).is_some();
+        let kept = keep.get(Print::of(&path)).is_some();
         if is_dir {
             sweep(open_dir(&dir, name, false)?, &path, keep)?;
         }
@@ -322,11 +327,15 @@ mod tests {
         let path = |n: usize| PathBuf::from(format!("dir/{n}"));
         let mut paths = Paths::default();
         for n in 0..500 {
-            paths.push(&path(n), n % 3 == 0);
+            paths.push(Print::of(&path(n)), n % 3 == 0);
         }
         paths.sort();
         for n in 0..1000 {
-            assert_eq!(paths.get(&path(n)), (n < 500).then_some(n % 3 == 0), "{n}");
+            assert_eq!(
+                paths.get(Print::of(&path(n))),
+                (n < 500).then_some(n % 3 == 0),
+                "{n}"
+            );
         }
     }
 
@@ -344,8 +353,8 @@ mod tests {
         std::os::unix::fs::symlink("../outside", at("dest/link")).unwrap();
         std::os::unix::fs::symlink("../../outside", at("dest/kept/link")).unwrap();
         let mut keep = Paths::default();
-        keep.push(Path::new("kept"), true);
-        keep.push(Path::new("kept/f"), false);
+        keep.push(Print::of(Path::new("kept")), true);
+        keep.push(Print::of(Path::new("kept/f")), false);
         keep.sort();
         let open = open_dir(rustix::fs::CWD, at("dest").as_os_str(), true).unwrap();
         sweep(open, Path::new(""), &keep).unwrap();
