@@ -236,11 +236,7 @@ fn mounts(
         };
         all.push(bind(&place, &mount.target, read_only));
     }
-    for (name, content) in [
-        ("hosts", spec.hosts.clone()),
-        ("resolv.conf", spec.resolv_conf.clone()),
-        ("hostname", format!("{}\n", spec.hostname)),
-    ] {
+    for (name, content) in spec.etc_files() {
         let file = stage.file(name, content.as_bytes(), 0o644)?;
         let target = Path::new("/etc").join(name);
         if points.find_own(&target, Want::FileOrLink)?.is_some() {

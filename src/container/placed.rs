@@ -113,11 +113,7 @@ impl Placed {
         for mount in early {
             self.mount(&mount.target, &mount.kind)?;
         }
-        for (name, content) in [
-            ("hosts", spec.hosts.clone()),
-            ("resolv.conf", spec.resolv_conf.clone()),
-            ("hostname", format!("{}\n", spec.hostname)),
-        ] {
+        for (name, content) in spec.etc_files() {
             let path = Path::new("/etc").join(name);
             self.file(&path, content.as_bytes(), (0o644, 0, 0), Care::Loose, false)?;
         }

@@ -228,11 +228,7 @@ fn populate(
         Ok(())
     };
     mount_all(early, points)?;
-    for (name, content) in [
-        ("hosts", spec.hosts.clone()),
-        ("resolv.conf", spec.resolv_conf.clone()),
-        ("hostname", format!("{}\n", spec.hostname)),
-    ] {
+    for (name, content) in spec.etc_files() {
         let file = stage.file(name, content.as_bytes(), 0o644)?;
         let target = Path::new("/etc").join(name);
         if let Some(found) = points.find_own(&target, Want::FileOrLink)? {
@@ -349,8 +345,8 @@ fn make_stub_layer(layer: &Path, spec: &RunSpec, sources: &[Source]) -> io::Resu
     for dir in ["proc", "sys", "dev", "etc"] {
         fs::create_dir_all(layer.join(dir))?;
     }
-    for file in ["hosts", "resolv.conf", "hostname"] {
-        fs::File::create(layer.join("etc").join(file))?;
+    for (name, _) in spec.etc_files() {
+        fs::File::create(layer.join("etc").join(name))?;
     }
     for (mount, source) in spec.mounts.iter().zip(sources) {
         let names = mount.target.components();

@@ -3,6 +3,7 @@
 //! It is plain data that crosses a socket to the container's first process,
 //! so everything in it can be serialised; paths keep bytes that are no text.
 
+use std::borrow::Cow;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -387,6 +388,16 @@ impl RunSpec {
             devices: Vec::new(),
             console: Console::default(),
         }
+    }
+
+    /// The files that are its own in `/etc`, whatever the image has there: name
+    /// and content.
+    pub(super) fn etc_files(&self) -> [(&'static str, Cow<'_, str>); 3] {
+        [
+            ("hosts", self.hosts.as_str().into()),
+            ("resolv.conf", self.resolv_conf.as_str().into()),
+            ("hostname", format!("{}\n", self.hostname).into()),
+        ]
     }
 
     /// Confines the process as `confinement` says.
