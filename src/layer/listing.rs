@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use super::code::{Input, field, number};
 use super::tar_read::{Item, Names, TarError, TarReader};
-use super::{Change, Content, Entry, Kind, Meta, Mtime, path_order};
+use super::{Change, Content, Entry, Kind, MAX_ENTRIES, MAX_TAR_BYTES, Meta, Mtime, path_order};
 
 /// Begins what [`Listing::to_bytes`] writes; changes with its form.
 const MAGIC: &[u8; 16] = b"shiplap-layer-2\n";
@@ -30,9 +30,6 @@ const MAGIC: &[u8; 16] = b"shiplap-layer-2\n";
 const KEPT: [&str; 2] = ["etc/passwd", "etc/group"];
 /// The most that is kept of one, in bytes.
 const MAX_KEPT: u64 = 1 << 20;
-/// Bytes that the tar of one layer may have, and entries: as for unpacking.
-const MAX_TAR_BYTES: u64 = 100 << 30;
-const MAX_ENTRIES: usize = 10_000_000;
 /// Bytes that the records of one listing may have.
 const MAX_BYTES: usize = 1 << 30;
 /// zstd's level for a listing that is kept: names hardly need more.
@@ -93,7 +90,7 @@ impl Listing {
                 }
                 Item::Whiteout(path) => listing.mark(path, false),
                 Item::Opaque(path) => listing.mark(path, true),
-            } && listing.index.len() <= MAX_ENTRIES;
+            } && listing.index.len() as u64 <= MAX_ENTRIES;
         }
         reader.finish(MAX_TAR_BYTES)?;
         Ok((plain && listing.settle()).then_some(listing))

@@ -22,14 +22,11 @@ pub use self::records::{Spool, Stored};
 use super::code::{self, Input};
 use super::compress::{Compression, Restart, decompress_noting, read_ahead};
 use super::tar_read::{Body, Item, Names, TarError, TarReader};
-use super::{Entry, Kind};
+use super::{Entry, Kind, MAX_ENTRIES, MAX_TAR_BYTES};
 use crate::digest::{DiffId, Digest, Hasher, Sha256};
 
 /// Begins what [`LayerIndex::to_bytes`] writes; changes with its form.
 const MAGIC: &[u8; 16] = b"shiplap-index-1\n";
-/// Bytes that the tar of one layer may have, and entries: as for unpacking.
-const MAX_TAR_BYTES: u64 = 100 << 30;
-const MAX_ENTRIES: u64 = 10_000_000;
 /// Bytes that one index may have: no layer that is meant has more.
 pub const MAX_INDEX_BYTES: usize = 1 << 30;
 /// Zeros of holes that are hashed in one layer; a file with more of them has

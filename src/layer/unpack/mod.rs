@@ -41,7 +41,7 @@ use super::ids::IdMaps;
 use super::notes::{CAPABILITY, Noted, Notes};
 use super::originals::Originals;
 use super::tar_read::{Body, Item, Names, TarReader};
-use super::{Entry, Kind, Meta};
+use super::{Entry, Kind, MAX_ENTRIES, MAX_TAR_BYTES, Meta};
 use crate::sys::fs::{Root, lstat_at, proc_fd};
 
 /// Bytes that files are written in.
@@ -130,8 +130,8 @@ impl UnpackOptions<'_> {
     pub fn new(form: Form) -> Self {
         Self {
             form,
-            max_bytes: 100 << 30,
-            max_entries: 10_000_000,
+            max_bytes: MAX_TAR_BYTES,
+            max_entries: MAX_ENTRIES,
             owners: true,
             ids: None,
             devices: Devices::Create,

@@ -17,11 +17,8 @@ use crate::event::chain;
 use crate::graph::CopyOp;
 use crate::image::{BlobSource, Descriptor};
 use crate::layer::records::NewFile;
+use crate::layer::{MAX_ENTRIES, MAX_TAR_BYTES};
 
-/// Bytes that the files of one archive may have together.
-const MAX_UNPACKED: u64 = 100 << 30;
-/// Entries that one archive may have.
-const MAX_ENTRIES: u64 = 10_000_000;
 /// The largest file that is downloaded, in bytes.
 const MAX_DOWNLOAD: u64 = 64 << 30;
 
@@ -41,11 +38,12 @@ pub(super) struct Fetched {
     pub(super) source: Source,
 }
 
-/// The limits within which ADD unpacks archives.
+/// The limits within which ADD unpacks archives: of what is in one, a layer is
+/// made.
 pub(super) fn limits<'a>(solver: &'a Solver<'_, '_>, new_file: NewFile<'a>) -> UnpackOptions<'a> {
     UnpackOptions {
         new_file,
-        max_bytes: MAX_UNPACKED,
+        max_bytes: MAX_TAR_BYTES,
         max_entries: MAX_ENTRIES,
         cancel: &solver.env.cancel,
     }
