@@ -584,6 +584,15 @@ fn removal_stays_in_the_trash() {
         rustix::fs::mkdirat(&at, c"deep", Mode::RWXU).unwrap();
         at = rustix::fs::openat(&at, c"deep", OFlags::PATH, Mode::empty()).unwrap();
     }
+    // More names than are listed at a time.
+    for n in 0..5000 {
+        let path = temp.path().join(format!("{n:0250}"));
+        if n % 1000 == 0 {
+            std::fs::create_dir_all(path.join("below")).unwrap();
+        } else {
+            std::fs::write(path, "").unwrap();
+        }
+    }
     drop(temp);
     let emptied = store.empty_trash().unwrap();
     assert_eq!((emptied.removed, emptied.left), (1, Vec::new()));

@@ -21,6 +21,9 @@ use super::{Lock, LockMode, Store, StoreError};
 /// Directories nested deeper than this are first moved up, so that a tree of
 /// any depth takes a bounded number of descriptors.
 const MAX_OPEN: usize = 48;
+/// Bytes of names that are in memory of each directory on the way: one may have
+/// millions.
+const MAX_NAMES: usize = 1 << 20;
 /// Ends the name of the file that marks the directory beside it as one that
 /// holds secrets.
 const SECRETS_MARK: &str = ".secrets";
@@ -203,6 +206,11 @@ fn remove_entry(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
         move_up(&mut deep, dir, entry)
     })?;
     while let Some(name) = deep.pop_front() {
+        // Where the top was listed again, it is gone.
+        let there = rustix::fs::statat(&top, &name, AtFlags::SYMLINK_NOFOLLOW);
+        if matches!(there, Err(Errno::NOENT)) {
+            continue;
+        }
         let sub = enter(top.as_fd(), &name)?;
         clear(sub.as_fd(), &mut |dir, entry| {
             move_up(&mut deep, dir, entry)
@@ -216,7 +224,7 @@ fn remove_entry(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
 struct Level {
     dir: OwnedFd,
     name: OsString,
-    todo: Vec<(OsString, bool)>,
+    todo: Listed,
 }
 
 /// Empties the directory `top`. `too_deep` is to move a subdirectory away.
@@ -234,7 +242,11 @@ fn clear(
         let Some(level) = stack.last_mut() else {
             return Ok(());
         };
-        let Some((name, is_dir)) = level.todo.pop() else {
+        let Some((name, is_dir)) = level.todo.next() else {
+            if level.todo.more {
+                level.todo = list(level.dir.as_fd())?;
+                continue;
+            }
             let Some(done) = stack.pop() else {
                 return Ok(());
             };
@@ -260,17 +272,43 @@ fn clear(
     }
 }
 
-fn list(dir: BorrowedFd<'_>) -> io::Result<Vec<(OsString, bool)>> {
-    let mut entries = Vec::new();
+/// Some of the entries of a directory, in one piece of memory.
+#[derive(Default)]
+struct Listed {
+    /// Of each: whether it is a directory, its name, 0.
+    bytes: Vec<u8>,
+    at: usize,
+    /// Whether there are others.
+    more: bool,
+}
+
+impl Listed {
+    /// The name of the next, and whether it is a directory.
+    fn next(&mut self) -> Option<(OsString, bool)> {
+        let (is_dir, rest) = self.bytes.get(self.at..)?.split_first()?;
+        let name = rest.split(|b| *b == 0).next()?;
+        self.at += name.len() + 2;
+        Some((OsStr::from_bytes(name).to_owned(), *is_dir != 0))
+    }
+}
+
+fn list(dir: BorrowedFd<'_>) -> io::Result<Listed> {
+    let mut listed = Listed::default();
     for entry in Dir::read_from(dir)? {
         let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            let is_dir = entry.file_type() == FileType::Directory;
-            entries.push((OsStr::from_bytes(name).to_owned(), is_dir));
+        let name = entry.file_name().to_bytes_with_nul();
+        if name == b".\0" || name == b"..\0" {
+            continue;
         }
+        if listed.bytes.len() >= MAX_NAMES {
+            listed.more = true;
+            break;
+        }
+        let is_dir = entry.file_type() == FileType::Directory;
+        listed.bytes.push(is_dir.into());
+        listed.bytes.extend_from_slice(name);
     }
-    Ok(entries)
+    Ok(listed)
 }
 
 /// Opens a directory for clearing; never another mount, never through a link.
