@@ -21,6 +21,7 @@ use shiplap::digest::Digest;
 use shiplap::event::Cancel;
 use shiplap::image::media_type::Compression;
 use shiplap::image::{BlobSink, BlobWriter};
+use shiplap::layer::index::Spool;
 use shiplap::layer::pipeline::{SealOptions, seal};
 use shiplap::layer::tar_write::TarWriter;
 use shiplap::layer::unpack::{Form, UnpackOptions, unpack};
@@ -237,14 +238,15 @@ fn directory(c: &mut Criterion) {
     }
     let mut group = c.benchmark_group("a directory of 100,000 files");
     group.sample_size(10);
-    let mut table = Some(Table::read(root).expect("the tree can be read"));
+    let spool = || Spool::file(tempfile::tempfile().expect("a scratch file"));
+    let mut table = Some(Table::read(root, spool()).expect("the tree can be read"));
     let mut round = 0_u64;
     group.bench_function("what one RUN changed", |b| {
         b.iter(|| {
             round += 1;
             fs::write(root.join("d0/f0"), round.to_string()).expect("a file of ours");
             let before = table.take().expect("the round before left one");
-            let found = before.changes(root, Arc::new(Empty), None);
+            let found = before.changes(root, Arc::new(Empty), None, spool());
             let mut found = found.expect("the tree can be read");
             let count = found
                 .by_ref()

@@ -139,7 +139,7 @@ impl State {
             }
             Err(e) => return Err(BundleError::io("read", &path)(e)),
         };
-        let (origin, record) = match read(&mut BufReader::with_capacity(BUFFER, file)) {
+        let (origin, record) = match read(BufReader::with_capacity(BUFFER, file)) {
             Ok(read) => read,
             Err(e) => {
                 return Err(match e.kind() {
@@ -177,7 +177,7 @@ pub(super) fn write(path: &Path, origin: &Origin, record: &Record) -> io::Result
     file.flush()
 }
 
-fn read(file: &mut impl BufRead) -> io::Result<(Origin, Record)> {
+fn read(mut file: BufReader<fs::File>) -> io::Result<(Origin, Record)> {
     let mut line = || -> io::Result<Vec<u8>> {
         let mut line = Vec::new();
         let most = MAX_LINE;
@@ -218,6 +218,7 @@ fn parse(magic: &[u8], header: &[u8]) -> Option<Origin> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layer::index::Spool;
 
     #[test]
     fn what_was_written_is_read() {
@@ -239,7 +240,7 @@ mod tests {
                 },
             },
         };
-        let record = Record::read(&rootfs, Kept::OnDisk).unwrap();
+        let record = Record::read(&rootfs, Kept::OnDisk, Spool::memory()).unwrap();
         let path = beside(&rootfs);
         write(&path, &origin, &record).unwrap();
         let state = State::of(&rootfs).unwrap();

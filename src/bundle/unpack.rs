@@ -12,6 +12,7 @@ use crate::event::{Cancel, Events, Outcome, Task};
 use crate::image::media_type::layer_compression;
 use crate::image::{Descriptor, Image};
 use crate::layer::compress;
+use crate::layer::index::Spool;
 use crate::layer::notes::Notes;
 use crate::layer::unpack::{Devices, Form, UnpackOptions, remove_tree, unpack_onto};
 use crate::snapshot::{Kept, Record};
@@ -75,8 +76,10 @@ pub fn unpack(
         true => Kept::Noted(notes),
         false => Kept::OnDisk,
     };
-    let record =
-        Record::read(&rootfs, manner.mapped(kept)).map_err(BundleError::io("read", request.dir))?;
+    let spool = tempfile::tempfile_in(&place.scratch)
+        .map_err(BundleError::io("create a file in", &place.scratch))?;
+    let record = Record::read(&rootfs, manner.mapped(kept), Spool::file(spool))
+        .map_err(BundleError::io("read", request.dir))?;
     let config = match &request.bundle {
         Some(options) => {
             let name = place.target.file_name().unwrap_or_default();

@@ -10,13 +10,15 @@
 //! young are compared as well, as git does it.
 //!
 //! A table has about 20 bytes for each entry: its name and a fingerprint of
-//! its status.
+//! its status. They are in a file, and of those of a directory only a few are in
+//! memory at a time.
 
+use std::cmp::Ordering;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FileType, Stat};
@@ -26,9 +28,10 @@ use super::attr;
 use super::diff::{Diff, Differ, Item, Place, Side, Source, at, root_change, root_entry, size};
 use super::kept::Kept;
 use super::names::{Mark, Names};
-use super::rows::{self, Cursor, Row, Rows};
+use super::rows::{self, Reader, Row, Rows, Writer};
 use crate::context::{Empty, Tree};
 use crate::digest::Hasher;
+use crate::layer::index::Spool;
 use crate::layer::{Change, Entry, Mtime};
 use crate::sys::fs::lstat_at;
 
@@ -103,30 +106,30 @@ impl Status {
 /// The status of every entry of a tree at one time.
 #[derive(Debug)]
 pub struct Table {
-    dirs: Vec<Rows>,
+    rows: Rows,
     /// Entries changed from here on are compared whatever their status says.
     young: Mtime,
 }
 
 impl Table {
-    /// Notes the tree `root`.
+    /// Notes the tree `root`, in `spool`.
     ///
     /// # Errors
-    /// When a directory can't be read.
-    pub fn read(root: &Path) -> io::Result<Self> {
+    /// When a directory can't be read, or `spool` not be written.
+    pub fn read(root: &Path, spool: Spool) -> io::Result<Self> {
         let source = Source::open(root)?;
-        let side = Now::new(None, source.device()?);
+        let side = Now::new(None, source.device()?, Some(spool));
         Self::walk(source, side)
     }
 
     /// The same with what each entry is, and the root's entry. Waits until
     /// nothing in `root` is young, so that all that stays as it is will be
     /// known to have.
-    pub(super) fn record(root: &Path, kept: Kept) -> io::Result<(Self, Entry)> {
+    pub(super) fn record(root: &Path, kept: Kept, spool: Spool) -> io::Result<(Self, Entry)> {
         std::thread::sleep(TICK * 2);
         let source = Source::open(root)?.kept(kept);
         let entry = root_entry(&source, &Empty, None)?;
-        let mut side = Now::new(None, source.device()?);
+        let mut side = Now::new(None, source.device()?, Some(spool));
         side.details = true;
         Ok((Self::walk(source, side)?, entry))
     }
@@ -142,12 +145,12 @@ impl Table {
     }
 
     /// A table that was read from a file.
-    pub(super) fn of(dirs: Vec<Rows>, young: Mtime) -> Option<Self> {
-        (!dirs.is_empty()).then_some(Self { dirs, young })
+    pub(super) fn of(rows: Rows, young: Mtime) -> Self {
+        Self { rows, young }
     }
 
-    pub(super) fn dirs(&self) -> &[Rows] {
-        &self.dirs
+    pub(super) fn rows(&self) -> &Rows {
+        &self.rows
     }
 
     pub(super) fn young(&self) -> Mtime {
@@ -156,7 +159,7 @@ impl Table {
 
     /// How many entries it has.
     pub fn len(&self) -> usize {
-        self.dirs.iter().map(|d| d.count).sum()
+        usize::try_from(self.rows.len()).unwrap_or(usize::MAX)
     }
 
     /// Whether the tree had no entries.
@@ -167,7 +170,7 @@ impl Table {
     /// What changed in `root` since the table was made, when it held what
     /// `lower` holds, found while it is asked for. Nothing may change in
     /// `root` until the last content was read. `guess` is for a tree that does
-    /// not have everything on disk.
+    /// not have everything on disk. The new table is in `spool`.
     ///
     /// # Errors
     /// When something can't be read.
@@ -176,27 +179,18 @@ impl Table {
         root: &Path,
         lower: Arc<dyn Tree>,
         guess: Option<Guess>,
-    ) -> io::Result<TableChanges> {
-        Arc::new(self).compare(root, lower, guess.map(Kept::Guessed))
-    }
-
-    /// [`changes`](Self::changes), where `kept` says what stands for what on
-    /// the disk.
-    pub(super) fn compare(
-        self: Arc<Self>,
-        root: &Path,
-        lower: Arc<dyn Tree>,
-        kept: Option<Kept>,
+        spool: Spool,
     ) -> io::Result<TableChanges> {
         let mut source = Source::open(root)?;
-        if let Some(kept) = kept {
-            source = source.kept(kept);
+        if let Some(guess) = guess {
+            source = source.kept(Kept::Guessed(guess));
         }
-        let side = Now::new(Some(self), source.device()?);
+        let side = Now::new(Some(Arc::new(self)), source.device()?, Some(spool));
         Self::stream(source, lower, side)
     }
 
-    /// The same where no new table is wanted.
+    /// The same where no new table is wanted, and `kept` says what stands for
+    /// what on the disk.
     pub(super) fn compare_once(
         self: Arc<Self>,
         root: &Path,
@@ -204,10 +198,7 @@ impl Table {
         kept: Kept,
     ) -> io::Result<TableChanges> {
         let source = Source::open(root)?.kept(kept);
-        let side = Now {
-            dirs: None,
-            ..Now::new(Some(self), source.device()?)
-        };
+        let side = Now::new(Some(self), source.device()?, None);
         Self::stream(source, lower, side)
     }
 
@@ -242,7 +233,7 @@ impl TableChanges {
     /// The table of the tree as it is now, for the next step.
     ///
     /// # Errors
-    /// When the stream has not come to its end.
+    /// When the stream has not come to its end, or the table can't be written.
     pub fn finish(self) -> io::Result<Table> {
         let early = || io::Error::other("the changes were not all taken");
         self.diff.into_side().ok_or_else(early)?.side.table()
@@ -252,8 +243,8 @@ impl TableChanges {
 /// A plain tree as a side of the difference, and the table that comes of it.
 struct Now {
     before: Option<Arc<Table>>,
-    /// The new table, unless this is another look.
-    dirs: Option<Mutex<Vec<Rows>>>,
+    /// The rows of the new table, if one is wanted.
+    rows: Option<Mutex<Writer>>,
     young: Mtime,
     /// That of the root.
     device: u64,
@@ -264,29 +255,27 @@ struct Now {
 /// A directory of the tree as it is now.
 struct Dir {
     /// Its number in the table from before, if it was a directory then.
-    before: Option<usize>,
+    before: Option<u32>,
     /// Its number in the new table.
-    number: usize,
+    number: u32,
 }
 
 /// How far a directory has been looked at.
 struct State {
-    before: Option<usize>,
-    /// Where the name that comes next may be in the rows from before.
-    at: Cursor,
-    number: usize,
+    /// The rows from before, at the first that may have the next name.
+    before: Option<Reader>,
     /// Number of the first of its directories.
-    first_child: usize,
+    first_child: u32,
     /// Of its directories, how many have been seen, and how many it has.
-    children: (usize, usize),
-    rows: Rows,
+    children: (u32, u32),
+    rows: rows::Next,
 }
 
 impl Now {
-    fn new(before: Option<Arc<Table>>, device: u64) -> Self {
+    fn new(before: Option<Arc<Table>>, device: u64, spool: Option<Spool>) -> Self {
         Self {
             before,
-            dirs: Some(Mutex::new(vec![Rows::default()])),
+            rows: spool.map(|spool| Mutex::new(Writer::new(spool))),
             young: young(SystemTime::now()),
             device,
             details: false,
@@ -296,43 +285,42 @@ impl Now {
     /// The new table.
     fn table(&self) -> io::Result<Table> {
         let gone = || io::Error::other("there is no new table");
-        let dirs = self.dirs.as_ref().ok_or_else(gone)?;
-        let mut dirs = dirs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rows = lock(self.rows.as_ref().ok_or_else(gone)?);
         Ok(Table {
-            dirs: std::mem::take(&mut *dirs),
+            rows: std::mem::take(&mut *rows).finish()?,
             young: self.young,
         })
     }
 
-    fn rows(&self, before: Option<usize>) -> Option<&Rows> {
-        self.before.as_ref()?.dirs.get(before?)
-    }
-
-    /// The row of `name` from before; names come in their order.
-    fn row(&self, state: &mut State, name: &[u8]) -> Option<(u64, Option<usize>)> {
-        let rows = self.rows(state.before)?;
-        while let Some((row, next)) = rows.get(state.at) {
-            if row.name > name {
-                return None;
+    /// Fingerprint and number of `name` from before; names come in their order.
+    fn row(&self, state: &mut State, name: &[u8]) -> io::Result<Option<(u64, Option<u32>)>> {
+        let (Some(table), Some(before)) = (&self.before, &mut state.before) else {
+            return Ok(None);
+        };
+        while let Some((row, child)) = before.row(&table.rows)? {
+            let (order, fingerprint) = (row.name.cmp(name), row.fingerprint);
+            if order == Ordering::Greater {
+                break;
             }
-            let child = row.is_dir.then_some(rows.first_child + state.at.dirs);
-            state.at = next;
-            if row.name == name {
-                return Some((row.fingerprint, child));
+            before.advance();
+            if order == Ordering::Equal {
+                return Ok(Some((fingerprint, child)));
             }
         }
-        None
+        Ok(None)
     }
 
     /// Notes an entry; its number, for a directory.
-    fn note(&self, state: &mut State, row: Row<'_>) -> io::Result<usize> {
+    fn note(&self, state: &mut State, row: Row<'_>) -> io::Result<u32> {
         let is_dir = row.is_dir;
-        if self.dirs.is_some() {
-            state.rows.push(row);
+        if let Some(rows) = &self.rows
+            && state.rows.push(row)
+        {
+            lock(rows).put(&mut state.rows)?;
         }
         let (seen, count) = &mut state.children;
         let number = state.first_child + *seen;
-        *seen += usize::from(is_dir);
+        *seen += u32::from(is_dir);
         if *seen > *count {
             return Err(io::Error::other("it changed while it was being read"));
         }
@@ -354,7 +342,7 @@ impl Side for Now {
     fn again(&self) -> Self {
         Self {
             before: self.before.clone(),
-            dirs: None,
+            rows: None,
             young: self.young,
             device: self.device,
             details: false,
@@ -372,22 +360,20 @@ impl Side for Now {
             }
         }
         let mut state = State {
-            before: dir.before,
-            at: Cursor::default(),
-            number: dir.number,
+            before: dir.before.map(Reader::new),
             first_child: 0,
             children: (0, children),
-            rows: Rows::default(),
+            rows: rows::Next::new(dir.number),
         };
-        if let Some(dirs) = &self.dirs {
-            let mut dirs = dirs.lock().unwrap_or_else(PoisonError::into_inner);
-            state.first_child = dirs.len();
-            dirs.resize_with(state.first_child + children, Rows::default);
+        if let Some(rows) = &self.rows
+            && children > 0
+        {
+            state.first_child = lock(rows).enter(dir.number, children)?;
         }
         let mut all_gone = false;
-        if let Some(rows) = self.rows(dir.before) {
-            let (mut n, here) = (0, names.len());
-            for row in rows.iter() {
+        if let (Some(table), Some(before)) = (&self.before, &mut state.before) {
+            let (mut n, here, mut count) = (0, names.len(), 0);
+            while let Some((row, _)) = before.row(&table.rows)? {
                 while n < here && names.bytes(n) < row.name {
                     n += 1;
                 }
@@ -396,20 +382,20 @@ impl Side for Now {
                 } else if names.mark(n) == Mark::Nothing {
                     names.set_mark(n, Mark::Gone);
                 }
+                count += 1;
+                before.advance();
             }
+            before.rewind();
             names.sort();
-            all_gone = names.count(Mark::Gone) == rows.count;
+            all_gone = names.count(Mark::Gone) == count;
         }
         Ok((state, all_gone))
     }
 
-    fn end(&self, state: State) {
-        if let Some(dirs) = &self.dirs {
-            let mut rows = state.rows;
-            rows.first_child = state.first_child;
-            rows.bytes.shrink_to_fit();
-            let mut dirs = dirs.lock().unwrap_or_else(PoisonError::into_inner);
-            dirs[state.number] = rows;
+    fn end(&self, mut state: State) -> io::Result<()> {
+        match &self.rows {
+            Some(rows) => lock(rows).put(&mut state.rows),
+            None => Ok(()),
         }
     }
 
@@ -424,7 +410,7 @@ impl Side for Now {
         let status = Status::of(&stat, self.device);
         let is_dir = attr::file_type(&stat).is_dir();
         let print = status.print();
-        let row = self.row(state, name.as_encoded_bytes());
+        let row = self.row(state, name.as_encoded_bytes()).map_err(fail)?;
         let mut detail = Vec::new();
         if self.details {
             detail = describe(place, name, &stat).map_err(fail)?;
@@ -483,6 +469,10 @@ fn describe(place: &Place<'_>, name: &OsStr, stat: &Stat) -> io::Result<Vec<u8>>
     let path = place.path.join(name);
     place.source.1.correct(place.lower, &path, read, None)?;
     Ok(rows::detail(&item.kind, &item.meta))
+}
+
+fn lock(rows: &Mutex<Writer>) -> MutexGuard<'_, Writer> {
+    rows.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn young(now: SystemTime) -> Mtime {

@@ -197,7 +197,7 @@ pub(super) trait Side: Send + Sync + Sized + 'static {
     ) -> io::Result<Option<(Item, Option<Self::Dir>)>>;
 
     /// All names of the directory have been looked at.
-    fn end(&self, state: Self::State);
+    fn end(&self, state: Self::State) -> io::Result<()>;
 }
 
 /// Where a side looks.
@@ -321,7 +321,7 @@ impl<S: Side> Visitor for Differ<S> {
         if more {
             next.push(Task::Rest(listing));
         } else {
-            self.side.end(listing.state);
+            self.side.end(listing.state)?;
         }
         Ok(Visit {
             found: Found { steps, more },

@@ -225,7 +225,9 @@ impl Side for Upper {
         Ok((dir, gone >= 2 && gone == before))
     }
 
-    fn end(&self, _: UpperDir) {}
+    fn end(&self, _: UpperDir) -> io::Result<()> {
+        Ok(())
+    }
 
     fn look(
         &self,

@@ -6,31 +6,29 @@
 //! bytes of files: whoever knows their digests gives [`Contents`].
 //!
 //! ```text
-//! record   magic, young i64 u32, detail of the root, count u64, directories
-//! dir      number of its first directory u64, entries u64, rows
+//! record   magic, young i64 u32, length of the detail u32, detail of the root,
+//!          rows
 //! ```
-//! Numbers are little-endian; the detail and the rows are behind their lengths,
-//! u32.
+//! Numbers are little-endian.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::copy::{Table, TableChanges};
 use super::kept::Kept;
-use super::rows::{self, Cursor, Rows};
+use super::rows::{self, Rows};
 use crate::context::{Node, Tree};
 use crate::digest::{Digest, HashingWriter};
+use crate::layer::index::Spool;
 use crate::layer::{Kind, Meta, Mtime};
 
 /// Begins what [`Record::write_to`] writes; changes with its form.
-const MAGIC: &[u8; 16] = b"shiplap-record2\n";
-/// In a directory of more entries, every so many can be found at once.
-const MARKED: usize = 256;
+const MAGIC: &[u8; 16] = b"shiplap-record3\n";
 
 /// Says what bytes a file had.
 pub trait Contents: Send + Sync {
@@ -51,12 +49,13 @@ pub struct Record {
 }
 
 impl Record {
-    /// Notes the tree `root`. `kept` says what stands for what on its disk.
+    /// Notes the tree `root`, in `spool`. `kept` says what stands for what on
+    /// its disk.
     ///
     /// # Errors
-    /// When something can't be read.
-    pub fn read(root: &Path, kept: Kept) -> io::Result<Self> {
-        let (table, entry) = Table::record(root, kept)?;
+    /// When something can't be read, or `spool` not be written.
+    pub fn read(root: &Path, kept: Kept, spool: Spool) -> io::Result<Self> {
+        let (table, entry) = Table::record(root, kept, spool)?;
         Ok(Self {
             table: Arc::new(table),
             root: rows::detail(&entry.kind, &entry.meta),
@@ -85,7 +84,10 @@ impl Record {
         kept: Kept,
     ) -> io::Result<TableChanges> {
         let table = Arc::clone(&self.table);
-        let lower = Recorded::new(self, contents);
+        let lower = Recorded {
+            record: self,
+            contents,
+        };
         table.compare_once(root, Arc::new(lower), kept)
     }
 
@@ -101,50 +103,27 @@ impl Record {
         let root = u32::try_from(self.root.len()).unwrap_or(u32::MAX);
         head.extend_from_slice(&root.to_le_bytes());
         head.extend_from_slice(&self.root);
-        head.extend_from_slice(&(self.table.dirs().len() as u64).to_le_bytes());
         out.write_all(&head)?;
-        for dir in self.table.dirs() {
-            out.write_all(&(dir.first_child as u64).to_le_bytes())?;
-            out.write_all(&(dir.count as u64).to_le_bytes())?;
-            let len = u32::try_from(dir.bytes.len())
-                .map_err(|_| io::Error::other("a directory has too many entries"))?;
-            out.write_all(&len.to_le_bytes())?;
-            out.write_all(&dir.bytes)?;
-        }
-        Ok(())
+        self.table.rows().write_to(out)
     }
 
     /// Reads what [`write_to`](Self::write_to) wrote, to the end of `input`.
+    /// Most of it stays in the file, which may not change then.
     ///
     /// # Errors
     /// When it can't be read, or is anything else.
-    pub fn read_from(input: &mut impl Read) -> io::Result<Self> {
+    pub fn read_from(mut input: BufReader<File>) -> io::Result<Self> {
         let damaged = || io::Error::from(io::ErrorKind::InvalidData);
-        if array(input)? != *MAGIC {
+        if rows::array(&mut input)? != *MAGIC {
             return Err(damaged());
         }
         let young = Mtime {
-            secs: i64::from_le_bytes(array(input)?),
-            nanos: u32::from_le_bytes(array(input)?),
+            secs: i64::from_le_bytes(rows::array(&mut input)?),
+            nanos: u32::from_le_bytes(rows::array(&mut input)?),
         };
-        let root = text(input)?;
+        let root = rows::text(&mut input)?;
         rows::parse_detail(&root).ok_or_else(damaged)?;
-        let mut dirs = Vec::new();
-        for _ in 0..u64::from_le_bytes(array(input)?) {
-            let mut number = || -> io::Result<usize> {
-                usize::try_from(u64::from_le_bytes(array(input)?)).map_err(|_| damaged())
-            };
-            let (first_child, count) = (number()?, number()?);
-            dirs.push(Rows {
-                bytes: text(input)?,
-                first_child,
-                count,
-            });
-        }
-        if input.read(&mut [0])? > 0 {
-            return Err(damaged());
-        }
-        let table = Arc::new(Table::of(dirs, young).ok_or_else(damaged)?);
+        let table = Arc::new(Table::of(Rows::read_from(input)?, young));
         Ok(Self { table, root })
     }
 }
@@ -153,66 +132,32 @@ impl Record {
 struct Recorded {
     record: Record,
     contents: Arc<dyn Contents>,
-    /// Places in directories that are too large to look at every name.
-    marks: HashMap<usize, Vec<Cursor>>,
 }
 
 impl Recorded {
-    fn new(record: Record, contents: Arc<dyn Contents>) -> Self {
-        let dirs = record.table.dirs().iter().enumerate();
-        let large = dirs.filter(|(_, dir)| dir.count > MARKED);
-        let marks = large.map(|(number, dir)| (number, dir.marks(MARKED)));
-        Self {
-            marks: marks.collect(),
-            record,
-            contents,
-        }
-    }
-
-    fn find(&self, path: &Path) -> Option<(Kind, Meta)> {
+    fn find(&self, path: &Path) -> io::Result<Option<(Kind, Meta)>> {
         let mut dir = Some(0);
-        let mut detail: &[u8] = &self.record.root;
+        let mut detail = None;
         for component in path.components() {
             let Component::Normal(name) = component else {
                 continue;
             };
-            let (number, name) = (dir?, name.as_bytes());
-            let rows = self.record.table.dirs().get(number)?;
-            let from = self.marks.get(&number).and_then(|marks| {
-                let is_before =
-                    |at: &Cursor| rows.get(*at).is_some_and(|(row, _)| row.name <= name);
-                let behind = marks.partition_point(is_before);
-                marks.get(behind.checked_sub(1)?).copied()
-            });
-            let (row, child) = rows.find(from.unwrap_or_default(), name)?;
-            (detail, dir) = (row.detail, child);
+            let Some(number) = dir else { return Ok(None) };
+            let found = self.record.table.rows().find(number, name.as_bytes())?;
+            let Some((of_name, child)) = found else {
+                return Ok(None);
+            };
+            (detail, dir) = (Some(of_name), child);
         }
-        rows::parse_detail(detail)
+        Ok(rows::parse_detail(
+            detail.as_deref().unwrap_or(&self.record.root),
+        ))
     }
-}
-
-fn array<const N: usize>(input: &mut impl Read) -> io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    input.read_exact(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// Reads bytes behind their length.
-fn text(input: &mut impl Read) -> io::Result<Vec<u8>> {
-    let len = u32::from_le_bytes(array(input)?);
-    let mut bytes = Vec::new();
-    // A wrong length takes no more than there is.
-    input.take(len.into()).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 != u64::from(len) {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    bytes.shrink_to_fit();
-    Ok(bytes)
 }
 
 impl Tree for Recorded {
     fn lookup(&self, path: &Path, _: bool) -> io::Result<Option<Node>> {
-        Ok(self.find(path).map(|(kind, meta)| Node {
+        Ok(self.find(path)?.map(|(kind, meta)| Node {
             kind,
             meta: Meta {
                 xattrs: BTreeMap::new(),
@@ -243,7 +188,7 @@ impl Tree for Recorded {
     }
 
     fn xattrs(&self, path: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
-        let found = self.find(path);
+        let found = self.find(path)?;
         Ok(found.map(|(_, meta)| meta.xattrs).unwrap_or_default())
     }
 
@@ -268,7 +213,7 @@ mod tests {
     fn every_name_of_a_large_directory_is_found() {
         let dir = tempfile::tempdir().unwrap();
         let name = |n: usize| format!("{:05}", 2 * n + 1);
-        let count = 3 * MARKED + 7;
+        let count = 2_000;
         for n in 0..count {
             let path = dir.path().join(name(n));
             match n % 7 {
@@ -276,10 +221,16 @@ mod tests {
                 _ => std::fs::write(path, vec![b'x'; n % 11]).unwrap(),
             }
         }
-        let record = Record::read(dir.path(), Kept::OnDisk).unwrap();
-        let recorded = Recorded::new(record, Arc::new(Unknown));
-        assert_eq!(recorded.marks.len(), 1);
-        let kind = |path: &str| recorded.find(Path::new(path)).map(|(kind, _)| kind);
+        let record = Record::read(dir.path(), Kept::OnDisk, Spool::memory()).unwrap();
+        let recorded = Recorded {
+            record,
+            contents: Arc::new(Unknown),
+        };
+        assert!(recorded.record.table.rows().block(0, 1).is_some());
+        let kind = |path: &str| {
+            let found = recorded.find(Path::new(path)).unwrap();
+            found.map(|(kind, _)| kind)
+        };
         for n in 0..count {
             let size = (n % 11) as u64;
             let expected = match n % 7 {

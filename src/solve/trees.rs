@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::layers::Layer;
 use super::{Env, Solver, StepError};
 use crate::context::Tree;
+use crate::layer::index::Spool;
 use crate::layer::{Change, Changes, Kind};
 use crate::snapshot::copy::{Table, TableChanges};
 use crate::snapshot::tree::{self, Manner};
@@ -106,6 +107,11 @@ impl WorkTree {
         self.scratch.path().join("work")
     }
 
+    /// A place for a table.
+    fn spool(&self) -> io::Result<Spool> {
+        Ok(Spool::file(tempfile::tempfile_in(self.scratch.path())?))
+    }
+
     /// See [`TempDir::hold_secrets`].
     pub(super) fn hold_secrets(&self) -> Result<SecretsHeld, StoreError> {
         self.scratch.hold_secrets()
@@ -127,7 +133,7 @@ impl WorkTree {
             Some(latest) => Arc::new(Clamped::new(lower, latest)),
             None => Arc::new(lower),
         };
-        let changes = table.changes(&self.root(), lower, guess)?;
+        let changes = table.changes(&self.root(), lower, guess, self.spool()?)?;
         Ok(TreeChanges {
             manner: manner(env),
             found: Arc::new(Mutex::new(Found {
@@ -185,7 +191,7 @@ impl TreeChanges {
             if let Some(clamp) = self.manner.latest {
                 tree::set_times(&root, late.read()?, clamp)?;
             }
-            table = Table::read(&root)?;
+            table = Table::read(&root, self.tree.spool()?)?;
         }
         self.tree.table = Some(table);
         self.tree.layers.push(layer);
@@ -263,7 +269,10 @@ impl Trees {
                 crate::snapshot::overlay::inherit_root(&lower, &tree.root())
             });
             root.map_err(fail())?;
-            tree.table = Some(Table::read(&tree.root()).map_err(fail())?);
+            let table = tree
+                .spool()
+                .and_then(|spool| Table::read(&tree.root(), spool));
+            tree.table = Some(table.map_err(fail())?);
         }
         // What the run before left there.
         let work = tree.work();

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::*;
 use crate::digest::Digest;
+use crate::layer::index::Spool;
 use crate::layer::tar_write::TarWriter;
 use crate::snapshot::Merged;
 use crate::snapshot::copy::Table;
@@ -340,8 +341,10 @@ fn compare_all(dir: &Path, one: &[Work], two: &[Work], work: &str) {
     let lower = || Arc::new(Merged::new(vec![dir.join("one"), dir.join("two")]).unwrap());
     let plain = dir.join("plain");
     let before = model(&plain);
-    let table = Table::read(&plain).unwrap();
-    let mut nothing = table.changes(&plain, lower(), None).unwrap();
+    let table = Table::read(&plain, Spool::memory()).unwrap();
+    let mut nothing = table
+        .changes(&plain, lower(), None, Spool::memory())
+        .unwrap();
     assert_eq!(read(&mut nothing), []);
     let table = nothing.finish().unwrap();
 
@@ -349,7 +352,11 @@ fn compare_all(dir: &Path, one: &[Work], two: &[Work], work: &str) {
     sh(work, &plain);
 
     let a = read(changes(&dir.join("three"), lower()).unwrap());
-    let b = read(table.changes(&plain, lower(), None).unwrap());
+    let b = read(
+        table
+            .changes(&plain, lower(), None, Spool::memory())
+            .unwrap(),
+    );
     check_order(&a);
     let mut applied = before;
     apply(&mut applied, &a);
@@ -622,13 +629,60 @@ fn deep_and_wide_trees() {
     }
     assert_eq!(t.diff().unwrap().len(), 3000 + 51 + 1000);
     let lower = Merged::new(vec![t.path("lower")]).unwrap();
-    let table = Table::read(&t.path("lower")).unwrap();
+    let table = Table::read(&t.path("lower"), Spool::memory()).unwrap();
     let mut found = table
-        .changes(&t.path("upper"), Arc::new(lower), None)
+        .changes(&t.path("upper"), Arc::new(lower), None, Spool::memory())
         .unwrap();
     let count = found.by_ref().map(Result::unwrap).count();
     assert_eq!((count, found.finish().unwrap().len()), (4051, 4051));
     // The temporary directory's own removal can't go that deep.
     let status = Command::new("rm").arg("-rf").arg(t.path("upper")).status();
     assert!(status.unwrap().success());
+}
+
+#[test]
+fn a_large_directory_is_compared_piece_by_piece() {
+    let t = Two::new();
+    let name = |n: usize| format!("{n:05}");
+    let count = 2500;
+    for n in 0..count {
+        let path = t.path(&format!("upper/{}", name(n)));
+        match n % 5 {
+            0 => std::fs::create_dir(path).unwrap(),
+            _ => std::fs::write(path, "").unwrap(),
+        }
+    }
+    let lower = || Arc::new(Merged::new(vec![t.path("lower")]).unwrap());
+    let root = t.path("upper");
+    // What is young when a table is made is looked at again.
+    let wait = || std::thread::sleep(std::time::Duration::from_millis(50));
+    wait();
+    let mut table = Table::read(&root, Spool::memory()).unwrap();
+    for round in 0..3 {
+        let file = |n: usize| root.join(name(n));
+        // In the first block, in the last, and in between.
+        let (changed, gone, inner) = (round + 1, count - 1 - round, 1000 + 5 * round);
+        std::fs::write(file(changed), "y").unwrap();
+        std::fs::remove_file(file(gone)).unwrap();
+        std::fs::write(file(inner).join("new"), "").unwrap();
+        wait();
+        let mut found = table
+            .changes(&root, lower(), None, Spool::memory())
+            .unwrap();
+        let of = |change: io::Result<Change>| match change.unwrap() {
+            Change::Put(entry, _) => entry.path.display().to_string(),
+            Change::Whiteout(path) => format!("-{}", path.display()),
+            Change::Opaque(path) => format!("!{}", path.display()),
+        };
+        let paths: Vec<String> = found.by_ref().map(of).collect();
+        let expected = [
+            name(changed),
+            name(inner),
+            format!("{}/new", name(inner)),
+            format!("-{}", name(gone)),
+        ];
+        assert_eq!(paths, expected);
+        table = found.finish().unwrap();
+        assert_eq!(table.len(), count);
+    }
 }
