@@ -9,23 +9,24 @@
 //! The contents of `etc/passwd` and `etc/group` are kept: owners are looked up
 //! in them.
 //!
-//! A layer may have millions of entries: they are kept as packed records, one
-//! behind the other as they come, with a table of where the record of each path
-//! begins.
+//! A layer may have millions of entries: they are packed, in path order. Most
+//! layers come in that.
 
-use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
+mod packed;
+
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::code::{Input, field, number};
+use self::packed::{Packed, Record};
+use super::code::{Input, field};
 use super::tar_read::{Item, Names, TarError, TarReader};
-use super::{Change, Content, Entry, Kind, MAX_ENTRIES, MAX_TAR_BYTES, Meta, Mtime, path_order};
+use super::{Change, Content, Entry, Kind, MAX_ENTRIES, MAX_TAR_BYTES, Meta, path_order};
 
 /// Begins what [`Listing::to_bytes`] writes; changes with its form.
-const MAGIC: &[u8; 16] = b"shiplap-layer-2\n";
+const MAGIC: &[u8; 16] = b"shiplap-layer-3\n";
 /// Files whose contents are kept.
 const KEPT: [&str; 2] = ["etc/passwd", "etc/group"];
 /// The most that is kept of one, in bytes.
@@ -46,13 +47,22 @@ pub struct Listed {
     pub content: Option<Vec<u8>>,
 }
 
+impl Listed {
+    /// A hard link, of which all else is its target's.
+    fn link(target: PathBuf) -> Self {
+        Self {
+            kind: Kind::Hardlink { target },
+            meta: Meta::default(),
+            content: None,
+        }
+    }
+}
+
 /// The entries of a layer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Listing {
-    /// The records.
-    bytes: Vec<u8>,
-    /// Where they begin, in path order once the listing is settled.
-    index: Vec<u32>,
+    /// In path order once the listing is settled.
+    entries: Packed,
     /// What lower layers have at these paths is gone.
     gone: BTreeSet<PathBuf>,
     /// What lower layers have in these directories is gone.
@@ -90,7 +100,7 @@ impl Listing {
                 }
                 Item::Whiteout(path) => listing.mark(path, false),
                 Item::Opaque(path) => listing.mark(path, true),
-            } && listing.index.len() as u64 <= MAX_ENTRIES;
+            } && listing.entries.len() as u64 <= MAX_ENTRIES;
         }
         reader.finish(MAX_TAR_BYTES)?;
         Ok((plain && listing.settle()).then_some(listing))
@@ -125,97 +135,81 @@ impl Listing {
     }
 
     fn put(&mut self, entry: Entry, content: Option<Vec<u8>>) -> bool {
-        let Ok(at) = u32::try_from(self.bytes.len()) else {
-            return false;
-        };
         let Entry { path, kind, meta } = entry;
-        let listed = Listed {
+        let mut listed = Listed {
             kind,
             meta,
             content,
         };
-        self.index.push(at);
-        encode(&path, &listed, &mut self.bytes);
-        self.bytes.len() <= MAX_BYTES
+        // A layer has seconds only.
+        listed.meta.mtime.nanos = 0;
+        if !(self.entries.is_loose() || self.entries.is_next(&path)) {
+            match self.loosened() {
+                Some(loose) => self.entries = loose,
+                None => return false,
+            }
+        }
+        self.entries.push(&path, &listed).is_some() && self.entries.bytes().len() <= MAX_BYTES
     }
 
-    fn input(&self, at: u32) -> Input<'_> {
-        Input(self.bytes.get(at as usize..).unwrap_or_default())
+    /// The entries so far, for others that come in any order.
+    fn loosened(&self) -> Option<Packed> {
+        let mut loose = Packed::loose();
+        let mut walk = self.entries.walk();
+        while let Some(record) = walk.next_record() {
+            let listed = match record.target(walk.path()) {
+                None => record.listed()?,
+                Some(target) => Listed::link(target),
+            };
+            loose.push(walk.path(), &listed)?;
+        }
+        Some(loose)
     }
 
-    /// The tag and the path of the record at `at`.
-    fn head(&self, at: u32) -> (u8, &Path) {
-        let mut input = self.input(at);
-        let tag = input.byte().unwrap_or_default();
-        let path = input.field().unwrap_or_default();
-        (tag, Path::new(OsStr::from_bytes(path)))
-    }
-
-    /// Where the record of `path` is.
-    fn find(&self, path: &Path) -> Option<u32> {
-        let compare = |at: &u32| path_order(self.head(*at).1, path);
-        let found = self.index.binary_search_by(compare).ok()?;
-        self.index.get(found).copied()
+    fn find(&self, path: &Path) -> Option<Record<'_>> {
+        Some(self.entries.find(path)?.1)
     }
 
     /// Whether it has a directory at `path`, if it has an entry for it.
     fn is_dir(&self, path: &Path) -> Option<bool> {
-        Some(self.head(self.find(path)?).0 == b'd')
+        Some(self.find(path)?.is_dir())
     }
 
-    /// Puts the records in path order, the last one of each path. `false` when
-    /// a path is a directory at one time and none at another.
-    fn sort(&mut self) -> bool {
-        let mut index = std::mem::take(&mut self.index);
-        let order = |a: &u32, b: &u32| path_order(self.head(*a).1, self.head(*b).1);
-        if !index.is_sorted_by(|a, b| order(a, b) == Ordering::Less) {
-            index.sort_by(order);
-            let mut plain = true;
-            // The later one is `a`.
-            index.dedup_by(|a, b| {
-                let ((tag, path), (other, same)) = (self.head(*a), self.head(*b));
-                let again = path == same;
-                if again {
-                    plain &= (tag == b'd') == (other == b'd');
-                    *b = *a;
-                }
-                again
+    /// Whether every hard link names a file of this layer; with `before`, one
+    /// that comes before it in path order.
+    fn links_are_own(&self, before: bool) -> bool {
+        let mut walk = self.entries.walk();
+        while let Some(record) = walk.next_record() {
+            let path = walk.path();
+            let Some(target) = record.target(path) else {
+                continue;
+            };
+            let named = self.named(path, target.clone());
+            let is_own = named.is_some_and(|named| {
+                !named.is_dir()
+                    && (!is_kept(path) || named.has_content())
+                    && (!before || path_order(&target, path).is_lt())
             });
-            if !plain {
+            if !is_own {
                 return false;
             }
         }
-        self.index = index;
         true
     }
 
-    /// Whether every hard link names a file of this layer that came before it.
-    fn links_are_own(&self) -> bool {
-        self.index.iter().all(|at| {
-            let (tag, path) = self.head(*at);
-            if tag != b'h' {
-                return true;
-            }
-            let Some((first, listed)) = self.target(*at) else {
-                return false;
-            };
-            first < *at && listed.kind != Kind::Dir && (!is_kept(path) || listed.content.is_some())
-        })
-    }
-
-    /// The file that the hard link at `at` is a name of.
-    fn target(&self, mut at: u32) -> Option<(u32, Listed)> {
+    /// What the hard link at `path`, which is to `target`, is a name of.
+    fn named(&self, path: &Path, mut target: PathBuf) -> Option<Record<'_>> {
+        let mut path = path.to_owned();
         loop {
-            let (_, listed) = decode(&mut self.input(at))?;
-            let Kind::Hardlink { target } = &listed.kind else {
-                return Some((at, listed));
+            let record = self.find(&target)?;
+            let Some(further) = record.target(&target) else {
+                return Some(record);
             };
-            let next = self.find(target)?;
             // Links in a circle lead nowhere.
-            if next >= at {
+            if path_order(&target, &path).is_ge() {
                 return None;
             }
-            at = next;
+            (path, target) = (target, further);
         }
     }
 
@@ -223,16 +217,22 @@ impl Listing {
     /// path leads through something of this layer that is no directory, or a
     /// link is to a file of another one.
     pub fn settle(&mut self) -> bool {
-        if !self.sort() || !self.links_are_own() {
-            return false;
+        let in_order = !self.entries.is_loose();
+        if !in_order {
+            match std::mem::take(&mut self.entries).sorted() {
+                Some(sorted) => self.entries = sorted,
+                None => return false,
+            }
         }
+        self.entries.finish();
+        self.links_are_own(in_order) && self.imply()
+    }
+
+    /// `false` when a path leads through something that is no directory.
+    fn imply(&mut self) -> bool {
         let mut implied = BTreeSet::new();
-        let mut last: &Path = Path::new("");
-        let entries = self.index.iter().map(|at| self.head(*at).1);
-        let gone = self.gone.iter().map(PathBuf::as_path);
-        let opaque = self.opaque.iter().map(PathBuf::as_path);
-        let opaque = opaque.filter(|path| self.find(path).is_none());
-        for path in entries.chain(gone).chain(opaque) {
+        let mut last = PathBuf::new();
+        let mut lead = |path: &Path| {
             for above in path.ancestors().skip(1) {
                 if above.as_os_str().is_empty() || above == last {
                     break;
@@ -247,7 +247,20 @@ impl Listing {
                     }
                 }
             }
-            last = path.parent().unwrap_or(last);
+            if let Some(parent) = path.parent().filter(|parent| *parent != last) {
+                last = parent.to_owned();
+            }
+            true
+        };
+        let mut walk = self.entries.walk();
+        while walk.next_record().is_some() {
+            if !lead(walk.path()) {
+                return false;
+            }
+        }
+        let opaque = self.opaque.iter().filter(|path| self.find(path).is_none());
+        if !self.gone.iter().chain(opaque).all(|path| lead(path)) {
+            return false;
         }
         for path in &self.opaque {
             match self.is_dir(path) {
@@ -264,7 +277,11 @@ impl Listing {
 
     /// The entry at `path`.
     pub fn get(&self, path: &Path) -> Option<Listed> {
-        Some(self.target(self.find(path)?)?.1)
+        let record = self.find(path)?;
+        match record.target(path) {
+            None => record.listed(),
+            Some(target) => self.named(path, target)?.listed(),
+        }
     }
 
     /// Whether there is something in the directory `path`, but no entry for it.
@@ -304,8 +321,7 @@ impl Listing {
                 out.write_all(&record)?;
             }
         }
-        // Records of the same path are dropped when they are read again.
-        out.write_all(&self.bytes)?;
+        out.write_all(self.entries.bytes())?;
         out.finish()
     }
 
@@ -325,113 +341,13 @@ impl Listing {
         }
         let marks = bytes.len() - input.0.len();
         bytes.drain(..marks);
-        let mut input = Input(&bytes);
-        while !input.0.is_empty() {
-            let at = bytes.len() - input.0.len();
-            listing.index.push(u32::try_from(at).ok()?);
-            decode(&mut input)?;
-        }
-        listing.bytes = bytes;
-        listing.settle().then_some(listing)
+        listing.entries = Packed::parse(bytes)?;
+        (listing.links_are_own(false) && listing.imply()).then_some(listing)
     }
 }
 
 fn is_kept(path: &Path) -> bool {
     KEPT.iter().any(|kept| path == Path::new(kept))
-}
-
-fn encode(path: &Path, listed: &Listed, out: &mut Vec<u8>) {
-    let (tag, a, b) = match &listed.kind {
-        Kind::File { size } => (b'f', *size, 0),
-        Kind::Dir => (b'd', 0, 0),
-        Kind::Symlink { .. } => (b'l', 0, 0),
-        Kind::Hardlink { .. } => (b'h', 0, 0),
-        Kind::Char { major, minor } => (b'c', u64::from(*major), u64::from(*minor)),
-        Kind::Block { major, minor } => (b'b', u64::from(*major), u64::from(*minor)),
-        Kind::Fifo => (b'p', 0, 0),
-    };
-    out.push(tag);
-    field(out, path.as_os_str().as_bytes());
-    match &listed.kind {
-        Kind::Symlink { target } => field(out, target.as_os_str().as_bytes()),
-        Kind::Hardlink { target } => {
-            // All else is that of its target.
-            return field(out, target.as_os_str().as_bytes());
-        }
-        _ => {}
-    }
-    let meta = &listed.meta;
-    for value in [a, b, meta.mode.into(), meta.uid.into(), meta.gid.into()] {
-        number(out, value);
-    }
-    out.extend_from_slice(&meta.mtime.secs.to_le_bytes());
-    number(out, meta.mtime.nanos.into());
-    out.push(u8::from(listed.content.is_some()));
-    if let Some(content) = &listed.content {
-        field(out, content);
-    }
-    number(out, meta.xattrs.len() as u64);
-    for (name, value) in &meta.xattrs {
-        field(out, name);
-        field(out, value);
-    }
-}
-
-/// The record that `input` begins with, and its path.
-fn decode<'a>(input: &mut Input<'a>) -> Option<(&'a Path, Listed)> {
-    let tag = input.byte()?;
-    let path = Path::new(OsStr::from_bytes(input.field()?));
-    let target = match tag {
-        b'l' | b'h' => PathBuf::from(OsStr::from_bytes(input.field()?)),
-        _ => PathBuf::new(),
-    };
-    if tag == b'h' {
-        let listed = Listed {
-            kind: Kind::Hardlink { target },
-            meta: Meta::default(),
-            content: None,
-        };
-        return Some((path, listed));
-    }
-    let (a, b) = (input.number()?, input.number()?);
-    let device = || Some((u32::try_from(a).ok()?, u32::try_from(b).ok()?));
-    let kind = match tag {
-        b'f' => Kind::File { size: a },
-        b'd' => Kind::Dir,
-        b'l' => Kind::Symlink { target },
-        b'c' => device().map(|(major, minor)| Kind::Char { major, minor })?,
-        b'b' => device().map(|(major, minor)| Kind::Block { major, minor })?,
-        b'p' => Kind::Fifo,
-        _ => return None,
-    };
-    let mut small = || u32::try_from(input.number()?).ok();
-    let (mode, uid, gid) = (small()?, small()?, small()?);
-    let mtime = Mtime {
-        secs: i64::from_le_bytes(input.array()?),
-        nanos: u32::try_from(input.number()?).ok()?,
-    };
-    let content = match input.byte()? {
-        0 => None,
-        _ => Some(input.field()?.to_vec()),
-    };
-    let mut xattrs = BTreeMap::new();
-    for _ in 0..input.number()? {
-        let name = input.field()?.to_vec();
-        xattrs.insert(name, input.field()?.to_vec());
-    }
-    let meta = Meta {
-        mode,
-        uid,
-        gid,
-        mtime,
-        xattrs,
-    };
-    let listed = Listed {
-        kind,
-        meta,
-        content,
-    };
-    Some((path, listed))
 }
 
 /// Passes changes on and lists them; whoever wants the listing asks when all
@@ -473,7 +389,10 @@ impl<I: Iterator<Item = io::Result<Change>>> Iterator for Listening<I> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::layer::Mtime;
     use crate::layer::tar_write::TarWriter;
 
     fn entry(path: &str, kind: Kind) -> Change {
@@ -579,6 +498,75 @@ mod tests {
             ],
             vec![file("f", "f"), link("etc/passwd", "f")],
         ] {
+            assert_eq!(listing(changes), None);
+        }
+    }
+
+    #[test]
+    fn many_entries_are_found_in_whatever_order_they_come() {
+        let mut changes = Vec::new();
+        for dir in 0..20 {
+            changes.push(entry(&format!("d{dir:02}"), Kind::Dir));
+            for n in 0..40 {
+                // Sizes tell them apart; every fifth is one of two names.
+                let path = format!("d{dir:02}/a/file-{n:02}");
+                changes.push(file(&path, &"x".repeat(dir + n)));
+                if n % 5 == 0 {
+                    changes.push(link(&format!("{path}.link"), &path));
+                }
+            }
+        }
+        let sorted = listing(changes).unwrap();
+        let mut other = Listing::default();
+        for dir in (0..20).rev() {
+            for n in (0..40).rev() {
+                let path = format!("d{dir:02}/a/file-{n:02}");
+                assert!(other.add(&file(&path, &"x".repeat(dir + n))));
+                if n % 5 == 0 {
+                    let further = format!("{path}.more");
+                    assert!(other.add(&link(&further, &path)));
+                    assert!(other.add(&link(&format!("{path}.link"), &further)));
+                }
+            }
+            assert!(other.add(&entry(&format!("d{dir:02}"), Kind::Dir)));
+        }
+        assert!(other.settle());
+        let bytes = other.to_bytes().unwrap();
+        assert_eq!(Listing::parse(&bytes).as_ref(), Some(&other));
+        for dir in 0..20 {
+            for n in 0..40 {
+                let path = format!("d{dir:02}/a/file-{n:02}");
+                let found = sorted.get(Path::new(&path)).unwrap();
+                let size = (dir + n) as u64;
+                assert_eq!(found.kind, Kind::File { size });
+                assert_eq!(other.get(Path::new(&path)).as_ref(), Some(&found));
+                let link = format!("{path}.link");
+                let expected = (n % 5 == 0).then_some(found);
+                assert_eq!(sorted.get(Path::new(&link)), expected);
+                assert_eq!(other.get(Path::new(&link)), expected);
+            }
+            assert!(sorted.implies(Path::new(&format!("d{dir:02}/a"))));
+            assert!(other.implies(Path::new(&format!("d{dir:02}/a"))));
+        }
+        assert_eq!(sorted.get(Path::new("d00/a/file-99")), None);
+    }
+
+    #[test]
+    fn a_link_names_what_came_before_it() {
+        let good = [
+            vec![file("b", "b"), link("a", "b")],
+            vec![file("c", "c"), link("a", "c"), link("b", "a")],
+        ];
+        for changes in good {
+            assert!(listing(changes).is_some());
+        }
+        let bad = [
+            vec![link("a", "b"), file("b", "b")],
+            vec![link("a", "b"), link("b", "a")],
+            vec![link("a", "a")],
+            vec![entry("d", Kind::Dir), link("e", "d")],
+        ];
+        for changes in bad {
             assert_eq!(listing(changes), None);
         }
     }

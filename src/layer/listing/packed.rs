@@ -1,0 +1,348 @@
+//! The entries of a listing, each as what differs from the one before it.
+//!
+//! ```text
+//! block   so many records, the first of which needs none before it
+//! record  path, kind, 1 + 2 × 1 [, attributes] [, content]
+//!         path, 'h', target
+//! ```
+//! A path is what it has in common with the one before and the rest, a target
+//! the same with its own path. Attributes are there (1) where they are not
+//! those of the last record that had some, contents (2) for the few that are
+//! kept. All else is as in [`code`](crate::layer::code).
+
+use std::cmp::Ordering;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::Listed;
+use crate::layer::code::{self, Input, field};
+use crate::layer::{Kind, Meta, path_order};
+
+/// Records in a block of entries that are in path order.
+const BLOCK: usize = 16;
+/// Flags of a record.
+const HAS_META: u8 = 1;
+const HAS_CONTENT: u8 = 2;
+
+/// Packed entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Packed {
+    bytes: Vec<u8>,
+    /// Where the blocks begin, in path order if the entries are.
+    blocks: Vec<u32>,
+    count: usize,
+    /// Records in a block.
+    block: usize,
+    /// Of the last one that was added: its path, and the last attributes.
+    path: Vec<u8>,
+    meta: Option<Meta>,
+}
+
+/// What is known of one entry.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Record<'a> {
+    /// Kind and what belongs to it, but for a hard link.
+    kind: &'a [u8],
+    /// A hard link's target: in common with its path, and the rest.
+    target: Option<(usize, &'a [u8])>,
+    meta: &'a [u8],
+    content: Option<&'a [u8]>,
+}
+
+impl Record<'_> {
+    pub(super) fn is_dir(&self) -> bool {
+        self.kind.first() == Some(&b'd')
+    }
+
+    pub(super) fn has_content(&self) -> bool {
+        self.content.is_some()
+    }
+
+    /// What the hard link at `path` is a name of; `None` for anything else.
+    pub(super) fn target(&self, path: &Path) -> Option<PathBuf> {
+        let (common, rest) = self.target?;
+        let own = path.as_os_str().as_bytes().get(..common)?;
+        let target = [own, rest].concat();
+        Some(OsStr::from_bytes(&target).into())
+    }
+
+    /// All that is known, of anything but a hard link.
+    pub(super) fn listed(&self) -> Option<Listed> {
+        Some(Listed {
+            kind: Input(self.kind).kind()?,
+            meta: Input(self.meta).meta()?,
+            content: self.content.map(<[u8]>::to_vec),
+        })
+    }
+}
+
+impl Default for Packed {
+    fn default() -> Self {
+        Self::with_blocks_of(BLOCK)
+    }
+}
+
+impl Packed {
+    const fn with_blocks_of(block: usize) -> Self {
+        Self {
+            bytes: Vec::new(),
+            blocks: Vec::new(),
+            count: 0,
+            block,
+            path: Vec::new(),
+            meta: None,
+        }
+    }
+
+    /// For entries in any order: each is a block.
+    pub(super) fn loose() -> Self {
+        Self::with_blocks_of(1)
+    }
+
+    pub(super) fn is_loose(&self) -> bool {
+        self.block == 1
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether `path` comes behind all others.
+    pub(super) fn is_next(&self, path: &Path) -> bool {
+        self.count == 0 || path_order(Path::new(OsStr::from_bytes(&self.path)), path).is_lt()
+    }
+
+    /// Adds an entry. `None` when there are too many.
+    pub(super) fn push(&mut self, path: &Path, listed: &Listed) -> Option<()> {
+        if self.count.is_multiple_of(self.block) {
+            self.blocks.push(u32::try_from(self.bytes.len()).ok()?);
+            self.path.clear();
+            self.meta = None;
+        }
+        self.count += 1;
+        let out = &mut self.bytes;
+        code::path(out, &mut self.path, path);
+        if let Kind::Hardlink { target } = &listed.kind {
+            // All else is that of its target.
+            out.push(b'h');
+            code::path(out, &mut self.path.clone(), target);
+            return Some(());
+        }
+        code::kind(out, &listed.kind);
+        let meta = (self.meta.as_ref() != Some(&listed.meta)).then_some(&listed.meta);
+        let flag = |is: bool, flag: u8| if is { flag } else { 0 };
+        out.push(flag(meta.is_some(), HAS_META) | flag(listed.content.is_some(), HAS_CONTENT));
+        if let Some(meta) = meta {
+            code::meta(out, meta);
+            self.meta = Some(meta.clone());
+        }
+        if let Some(content) = &listed.content {
+            field(out, content);
+        }
+        Some(())
+    }
+
+    /// Lets go of what only further entries would need.
+    pub(super) fn finish(&mut self) {
+        self.bytes.shrink_to_fit();
+        self.blocks.shrink_to_fit();
+        self.path = Vec::new();
+        self.meta = None;
+    }
+
+    /// All entries, in the order that they were added in.
+    pub(super) fn walk(&self) -> Walk<'_> {
+        self.walk_from(0)
+    }
+
+    /// Those from the block at `at` on.
+    fn walk_from(&self, at: u32) -> Walk<'_> {
+        Walk {
+            input: Input(self.bytes.get(at as usize..).unwrap_or_default()),
+            path: Vec::new(),
+            meta: &[],
+        }
+    }
+
+    /// The path that the block at `at` begins with.
+    fn first(&self, at: u32) -> &Path {
+        let mut input = Input(self.bytes.get(at as usize..).unwrap_or_default());
+        let path = input.number().and_then(|_| input.field());
+        Path::new(OsStr::from_bytes(path.unwrap_or_default()))
+    }
+
+    /// The entry at `path`, and where its block is, of entries in path order.
+    pub(super) fn find(&self, path: &Path) -> Option<(u32, Record<'_>)> {
+        let begins_by = |at: &u32| path_order(self.first(*at), path).is_le();
+        let block = self.blocks.partition_point(begins_by).checked_sub(1)?;
+        let at = self.blocks.get(block).copied()?;
+        let mut walk = self.walk_from(at);
+        for _ in 0..self.block {
+            let record = walk.next_record()?;
+            match path_order(walk.path(), path) {
+                Ordering::Less => {}
+                Ordering::Equal => return Some((at, record)),
+                Ordering::Greater => return None,
+            }
+        }
+        None
+    }
+
+    /// The entries of a loose one in path order, the last one of each path; hard
+    /// links then name what is no link. `None` when a path is a directory at one
+    /// time and none at another, or a link is to nothing that came before it.
+    pub(super) fn sorted(mut self) -> Option<Self> {
+        let mut index = std::mem::take(&mut self.blocks);
+        index.sort_by(|a, b| path_order(self.first(*a), self.first(*b)));
+        let mut plain = true;
+        // The later one is `a`.
+        index.dedup_by(|a, b| {
+            let again = self.first(*a) == self.first(*b);
+            if again {
+                let is_dir = |at: u32| self.walk_from(at).next_record().map(|r| r.is_dir());
+                plain &= is_dir(*a) == is_dir(*b);
+                *b = *a;
+            }
+            again
+        });
+        self.blocks = index;
+        if !plain {
+            return None;
+        }
+        let mut sorted = Self::default();
+        for at in &self.blocks {
+            let mut walk = self.walk_from(*at);
+            let record = walk.next_record()?;
+            let listed = match record.target(walk.path()) {
+                None => record.listed()?,
+                Some(target) => Listed::link(self.named(*at, target)?),
+            };
+            sorted.push(walk.path(), &listed)?;
+        }
+        Some(sorted)
+    }
+
+    /// What the hard link at `at`, which is to `target`, names in the end.
+    fn named(&self, mut at: u32, mut target: PathBuf) -> Option<PathBuf> {
+        loop {
+            let (next, record) = self.find(&target)?;
+            // Links in a circle lead nowhere.
+            if next >= at {
+                return None;
+            }
+            let Some(further) = record.target(&target) else {
+                return Some(target);
+            };
+            (at, target) = (next, further);
+        }
+    }
+
+    /// The entries in path order that have these [`bytes`](Self::bytes).
+    pub(super) fn parse(bytes: Vec<u8>) -> Option<Self> {
+        let mut packed = Self::default();
+        let mut walk = Walk {
+            input: Input(&bytes),
+            path: Vec::new(),
+            meta: &[],
+        };
+        let mut last = Vec::new();
+        while !walk.input.0.is_empty() {
+            if packed.count.is_multiple_of(BLOCK) {
+                let at = bytes.len() - walk.input.0.len();
+                packed.blocks.push(u32::try_from(at).ok()?);
+                walk.path.clear();
+                walk.meta = &[];
+            }
+            let record = walk.next_record()?;
+            if record.target.is_some() && record.target(walk.path()).is_none() {
+                return None;
+            }
+            let before = Path::new(OsStr::from_bytes(&last));
+            if packed.count > 0 && path_order(before, walk.path()).is_ge() {
+                return None;
+            }
+            last.clone_from(&walk.path);
+            packed.count += 1;
+        }
+        packed.bytes = bytes;
+        Some(packed)
+    }
+}
+
+/// Reads entries one after the other.
+#[derive(Debug)]
+pub(super) struct Walk<'a> {
+    input: Input<'a>,
+    /// Of the last record.
+    path: Vec<u8>,
+    meta: &'a [u8],
+}
+
+impl<'a> Walk<'a> {
+    /// The path of the last record.
+    pub(super) fn path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(&self.path))
+    }
+
+    /// The next record; `None` at the end, or where there is none.
+    pub(super) fn next_record(&mut self) -> Option<Record<'a>> {
+        let input = &mut self.input;
+        input.path(&mut self.path)?;
+        if input.0.first() == Some(&b'h') {
+            input.byte();
+            let common = usize::try_from(input.number()?).ok()?;
+            return Some(Record {
+                kind: b"h",
+                target: Some((common, input.field()?)),
+                meta: &[],
+                content: None,
+            });
+        }
+        let kind = passed(input, |input| match input.byte()? {
+            b'd' | b'p' => Some(()),
+            b'f' => input.number().map(drop),
+            b'l' => input.field().map(drop),
+            b'c' | b'b' => input.number().and(input.number()).map(drop),
+            _ => None,
+        })?;
+        let flags = input.byte()?;
+        if flags & HAS_META != 0 {
+            self.meta = passed(input, |input| {
+                for _ in 0..5 {
+                    input.number()?;
+                }
+                for _ in 0..input.number()? {
+                    input.field()?;
+                    input.field()?;
+                }
+                Some(())
+            })?;
+        }
+        // A block's first record has attributes.
+        let content = match flags & HAS_CONTENT {
+            0 => None,
+            _ => Some(input.field()?),
+        };
+        (!self.meta.is_empty()).then_some(Record {
+            kind,
+            target: None,
+            meta: self.meta,
+            content,
+        })
+    }
+}
+
+/// The bytes that `pass` reads.
+fn passed<'a>(
+    input: &mut Input<'a>,
+    pass: impl FnOnce(&mut Input<'a>) -> Option<()>,
+) -> Option<&'a [u8]> {
+    let before = input.0;
+    pass(input)?;
+    before.get(..before.len() - input.0.len())
+}
