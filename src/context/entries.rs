@@ -83,6 +83,10 @@ impl<'a> Writer<'a> {
         self.files
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
     /// Gives an entry its numbers.
     pub(super) fn count(&mut self, found: &mut Found) {
         if let Kind::File { .. } = found.node.kind {

@@ -97,12 +97,13 @@ pub struct Found {
     pub back: u64,
 }
 
-/// One match of a source, or many that are no directories.
+/// One match of a source, or many that have nothing below them.
 #[derive(Debug)]
 pub struct Match {
     /// Each entry of `below` is a match by itself, under its own file name;
     /// `path` is a directory above all of them. There may be millions of such
     /// matches, so they are in one list, in the order they were found in.
+    /// Either all of them are empty directories, or none is a directory.
     pub apart: bool,
     /// The last component of the name by which it was found, links not
     /// followed; empty for the root.
@@ -191,13 +192,17 @@ pub fn select(
         leave: exclude,
     };
     let mut out = Vec::new();
-    // Matches that are no directories, one after the other.
+    let is_pattern = !parents && has_wildcard(start.as_bytes());
+    // Matches that are no directories, one after the other, and such that are
+    // empty ones.
     let mut apart: Option<Picked<'_>> = None;
+    let mut empty: Option<Picked<'_>> = None;
     starts(tree, start, &mut |found| {
         let (name, path) = match found {
             Start::Plain { base, path, node } => {
                 let name = Path::new(path.file_name().unwrap_or_default());
                 if !exclude.ignored(name) && filter.take.is_none() {
+                    end(&mut out, &mut empty, Path::new(""));
                     let picked = apart.get_or_insert_with(|| Picked::new(new_file));
                     let name = path.strip_prefix(base).unwrap_or(&path).to_owned();
                     let pushed = picked.push_apart(found_at(name, node));
@@ -207,7 +212,7 @@ pub fn select(
             }
             Start::Path(name, path) => (name, path),
             Start::End { base } => {
-                out.extend(apart.take().map(|picked| picked.finish_apart(base)));
+                end(&mut out, &mut apart, base);
                 return Ok(());
             }
         };
@@ -234,10 +239,17 @@ pub fn select(
                 |dir| list(tree, &filter, dir),
                 |take| flatten(take, &mut picked, &path),
             )?;
+            if picked.is_empty() && is_pattern {
+                let picked = empty.get_or_insert_with(|| Picked::new(new_file));
+                let pushed = picked.push_apart(found_at(name.into(), top.node));
+                return pushed.map_err(|e| read(&path, e));
+            }
         }
+        end(&mut out, &mut empty, Path::new(""));
         out.push(picked.finish(name, path, top));
         Ok(())
     })?;
+    end(&mut out, &mut empty, Path::new(""));
     if let Some(pattern) = take
         && !has_wildcard(pattern.as_os_str().as_bytes())
         && !pattern.as_os_str().is_empty()
@@ -251,6 +263,11 @@ pub fn select(
         return Err(not_found(tree, source, &path));
     }
     Ok(out)
+}
+
+/// Nothing is added to these matches, which are below `base`.
+fn end(out: &mut Vec<Match>, matches: &mut Option<Picked<'_>>, base: &Path) {
+    out.extend(matches.take().map(|matches| matches.finish_apart(base)));
 }
 
 struct Filter<'a> {
@@ -540,6 +557,11 @@ impl<'a> Picked<'a> {
         self.below.push(&found)
     }
 
+    /// Whether nothing was added but the match itself.
+    fn is_empty(&self) -> bool {
+        self.below.is_empty()
+    }
+
     /// The matches that were added, which are below `path`.
     fn finish_apart(self, path: &Path) -> Match {
         let top = Node {
@@ -722,6 +744,44 @@ mod tests {
             out.extend(below.map(|f| f.unwrap().name.display().to_string()));
         }
         Ok(out.join(" "))
+    }
+
+    #[test]
+    fn empty_directories_of_a_pattern_are_in_one_list() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a", "b", "c/in", "d", "g", "h"] {
+            std::fs::create_dir_all(dir.path().join(name)).unwrap();
+        }
+        for name in ["c/f", "e", "f"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        let tree = LocalTree::open(dir.path(), None).unwrap();
+        let matches = |source| {
+            let none = Ignore::default();
+            select(&tree, source, false, &none, &tempfile::tempfile).unwrap()
+        };
+        let list = |found: &Match| -> Vec<String> {
+            let below = found.below.read();
+            below
+                .map(|f| f.unwrap().name.display().to_string())
+                .collect()
+        };
+        let all = matches("*");
+        let lists: Vec<_> = all.iter().map(|m| (m.apart, list(m).join(" "))).collect();
+        let expected = [
+            (true, "a b"),
+            (false, "f in"),
+            (true, "d"),
+            (true, "e f"),
+            (true, "g h"),
+        ];
+        assert_eq!(
+            lists,
+            expected.map(|(apart, list)| (apart, list.to_owned()))
+        );
+        let one = &matches("a")[0];
+        assert_eq!((one.apart, one.name.to_str()), (false, Some("a")));
+        assert_eq!(matches("[x]*").len(), 0);
     }
 
     #[test]

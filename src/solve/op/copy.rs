@@ -414,10 +414,14 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Plans matches that are no directories.
+    /// Plans matches that have nothing below them.
     fn add_apart(&mut self, target: &Target, part: usize, found: &Match) -> Result<(), CopyError> {
-        if found.below.is_empty() {
+        let first = found.below.read().next().transpose();
+        let Some(first) = first.map_err(waiting(&target.path))? else {
             return Ok(());
+        };
+        if first.node.kind == Kind::Dir {
+            return self.place_of(target, true).map(drop);
         }
         let (base, into) = self.place_of(target, false)?;
         let above = if into { Some(&*base) } else { base.parent() };

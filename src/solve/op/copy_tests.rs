@@ -332,10 +332,24 @@ fn matches_of_patterns() {
             "e/h",
             "e/i -> h",
             "e/j",
+            "k/a/",
+            "k/b/",
+            "k/c",
+            "k/d/",
+            "k/e/",
         ],
         &["etc/", "etc/f/", "file"],
     );
     for (source, dest, expected) in [
+        // Empty directories make the destination, and go nowhere themselves.
+        ("k/[ab]", "/n", "n/"),
+        ("k/*", "/n", "n/ n/c<k/c>"),
+        ("k/[ab]", "/etc", ""),
+        (
+            "k/[ab]",
+            "/file",
+            "error: cannot copy a directory onto \"/file\", which is not a directory",
+        ),
         // Of one name the last counts.
         ("d/*/*", "/n/", "n/ n/f(600)<d/b/f> n/g<d/a/g> n/h<d/b/h>"),
         ("d/*/f", "/n", "n(600)<d/b/f>"),
