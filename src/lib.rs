@@ -12,6 +12,7 @@
 //! | [`platform`] | os/arch/variant |
 //! | [`reference`] | `[registry/]name[:tag][@digest]` |
 //! | [`event`] | what happens, as data, for whoever shows it |
+//! | [`roots`] | CA certificates: which servers are who they say they are |
 //! | [`dockerfile`] | text → typed instructions, words, lint; pure |
 //! | [`image`] | manifests, indexes, configs; blob traits |
 //! | [`layer`] | a filesystem delta ↔ a tar blob |
@@ -42,6 +43,7 @@ pub mod layer;
 pub mod mutate;
 pub mod platform;
 pub mod reference;
+pub mod roots;
 
 pub mod context;
 pub mod dockerfile;

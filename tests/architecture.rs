@@ -8,12 +8,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules of the library. Each imports only modules before it.
-const ORDER: [&str; 21] = [
+const ORDER: [&str; 22] = [
     "sys",
     "digest",
     "platform",
     "reference",
     "event",
+    "roots",
     "dockerfile",
     "image",
     "layer",

@@ -3,7 +3,7 @@
 //! is not installed is skipped with a message.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -18,6 +18,7 @@ use shiplap::platform::Platform;
 use shiplap::reference::Reference;
 use shiplap::registry::credentials::Explicit;
 use shiplap::registry::{Client, ClientOptions, Credential};
+use shiplap::roots::Roots;
 use shiplap::store::Store;
 use shiplap::transport::endpoint::Endpoints;
 use shiplap::transport::{CopyOptions, Location, Selection, Source, copy};
@@ -166,7 +167,7 @@ impl Memory {
             diff_ids.push(DiffId::new(Digest::of(&tar)));
             let mut encoder =
                 flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(1));
-            io::Write::write_all(&mut encoder, &tar).unwrap();
+            encoder.write_all(&tar).unwrap();
             let packed = encoder.finish().unwrap();
             layers.push(self.put(media_type::layer(Format::Oci, Compression::Gzip), &packed));
         }
@@ -347,8 +348,10 @@ fn passwords_and_certificates_of_a_real_registry() {
     }
     if let Some((registry, ca)) = DockerRegistry::start(Kind::Tls) {
         let to = format!("docker://{}/app:1", registry.host);
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&ca).unwrap();
         let trusting = ClientOptions {
-            ca_certificates: vec![ca],
+            roots: Roots::new(Some(file.path().to_owned()), Vec::new()),
             ..ClientOptions::default()
         };
         let careless = ClientOptions {

@@ -59,12 +59,13 @@ impl Session {
 
     /// What looking at a Dockerfile takes.
     pub(super) fn sources() -> Sources {
+        let roots = environment::roots(&variable);
         let proxies = environment::proxies(&variable);
         let proxy_of = move |url: &url::Url| proxies.for_url(url).map(str::to_owned);
         Sources {
             remote: Remote {
-                agents: shiplap::context::http::Agents::new(proxy_of),
-                git: environment::git(),
+                agents: shiplap::context::http::Agents::new(proxy_of, roots.clone()),
+                git: environment::git(roots),
             },
             stdin: Mutex::new(Some(Box::new(std::io::stdin()))),
             scratch: std::env::temp_dir(),
@@ -205,7 +206,7 @@ impl ConnectionArgs {
                 false => BTreeSet::new(),
             },
             plain_http: self.tls_verify != Some(true),
-            ca_certificates: environment::ca_certificates()?,
+            roots: environment::roots(&variable),
             certificates: CertificateDirs {
                 per_registry: environment::certificate_dirs(&variable),
                 given: self.cert_dir.clone(),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use shiplap::context::git::GitOptions;
 use shiplap::registry::{AuthFile, Proxies};
+use shiplap::roots::Roots;
 
 /// A lookup of variables.
 pub(super) type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -128,7 +129,7 @@ fn drop_ins(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 /// The git program, for sources that are repositories.
-pub(super) fn git() -> Option<GitOptions> {
+pub(super) fn git(roots: Roots) -> Option<GitOptions> {
     let path = variable("PATH")?;
     let program = std::env::split_paths(&path)
         .filter(|dir| dir.is_absolute())
@@ -140,6 +141,7 @@ pub(super) fn git() -> Option<GitOptions> {
         program,
         env: env.collect(),
         path,
+        roots,
         authorization: None,
         keep_git_dir: false,
         checksum: None,
@@ -174,17 +176,11 @@ pub(super) fn proxies(variable: Variables<'_>) -> Proxies {
     }
 }
 
-/// Certificates beside the built-in ones, as other programs are told them.
-pub(super) fn ca_certificates() -> anyhow::Result<Vec<Vec<u8>>> {
-    match variable("SSL_CERT_FILE") {
-        Some(file) => {
-            let file = PathBuf::from(file);
-            let pem = std::fs::read(&file)
-                .with_context(|| format!("can't read the certificates in {}", file.display()))?;
-            Ok(vec![pem])
-        }
-        None => Ok(Vec::new()),
-    }
+/// CA certificates, with those that other programs are told to take.
+pub(super) fn roots(variable: Variables<'_>) -> Roots {
+    let dirs = variable("SSL_CERT_DIR").unwrap_or_default();
+    let dirs = std::env::split_paths(&dirs).filter(|dir| !dir.as_os_str().is_empty());
+    Roots::new(variable("SSL_CERT_FILE").map(PathBuf::from), dirs.collect())
 }
 
 #[cfg(test)]

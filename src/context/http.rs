@@ -18,11 +18,13 @@ use std::time::Duration;
 
 use ureq::Agent;
 use ureq::http::{HeaderMap, StatusCode};
+use ureq::tls::{RootCerts, TlsConfig};
 use url::Url;
 
 use crate::digest::{Digest, Hasher, VerifyingReader};
 use crate::event::Cancel;
 use crate::layer::Mtime;
+use crate::roots::{Roots, RootsError};
 
 /// Redirects that are followed.
 const MAX_REDIRECTS: usize = 10;
@@ -43,6 +45,14 @@ pub enum HttpError {
         url: String,
         /// Why.
         source: Box<ureq::Error>,
+    },
+    /// There are no CA certificates.
+    #[error("can't fetch {url}")]
+    Roots {
+        /// The URL.
+        url: String,
+        /// Why.
+        source: RootsError,
     },
     /// The server answered with an error.
     #[error("can't fetch {url}: the server answered {status}")]
@@ -150,7 +160,9 @@ pub struct Download {
 #[derive(Clone)]
 pub struct Agents {
     proxy_of: Arc<ProxyOf>,
-    made: Arc<Mutex<HashMap<Option<String>, Agent>>>,
+    roots: Roots,
+    /// By whether certificates may count, and by their proxies.
+    made: Arc<Mutex<HashMap<(bool, Option<String>), Agent>>>,
 }
 
 type ProxyOf = dyn Fn(&Url) -> Option<String> + Send + Sync;
@@ -163,26 +175,42 @@ impl std::fmt::Debug for Agents {
 
 impl Agents {
     /// `proxy_of` gives the URL of the proxy for a URL, `None` for none.
-    pub fn new(proxy_of: impl Fn(&Url) -> Option<String> + Send + Sync + 'static) -> Self {
+    /// Servers are trusted that `roots` vouch for.
+    pub fn new(
+        proxy_of: impl Fn(&Url) -> Option<String> + Send + Sync + 'static,
+        roots: Roots,
+    ) -> Self {
         Self {
             proxy_of: Arc::new(proxy_of),
+            roots,
             made: Arc::default(),
         }
     }
 
     fn for_url(&self, url: &Url) -> Result<Agent, HttpError> {
         let proxy = (self.proxy_of)(url);
+        let key = (url.scheme() == "https" || proxy.is_some(), proxy);
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(agent) = made.get(&proxy) {
+        if let Some(agent) = made.get(&key) {
             return Ok(agent.clone());
         }
-        let agent = agent(proxy.as_deref())?;
-        made.insert(proxy, agent.clone());
+        let roots = match key.0 {
+            true => self
+                .roots
+                .with(Vec::new())
+                .map_err(|source| HttpError::Roots {
+                    url: url.to_string(),
+                    source,
+                })?,
+            false => RootCerts::WebPki,
+        };
+        let agent = agent(key.1.as_deref(), roots)?;
+        made.insert(key, agent.clone());
         Ok(agent)
     }
 }
 
-fn agent(proxy: Option<&str>) -> Result<Agent, HttpError> {
+fn agent(proxy: Option<&str>, roots: RootCerts) -> Result<Agent, HttpError> {
     let proxy = match proxy {
         Some(text) => Some(ureq::Proxy::new(text).map_err(|e| HttpError::Transport {
             url: redacted(text),
@@ -196,6 +224,7 @@ fn agent(proxy: Option<&str>) -> Result<Agent, HttpError> {
         .max_redirects(0)
         .max_redirects_will_error(false)
         .proxy(proxy)
+        .tls_config(TlsConfig::builder().root_certs(roots).build())
         .user_agent(concat!("shiplap/", env!("CARGO_PKG_VERSION")))
         .timeout_connect(Some(Duration::from_secs(30)))
         .timeout_recv_response(Some(Duration::from_secs(120)))

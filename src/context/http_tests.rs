@@ -49,7 +49,12 @@ fn request(url: &str) -> Request<'_> {
 
 fn run(request: &Request<'_>) -> Result<Fetched, HttpError> {
     let dir = tempfile::tempdir().unwrap();
-    fetch(&Agents::new(|_| None), request, dir.path(), &Cancel::new())
+    fetch(
+        &Agents::new(|_| None, Roots::default()),
+        request,
+        dir.path(),
+        &Cancel::new(),
+    )
 }
 
 #[test]
@@ -206,7 +211,10 @@ fn each_url_goes_by_its_own_proxy() {
     // Nothing listens there any more: what is sent there fails.
     let dead = TcpListener::bind("127.0.0.1:0").unwrap();
     let dead = format!("http://{}", dead.local_addr().unwrap());
-    let agents = Agents::new(move |url| (url.path() == "/proxied").then(|| dead.clone()));
+    let agents = Agents::new(
+        move |url| (url.path() == "/proxied").then(|| dead.clone()),
+        Roots::default(),
+    );
     let dir = tempfile::tempdir().unwrap();
     let url = format!("{base}/direct");
     let got = fetch(&agents, &request(&url), dir.path(), &Cancel::new());

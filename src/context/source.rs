@@ -257,6 +257,7 @@ fn make_dir(path: &Path) -> Result<(), OpenError> {
 mod tests {
     use super::*;
     use crate::context::local::LocalTree;
+    use crate::roots::Roots;
 
     fn options<'a>(
         temp: &'a Path,
@@ -300,14 +301,11 @@ mod tests {
     #[test]
     fn opening() {
         let temp = tempfile::tempdir().unwrap();
-        let agents = http::Agents::new(|_| None);
+        let agents = http::Agents::new(|_| None, Roots::default());
         let git = GitOptions {
             program: "/nonexistent/git".into(),
             path: "/bin".into(),
-            env: Vec::new(),
-            authorization: None,
-            keep_git_dir: false,
-            checksum: None,
+            ..GitOptions::absent()
         };
         let cancel = Cancel::new();
         let options = || options(temp.path(), &agents, &git, &cancel);

@@ -2,14 +2,12 @@
 //! CA certificates, `NAME.cert` with `NAME.key` is a client's certificate.
 
 use std::collections::BTreeSet;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use ureq::tls::{Certificate, ClientCert, PemItem};
 use url::Url;
 
-/// The largest file of certificates that is read, in bytes.
-const MAX_FILE: u64 = 16 << 20;
+use crate::roots;
 
 /// Where certificates are.
 #[derive(Debug, Clone, Default)]
@@ -87,39 +85,17 @@ impl Certificates {
 }
 
 fn certificates_in(path: &Path) -> Result<Vec<Certificate<'static>>, String> {
-    let found = certificates(&read(path)?);
-    if found.is_empty() {
-        return Err(format!("{} has no certificate in PEM", path.display()));
-    }
-    Ok(found)
+    roots::certificates_in(path).map_err(|e| e.to_string())
 }
 
 fn private_key(path: &Path) -> Result<ureq::tls::PrivateKey<'static>, String> {
-    let pem = read(path)?;
+    let pem = roots::read(path).map_err(|e| format!("can't read {}: {e}", path.display()))?;
     ureq::tls::parse_pem(&pem)
         .find_map(|item| match item {
             Ok(PemItem::PrivateKey(key)) => Some(key),
             _ => None,
         })
         .ok_or_else(|| format!("{} has no private key in PEM", path.display()))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let fail = |e: std::io::Error| format!("can't read {}: {e}", path.display());
-    let mut pem = Vec::new();
-    let file = std::fs::File::open(path).map_err(fail)?;
-    file.take(MAX_FILE).read_to_end(&mut pem).map_err(fail)?;
-    Ok(pem)
-}
-
-/// The certificates in a PEM text.
-pub(super) fn certificates(pem: &[u8]) -> Vec<Certificate<'static>> {
-    ureq::tls::parse_pem(pem)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use super::registries::{Place, Registries};
 use super::retry::{Backoff, is_transient, retry_after};
 use crate::event::Cancel;
 use crate::reference::{DEFAULT_REGISTRY, Reference, ReferenceError};
+use crate::roots::Roots;
 
 /// Redirects followed for one request.
 const MAX_REDIRECTS: usize = 10;
@@ -61,8 +62,8 @@ pub struct ClientOptions {
     pub plain_http: bool,
     /// All registries are insecure.
     pub insecure_all: bool,
-    /// Further CA certificates, each a PEM text of one or more.
-    pub ca_certificates: Vec<Vec<u8>>,
+    /// CA certificates for all registries.
+    pub roots: Roots,
     /// How the program names itself.
     pub user_agent: String,
     /// Limits on waiting.
@@ -92,7 +93,7 @@ impl Default for ClientOptions {
             insecure: BTreeSet::new(),
             plain_http: true,
             insecure_all: false,
-            ca_certificates: Vec::new(),
+            roots: Roots::default(),
             user_agent: concat!("shiplap/", env!("CARGO_PKG_VERSION")).into(),
             timeouts: Timeouts::default(),
             retries: 5,

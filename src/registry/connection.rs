@@ -5,28 +5,19 @@
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use ureq::http::{self, HeaderMap, HeaderValue, Method};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, SendBody};
 use url::Url;
 
-use super::certs::{Certificates, certificates};
+use super::certs::Certificates;
 use super::client::ClientOptions;
 use super::error::{Failure, clean};
 use super::origin;
 
-/// Where Linux distributions keep the CA certificates of the system.
-const SYSTEM_BUNDLES: &[&str] = &[
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-/// The largest bundle of certificates that is read, in bytes.
-const MAX_BUNDLE: u64 = 16 << 20;
 /// The largest error body that is read, in bytes.
 pub(super) const MAX_ERROR_BODY: u64 = 64 << 10;
 /// The largest head of an answer, in bytes.
@@ -128,7 +119,6 @@ impl Broken {
 pub(super) struct Connections {
     options: ClientOptions,
     agents: Mutex<HashMap<AgentKey, Agent>>,
-    roots: OnceLock<Vec<Certificate<'static>>>,
     /// `host[:port]` of insecure registries that came up on the way.
     insecure: Mutex<BTreeSet<String>>,
 }
@@ -147,7 +137,6 @@ impl Connections {
         Self {
             options,
             agents: Mutex::new(HashMap::new()),
-            roots: OnceLock::new(),
             insecure: Mutex::default(),
         }
     }
@@ -258,14 +247,11 @@ impl Connections {
             None => Certificates::default(),
             Some(dir) => Certificates::read(dir)?,
         };
-        let mut roots = own.roots;
-        if key.tls || key.proxy.is_some() {
-            roots.extend(self.roots()?.iter().cloned());
-        }
-        let roots = match roots.as_slice() {
-            [] => RootCerts::WebPki,
-            some => RootCerts::new_with_certs(some),
+        let roots = match key.tls || key.proxy.is_some() {
+            true => self.options.roots.with(own.roots),
+            false => Ok(RootCerts::WebPki),
         };
+        let roots = roots.map_err(|e| e.to_string())?;
         let tls = TlsConfig::builder()
             .root_certs(roots)
             .client_cert(own.client)
@@ -292,34 +278,6 @@ impl Connections {
             .max_idle_age(Duration::from_secs(15))
             .build();
         Ok(Agent::new_with_config(config))
-    }
-
-    /// The system's CA certificates and the extra ones; none where there is
-    /// neither, and the ones that come with the program count.
-    fn roots(&self) -> Result<&[Certificate<'static>], String> {
-        if let Some(roots) = self.roots.get() {
-            return Ok(roots);
-        }
-        let mut found = Vec::new();
-        for pem in &self.options.ca_certificates {
-            let before = found.len();
-            found.extend(certificates(pem));
-            if found.len() == before {
-                return Err("a CA certificate that was given is not valid PEM".into());
-            }
-        }
-        found.extend(
-            SYSTEM_BUNDLES
-                .iter()
-                .find_map(|path| {
-                    let file = std::fs::File::open(path).ok()?;
-                    let mut pem = Vec::new();
-                    file.take(MAX_BUNDLE).read_to_end(&mut pem).ok()?;
-                    Some(certificates(&pem))
-                })
-                .unwrap_or_default(),
-        );
-        Ok(self.roots.get_or_init(|| found))
     }
 
     /// Notes that `registry` is insecure.

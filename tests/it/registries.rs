@@ -212,6 +212,83 @@ fn a_certificate_authority_of_ones_own() {
     bad(&s.run(&["digest", quick, "--tls-verify", &plain]), "TLS");
 }
 
+/// Registries, files of the web and repositories: whoever vouches for one may
+/// vouch for the others.
+#[test]
+fn certificate_authorities_are_the_same_for_all() {
+    const NAME: &str = "certificate_authorities_are_the_same_for_all";
+    let Some(s) = sandbox(NAME, &["docker-registry", "openssl"]) else {
+        return;
+    };
+    certificates(&s);
+    let (_server, at) = start(&s, "tls", &tls(&s, "server", ""));
+    s.ok(&["push", "--insecure", "app", &format!("{at}/app:1")]);
+    let file = format!("FROM scratch\nADD https://{at}/v2/ /answer\n");
+    let file = s.context("file", &[("Dockerfile", &file)]);
+    let git = format!("FROM scratch\nADD https://{at}/none.git /tree\n");
+    let git = s.context("git", &[("Dockerfile", &git)]);
+    let image = format!("FROM {at}/app:1\n");
+    let image = s.context("image", &[("Dockerfile", &image)]);
+    let dir = cert_dir(&s, "roots", &[("ca.crt", "0123abcd.0")]);
+    let dirs = format!("/nowhere:{dir}");
+    let bundle = s.path("ca.crt").display().to_string();
+    let wrong = s.path("no.crt").display().to_string();
+    for (variables, trusted) in [
+        (vec![], false),
+        (vec![("SSL_CERT_FILE", wrong.as_str())], false),
+        (vec![("SSL_CERT_FILE", bundle.as_str())], true),
+        (vec![("SSL_CERT_DIR", dirs.as_str())], true),
+        (
+            vec![
+                ("SSL_CERT_DIR", dirs.as_str()),
+                ("SSL_CERT_FILE", wrong.as_str()),
+            ],
+            true,
+        ),
+    ] {
+        let build = |context: &str| with(&s, &variables, &["build", "--no-cache", context]);
+        for (context, refused) in [(&file, "invalid peer certificate"), (&image, "no trusted")] {
+            match trusted {
+                true => drop(good(&build(context)).to_owned()),
+                false => drop(bad(&build(context), refused).to_owned()),
+            }
+        }
+        if !has("git") {
+            skip(NAME, "git is missing");
+            continue;
+        }
+        // It is not there, but that has to be heard.
+        let said = build(&git);
+        assert_eq!(said.code, Some(1), "{}", said.stderr);
+        let refused = said.stderr.contains("certificate");
+        assert_eq!(refused, !trusted, "{variables:?}: {}", said.stderr);
+        assert_eq!(
+            said.stderr.contains("not found"),
+            trusted,
+            "{}",
+            said.stderr
+        );
+    }
+    let variables = [("SSL_CERT_FILE", "/nowhere/ca.pem")];
+    let missing = "can't read the certificates in /nowhere/ca.pem";
+    for context in [&file, &git, &image] {
+        bad(
+            &with(
+                &s,
+                &variables,
+                &["build", "--no-cache", "--retry=0", context],
+            ),
+            missing,
+        );
+    }
+    // Nobody asks for certificates here.
+    let plain = s.context(
+        "plain",
+        &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")],
+    );
+    good(&with(&s, &variables, &["build", &plain]));
+}
+
 #[test]
 fn a_client_shows_its_certificate() {
     const NAME: &str = "a_client_shows_its_certificate";

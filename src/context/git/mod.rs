@@ -19,6 +19,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::event::Cancel;
+use crate::roots::{Roots, RootsError};
 
 use self::run::Git;
 pub use self::url::GitUrl;
@@ -86,6 +87,9 @@ pub enum GitError {
         /// Why.
         source: io::Error,
     },
+    /// There are no CA certificates.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
     /// The work was given up.
     #[error("cancelled")]
     Cancelled,
@@ -100,6 +104,8 @@ pub struct GitOptions {
     pub path: OsString,
     /// Further variables: those of proxies, `SSH_AUTH_SOCK`.
     pub env: Vec<(OsString, OsString)>,
+    /// CA certificates for https.
+    pub roots: Roots,
     /// The value of an `Authorization` header for http and https.
     pub authorization: Option<String>,
     /// Whether `.git` stays in the tree; the URL may say otherwise.
@@ -115,6 +121,7 @@ impl GitOptions {
             program: PathBuf::new(),
             path: OsString::new(),
             env: Vec::new(),
+            roots: Roots::default(),
             authorization: None,
             keep_git_dir: false,
             checksum: None,

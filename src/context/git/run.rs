@@ -45,6 +45,8 @@ pub(super) struct Git<'a> {
     home: PathBuf,
     tree: PathBuf,
     authorization: Option<String>,
+    /// CA certificates, where git's own are not all.
+    roots: Option<PathBuf>,
 }
 
 impl<'a> Git<'a> {
@@ -61,6 +63,17 @@ impl<'a> Git<'a> {
             path: home.clone(),
             source,
         })?;
+        let roots = match options.roots.bundle()? {
+            Some(bundle) => {
+                let path = work.join("roots.pem");
+                std::fs::write(&path, bundle).map_err(|source| GitError::Io {
+                    path: path.clone(),
+                    source,
+                })?;
+                Some(path)
+            }
+            None => None,
+        };
         let authorization = options.authorization.clone().or_else(|| {
             use base64::Engine as _;
             let (user, password) = url.credentials()?;
@@ -75,6 +88,7 @@ impl<'a> Git<'a> {
             home,
             tree: work.join("tree"),
             authorization,
+            roots,
         })
     }
 
@@ -166,6 +180,9 @@ impl<'a> Git<'a> {
                 "GIT_CEILING_DIRECTORIES",
                 self.tree.parent().unwrap_or(&self.tree),
             );
+        if let Some(roots) = &self.roots {
+            command.env("GIT_SSL_CAINFO", roots);
+        }
         // Through the environment: arguments are for all to see.
         let header = self.authorization.as_ref().map(|value| {
             let origin = origin(self.url.remote());

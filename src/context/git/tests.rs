@@ -123,10 +123,7 @@ fn options(program: PathBuf) -> GitOptions {
     GitOptions {
         program,
         path: "/usr/local/bin:/usr/bin:/bin".into(),
-        env: Vec::new(),
-        authorization: None,
-        keep_git_dir: false,
-        checksum: None,
+        ..GitOptions::absent()
     }
 }
 
