@@ -38,7 +38,7 @@ use std::time::SystemTime;
 use super::Tree;
 use super::digests::Digests;
 use super::entries::{Entries, NewFile, Reader as EntryReader};
-use super::select::{Found, Match};
+use super::select::{Found, Match, Selection};
 use super::stats::Stamp;
 use crate::digest::{Digest, Hasher, Sha256};
 use crate::event::Cancel;
@@ -161,35 +161,22 @@ impl std::fmt::Debug for Contents {
 }
 
 impl Contents {
-    /// Those of what was selected in `tree`. Nothing is read yet. What is long
-    /// waits in a file that `new_file` makes.
+    /// Those of what was selected in `tree`. Nothing is read yet.
     ///
     /// # Errors
-    /// When the matches can't be had back from where they wait, or what is
-    /// known of their files can't be put aside.
+    /// When the matches can't be had back from where they wait, or there is no
+    /// room for digests where `new_file` makes a file.
     pub fn of(
         tree: Arc<dyn Tree>,
-        matches: &mut [Match],
+        selection: &mut Selection,
         new_file: NewFile<'_>,
     ) -> io::Result<Self> {
-        let mut contents = Self::unhashed(tree, matches)?;
+        let mut contents = Self::unhashed(tree, &selection.matches)?;
         contents.hashed = true;
-        contents.files = matches.iter().map(|m| m.files as usize).sum();
-        let mut digests = Digests::default();
-        for (part, found) in contents.parts.iter().zip(matches) {
-            let mut known = std::mem::take(&mut found.known);
-            if part.first == 0 {
-                digests = known;
-                digests.reserve(contents.files, new_file)?;
-                continue;
-            }
-            for file in 0..found.files as usize {
-                if let Some(digest) = known.get(file)? {
-                    digests.set(part.first + file, digest)?;
-                }
-            }
-        }
-        contents.digests = Mutex::new(digests);
+        contents.files = selection.matches.iter().map(|m| m.files as usize).sum();
+        let mut known = std::mem::take(&mut selection.known);
+        known.reserve(contents.files, new_file)?;
+        contents.digests = Mutex::new(known);
         Ok(contents)
     }
 
@@ -633,8 +620,8 @@ mod tests {
         let tree: Arc<dyn Tree> = Arc::new(tree);
         let contents = || {
             let none = Ignore::default();
-            let matches = select(&*tree, source, false, &none, &tempfile::tempfile);
-            Contents::of(tree.clone(), &mut matches.unwrap(), &tempfile::tempfile).unwrap()
+            let selection = select(&*tree, source, false, &none, &tempfile::tempfile);
+            Contents::of(tree.clone(), &mut selection.unwrap(), &tempfile::tempfile).unwrap()
         };
         let digest = |threads: usize| {
             let contents = contents();
@@ -752,9 +739,8 @@ mod tests {
     fn failures() {
         let dir = dir();
         let tree: Arc<dyn Tree> = Arc::new(LocalTree::open(dir.path(), None).unwrap());
-        let matches = select(&*tree, "d", false, &Ignore::default(), &tempfile::tempfile);
-        let mut matches = matches.unwrap();
-        let contents = Contents::of(tree, &mut matches, &tempfile::tempfile).unwrap();
+        let selection = select(&*tree, "d", false, &Ignore::default(), &tempfile::tempfile);
+        let contents = Contents::of(tree, &mut selection.unwrap(), &tempfile::tempfile).unwrap();
         let cancel = Cancel::new();
         fs::write(dir.path().join("d/a"), "longer").unwrap();
         let error = contents.read(2, &cancel).unwrap_err();
@@ -787,9 +773,9 @@ mod tests {
             });
             let tree: Arc<dyn Tree> = Arc::new(LocalTree::open(dir.path(), None).unwrap());
             for _ in 0..100 {
-                let matches = select(&*tree, "f", false, &Ignore::default(), &tempfile::tempfile);
-                let mut matches = matches.unwrap();
-                let contents = Contents::of(tree.clone(), &mut matches, &tempfile::tempfile);
+                let selection = select(&*tree, "f", false, &Ignore::default(), &tempfile::tempfile);
+                let mut selection = selection.unwrap();
+                let contents = Contents::of(tree.clone(), &mut selection, &tempfile::tempfile);
                 let contents = contents.unwrap();
                 if contents.read(1, &Cancel::new()).is_ok() {
                     let digest = contents.lock().get(0).unwrap().unwrap();

@@ -1,9 +1,8 @@
-//! Selected entries as one long list that is read in order, again and again.
+//! Selected entries as long lists that are read in order, again and again.
 //!
 //! A selection may have millions of entries: they are kept as packed
 //! [records](crate::layer::records).
 
-use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -19,41 +18,88 @@ pub use crate::layer::records::NewFile;
 use crate::layer::records::{Cursor, Records};
 use crate::layer::{Kind, Meta, Mtime};
 
-/// A list of entries.
+/// Bytes of lists that are in memory when many are read at once.
+const READ: usize = 4 << 20;
+/// Bytes of one list that are read at once.
+const MOST_READ: usize = 64 << 10;
+const LEAST_READ: usize = 512;
+
+/// A list of entries: a part of one that many have together.
 #[derive(Debug, Default)]
 pub struct Entries {
-    records: Records,
+    records: Arc<Records>,
+    extent: Extent,
+}
+
+/// Where a list is, and what is told of it.
+#[derive(Debug, Default)]
+pub(super) struct Extent {
+    /// The place of its first record.
+    begin: u64,
+    len: u64,
     /// A bit for each file, up to the last that has several names.
     shared: Vec<u64>,
+}
+
+impl Extent {
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The list, of all that were written.
+    pub(super) fn of(self, records: &Arc<Records>) -> Arc<Entries> {
+        Arc::new(Entries {
+            records: Arc::clone(records),
+            extent: self,
+        })
+    }
 }
 
 impl Entries {
     /// How many there are.
     pub fn len(&self) -> u64 {
-        self.records.len()
+        self.extent.len
     }
 
     /// Whether the file with this number has several names in the list.
     pub fn is_shared(&self, file: u32) -> bool {
-        let bits = self.shared.get(file as usize / 64);
+        let bits = self.extent.shared.get(file as usize / 64);
         bits.is_some_and(|bits| bits >> (file % 64) & 1 == 1)
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.extent.is_empty()
     }
 
     /// Reads the list from its beginning.
     pub fn read(self: &Arc<Self>) -> Reader {
-        Reader(Cursor::new(Arc::clone(self)))
+        self.read_as_one_of(1)
+    }
+
+    /// Reads the list from its beginning while so many lists are read, so that
+    /// what they hold together is bounded.
+    pub fn read_as_one_of(self: &Arc<Self>, lists: usize) -> Reader {
+        let chunk = (READ / lists.max(1)).clamp(LEAST_READ, MOST_READ);
+        let mut cursor = Cursor::new(Arc::clone(&self.records)).by(chunk);
+        cursor.seek(self.extent.begin);
+        Reader {
+            cursor,
+            left: self.extent.len,
+        }
     }
 }
 
-/// Writes a list; numbers the files in it.
+/// Writes lists, one after the other; numbers the files in each.
+///
+/// There may be as many lists as directories, so that they have one place
+/// together that is bounded.
 pub(super) struct Writer<'a> {
     new_file: NewFile<'a>,
-    list: Entries,
+    records: Records,
+    /// Where the list begins that is being written, and its length.
+    begin: u64,
+    len: u64,
     /// How many files there are, those with several names counted once.
     files: u32,
     /// Of files with several names, the number of the entry that came first.
@@ -70,7 +116,9 @@ impl<'a> Writer<'a> {
     pub(super) fn new(new_file: NewFile<'a>) -> Self {
         Self {
             new_file,
-            list: Entries::default(),
+            records: Records::default(),
+            begin: 0,
+            len: 0,
             files: 0,
             linked: Numbers::default(),
             firsts: Firsts::default(),
@@ -84,7 +132,7 @@ impl<'a> Writer<'a> {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.len == 0
     }
 
     /// Gives an entry its numbers.
@@ -131,15 +179,39 @@ impl<'a> Writer<'a> {
 
     /// Adds an entry that has its numbers.
     pub(super) fn push(&mut self, found: &Found) -> io::Result<()> {
-        let records = &mut self.list.records;
-        records.push(self.new_file, |out| encode(found, out))?;
+        let place = (self.records).push(self.new_file, |out| encode(found, out))?;
+        if self.len == 0 {
+            self.begin = place;
+        }
+        self.len += 1;
         Ok(())
     }
 
-    pub(super) fn finish(mut self) -> Entries {
-        self.list.records.shrink();
-        self.list.shared = self.shared;
-        self.list
+    /// Ends a list; the next one begins.
+    pub(super) fn end_list(&mut self) -> Extent {
+        let extent = Extent {
+            begin: self.begin,
+            len: self.len,
+            shared: std::mem::take(&mut self.shared),
+        };
+        self.len = 0;
+        self.files = 0;
+        self.linked = Numbers::default();
+        self.firsts = Firsts::default();
+        self.number = 0;
+        extent
+    }
+
+    /// What the lists that were ended are parts of.
+    pub(super) fn finish(mut self) -> Arc<Records> {
+        self.records.shrink();
+        Arc::new(self.records)
+    }
+
+    /// The only list.
+    pub(super) fn finish_one(mut self) -> Arc<Entries> {
+        let extent = self.end_list();
+        extent.of(&self.finish())
     }
 }
 
@@ -191,21 +263,19 @@ impl Found {
     }
 }
 
-impl Borrow<Records> for Arc<Entries> {
-    fn borrow(&self) -> &Records {
-        &self.records
-    }
-}
-
 /// Reads a list of entries in order.
 #[derive(Debug)]
-pub struct Reader(Cursor<Arc<Entries>>);
+pub struct Reader {
+    cursor: Cursor<Arc<Records>>,
+    left: u64,
+}
 
 impl Iterator for Reader {
     type Item = io::Result<Found>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let record = self.0.next_record().transpose()?;
+        self.left = self.left.checked_sub(1)?;
+        let record = self.cursor.next_record().transpose()?;
         Some(record.and_then(|r| decode(r).ok_or_else(|| io::ErrorKind::InvalidData.into())))
     }
 }
@@ -388,24 +458,36 @@ mod tests {
 
     #[test]
     fn a_list_is_read_as_it_was_written() {
-        for count in [0, 1, 100, 40_000] {
+        for counts in [
+            &[0, 1, 100][..],
+            &[40_000, 0, 3],
+            &[20_000, 20_000],
+            &[2; 20_000],
+        ] {
             let mut writer = Writer::new(&tempfile::tempfile);
             let mut written = Vec::new();
-            for n in 0..count {
-                let mut found = found(n);
-                writer.count(&mut found);
-                writer.push(&found).unwrap();
-                written.push(found);
+            for count in counts {
+                let mut list = Vec::new();
+                for n in 0..*count {
+                    let mut found = found(n);
+                    writer.count(&mut found);
+                    writer.push(&found).unwrap();
+                    list.push(found);
+                }
+                written.push((list, writer.end_list()));
             }
-            let list = Arc::new(writer.finish());
-            assert_eq!(list.len(), count);
-            assert_eq!(list.records.has_file(), count > 30_000);
-            // Two readers don't know of each other.
-            for (n, (one, two)) in list.read().zip(list.read()).enumerate() {
-                assert_eq!(one.unwrap(), written[n]);
-                assert_eq!(two.unwrap(), written[n]);
+            let records = writer.finish();
+            assert_eq!(records.has_file(), counts.iter().sum::<u64>() > 30_000);
+            for (written, extent) in written {
+                let list = extent.of(&records);
+                assert_eq!(list.len(), written.len() as u64);
+                // Two readers don't know of each other.
+                for (n, (one, two)) in list.read().zip(list.read()).enumerate() {
+                    assert_eq!(one.unwrap(), written[n]);
+                    assert_eq!(two.unwrap(), written[n]);
+                }
+                assert_eq!(list.read().count(), written.len());
             }
-            assert_eq!(list.read().count() as u64, count);
         }
     }
 
@@ -446,7 +528,7 @@ mod tests {
         }
         assert_eq!(numbers, [(0, 0), (1, 0), (2, 0), (1, 2), (3, 0)]);
         assert_eq!(writer.files(), 4);
-        let list = writer.finish();
+        let list = writer.finish_one();
         let shared: Vec<bool> = (0..5).map(|n| list.is_shared(n)).collect();
         assert_eq!(shared, [false, true, false, false, false]);
     }

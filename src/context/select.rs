@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::checksum::describe;
 use super::digests::Digests;
-use super::entries::{Entries, NewFile, Writer};
+use super::entries::{Entries, Extent, NewFile, Writer};
 use super::glob::{BadPattern, Glob, has_wildcard};
 use super::ignore::{Ignore, IgnoreError, tidy};
 use super::similar::similar;
@@ -120,8 +120,15 @@ pub struct Match {
     pub bytes: u64,
     /// The digest of all but the contents of files.
     pub shape: Sha256,
-    /// The digests of its files that are known, until a selection's
-    /// [contents](super::checksum::Contents) have them.
+}
+
+/// What a source selects.
+#[derive(Debug, Default)]
+pub struct Selection {
+    /// In the order they were found in.
+    pub matches: Vec<Match>,
+    /// The digests of all files that are known, those of one match after those
+    /// of the one before, until [contents](super::checksum::Contents) have them.
     pub(super) known: Digests,
 }
 
@@ -157,11 +164,10 @@ impl Match {
             name: self.name.clone(),
             path: self.path.clone(),
             top: self.top.clone(),
-            below: Arc::new(below.finish()),
+            below: below.finish_one(),
             files: self.files,
             bytes,
             shape: self.shape,
-            known: Digests::default(),
         })
     }
 }
@@ -176,7 +182,7 @@ pub fn select(
     parents: bool,
     exclude: &Ignore,
     new_file: NewFile<'_>,
-) -> Result<Vec<Match>, SelectError> {
+) -> Result<Selection, SelectError> {
     let mut start = source;
     let mut take = None;
     if parents {
@@ -191,19 +197,18 @@ pub fn select(
         },
         leave: exclude,
     };
-    let mut out = Vec::new();
     let is_pattern = !parents && has_wildcard(start.as_bytes());
-    // Matches that are no directories, one after the other, and such that are
-    // empty ones.
-    let mut apart: Option<Picked<'_>> = None;
-    let mut empty: Option<Picked<'_>> = None;
+    let mut picked = Picked::new(new_file);
+    // Whether there are matches that are no directories, one after the other.
+    let mut apart = false;
     starts(tree, start, &mut |found| {
         let (name, path) = match found {
             Start::Plain { base, path, node } => {
                 let name = Path::new(path.file_name().unwrap_or_default());
                 if !exclude.ignored(name) && filter.take.is_none() {
-                    end(&mut out, &mut empty, Path::new(""));
-                    let picked = apart.get_or_insert_with(|| Picked::new(new_file));
+                    if !std::mem::replace(&mut apart, true) {
+                        picked.end_empty();
+                    }
                     let name = path.strip_prefix(base).unwrap_or(&path).to_owned();
                     let pushed = picked.push_apart(found_at(name, node));
                     pushed.map_err(|e| read(&path, e))?;
@@ -212,7 +217,9 @@ pub fn select(
             }
             Start::Path(name, path) => (name, path),
             Start::End { base } => {
-                end(&mut out, &mut apart, base);
+                if std::mem::take(&mut apart) {
+                    picked.end_apart(base);
+                }
                 return Ok(());
             }
         };
@@ -225,7 +232,6 @@ pub fn select(
             return Ok(());
         }
         let top = top(tree, &path, node)?;
-        let mut picked = Picked::new(new_file);
         let top = picked.top(top).map_err(|e| read(&path, e))?;
         if is_dir {
             let below = Dir {
@@ -239,35 +245,28 @@ pub fn select(
                 |dir| list(tree, &filter, dir),
                 |take| flatten(take, &mut picked, &path),
             )?;
-            if picked.is_empty() && is_pattern {
-                let picked = empty.get_or_insert_with(|| Picked::new(new_file));
-                let pushed = picked.push_apart(found_at(name.into(), top.node));
+            if is_pattern && picked.is_empty() {
+                let pushed = picked.push_empty(found_at(name.into(), top.node));
                 return pushed.map_err(|e| read(&path, e));
             }
         }
-        end(&mut out, &mut empty, Path::new(""));
-        out.push(picked.finish(name, path, top));
+        picked.end_empty();
+        picked.end(name, path, top);
         Ok(())
     })?;
-    end(&mut out, &mut empty, Path::new(""));
+    let selection = picked.finish();
     if let Some(pattern) = take
         && !has_wildcard(pattern.as_os_str().as_bytes())
         && !pattern.as_os_str().is_empty()
-        && !out.is_empty()
-        && out.iter().all(|m| m.below.is_empty())
+        && !selection.matches.is_empty()
+        && selection.matches.iter().all(|m| m.below.is_empty())
         && !exclude.ignored(&pattern)
     {
-        let path = out
-            .first()
-            .map_or_else(|| pattern.clone(), |m| m.path.join(&pattern));
+        let first = selection.matches.first();
+        let path = first.map_or_else(|| pattern.clone(), |m| m.path.join(&pattern));
         return Err(not_found(tree, source, &path));
     }
-    Ok(out)
-}
-
-/// Nothing is added to these matches, which are below `base`.
-fn end(out: &mut Vec<Match>, matches: &mut Option<Picked<'_>>, base: &Path) {
-    out.extend(matches.take().map(|matches| matches.finish_apart(base)));
+    Ok(selection)
 }
 
 struct Filter<'a> {
@@ -501,33 +500,49 @@ fn list(tree: &dyn Tree, filter: &Filter<'_>, dir: Dir) -> Result<Listed<Dir, Ch
     })
 }
 
-/// What a match has, as it is found.
+/// Where the list of a match is.
+enum Place {
+    Lists(Extent),
+    Empty(Extent),
+}
+
+/// What the matches of a source have, as it is found.
 struct Picked<'a> {
-    below: Writer<'a>,
-    shape: Hasher,
-    description: Vec<u8>,
-    bytes: u64,
+    lists: Writer<'a>,
+    /// Those of empty directories: whether one is, is known only when it was
+    /// listed.
+    empty: Writer<'a>,
+    ended: Vec<(Match, Place)>,
+    /// How many files the matches that ended have.
+    first: usize,
     known: Digests,
-    /// That of nothing.
-    empty: Sha256,
+    /// Those of the match that is being picked.
+    shape: Hasher,
+    bytes: u64,
+    description: Vec<u8>,
+    /// The digest of nothing.
+    of_nothing: Sha256,
     new_file: NewFile<'a>,
 }
 
 impl<'a> Picked<'a> {
     fn new(new_file: NewFile<'a>) -> Self {
         Self {
-            below: Writer::new(new_file),
-            shape: Hasher::new(),
-            description: Vec::new(),
-            bytes: 0,
+            lists: Writer::new(new_file),
+            empty: Writer::new(new_file),
+            ended: Vec::new(),
+            first: 0,
             known: Digests::default(),
-            empty: Sha256::of(b""),
+            shape: Hasher::new(),
+            bytes: 0,
+            description: Vec::new(),
+            of_nothing: Sha256::of(b""),
             new_file,
         }
     }
 
     fn count(&mut self, found: &mut Found) -> io::Result<()> {
-        self.below.count(found);
+        self.lists.count(found);
         self.weigh(found)?;
         self.description.clear();
         describe(found, &mut self.description);
@@ -542,7 +557,7 @@ impl<'a> Picked<'a> {
 
     fn push(&mut self, mut found: Found) -> io::Result<()> {
         self.count(&mut found)?;
-        self.below.push(&found)
+        self.lists.push(&found)
     }
 
     /// Adds a match that is no directory.
@@ -552,40 +567,52 @@ impl<'a> Picked<'a> {
             .meta
             .xattrs
             .retain(|name, _| is_portable_xattr(name));
-        self.below.count_apart(&mut found);
+        self.lists.count_apart(&mut found);
         self.weigh(&found)?;
-        self.below.push(&found)
+        self.lists.push(&found)
     }
 
     /// Whether nothing was added but the match itself.
     fn is_empty(&self) -> bool {
-        self.below.is_empty()
+        self.lists.is_empty()
     }
 
-    /// The matches that were added, which are below `path`.
-    fn finish_apart(self, path: &Path) -> Match {
-        let top = Node {
-            kind: Kind::Dir,
-            meta: Meta::default(),
-            ctime: Mtime::default(),
-            inode: (0, 0),
-            links: 1,
-            digest: None,
-        };
-        let top = found_at(PathBuf::new(), top);
-        Match {
-            apart: true,
-            ..self.finish(OsString::new(), path.to_owned(), top)
+    /// Adds what was picked, an empty directory, to the other ones.
+    fn push_empty(&mut self, found: Found) -> io::Result<()> {
+        self.lists.end_list();
+        self.shape = Hasher::new();
+        self.empty.push(&found)
+    }
+
+    /// Ends the matches that were added with [`push_empty`](Self::push_empty),
+    /// if there are any.
+    fn end_empty(&mut self) {
+        if !self.empty.is_empty() {
+            let place = Place::Empty(self.empty.end_list());
+            self.ended.push((apart(Path::new("")), place));
         }
+    }
+
+    /// Ends the matches that were added with [`push_apart`](Self::push_apart),
+    /// which are below `path`.
+    fn end_apart(&mut self, path: &Path) {
+        let found = Match {
+            files: self.lists.files(),
+            bytes: std::mem::take(&mut self.bytes),
+            ..apart(path)
+        };
+        self.first += found.files as usize;
+        self.ended
+            .push((found, Place::Lists(self.lists.end_list())));
     }
 
     /// Takes note of a file's size and digest.
     fn weigh(&mut self, found: &Found) -> io::Result<()> {
         if let (Kind::File { size }, Some(file), 0) = (&found.node.kind, found.file, found.back) {
             self.bytes = self.bytes.saturating_add(*size);
-            let empty = (*size == 0).then_some(self.empty);
+            let empty = (*size == 0).then_some(self.of_nothing);
             if let Some(digest) = empty.or(found.node.digest) {
-                let file = file as usize;
+                let file = self.first + file as usize;
                 self.known.reserve(file + 1, self.new_file)?;
                 self.known.set(file, digest)?;
             }
@@ -593,18 +620,60 @@ impl<'a> Picked<'a> {
         Ok(())
     }
 
-    fn finish(self, name: OsString, path: PathBuf, top: Found) -> Match {
-        Match {
+    /// Ends a match.
+    fn end(&mut self, name: OsString, path: PathBuf, top: Found) {
+        let found = Match {
             apart: false,
             name,
             path,
             top,
-            files: self.below.files(),
-            below: Arc::new(self.below.finish()),
-            bytes: self.bytes,
-            shape: self.shape.finish_raw(),
+            below: Arc::default(),
+            files: self.lists.files(),
+            bytes: std::mem::take(&mut self.bytes),
+            shape: std::mem::take(&mut self.shape).finish_raw(),
+        };
+        self.first += found.files as usize;
+        self.ended
+            .push((found, Place::Lists(self.lists.end_list())));
+    }
+
+    /// All matches that were ended.
+    fn finish(mut self) -> Selection {
+        self.end_empty();
+        let (lists, empty) = (self.lists.finish(), self.empty.finish());
+        let with_list = |(found, place): (Match, Place)| Match {
+            below: match place {
+                Place::Lists(extent) => extent.of(&lists),
+                Place::Empty(extent) => extent.of(&empty),
+            },
+            ..found
+        };
+        Selection {
+            matches: self.ended.into_iter().map(with_list).collect(),
             known: self.known,
         }
+    }
+}
+
+/// Matches that have nothing below them, which are below `path`.
+fn apart(path: &Path) -> Match {
+    let top = Node {
+        kind: Kind::Dir,
+        meta: Meta::default(),
+        ctime: Mtime::default(),
+        inode: (0, 0),
+        links: 1,
+        digest: None,
+    };
+    Match {
+        apart: true,
+        name: OsString::new(),
+        path: path.to_owned(),
+        top: found_at(PathBuf::new(), top),
+        below: Arc::default(),
+        files: 0,
+        bytes: 0,
+        shape: Hasher::new().finish_raw(),
     }
 }
 
@@ -732,7 +801,8 @@ mod tests {
         let (_dir, tree) = tree("");
         let exclude = Ignore::from_patterns(exclude).unwrap();
         let mut out = Vec::new();
-        for found in select(&tree, source, parents, &exclude, &tempfile::tempfile)? {
+        let selection = select(&tree, source, parents, &exclude, &tempfile::tempfile)?;
+        for found in selection.matches {
             if found.apart {
                 let names = found.below.read().map(|f| found.path_of(&f.unwrap()));
                 let name = |path: PathBuf| path.file_name().unwrap().display().to_string() + ":";
@@ -758,7 +828,8 @@ mod tests {
         let tree = LocalTree::open(dir.path(), None).unwrap();
         let matches = |source| {
             let none = Ignore::default();
-            select(&tree, source, false, &none, &tempfile::tempfile).unwrap()
+            let selection = select(&tree, source, false, &none, &tempfile::tempfile);
+            selection.unwrap().matches
         };
         let list = |found: &Match| -> Vec<String> {
             let below = found.below.read();
@@ -843,14 +914,18 @@ mod tests {
         }
         let tree = LocalTree::open(dir.path(), None).unwrap();
         let found = select(&tree, "/", false, &Ignore::default(), &tempfile::tempfile).unwrap();
-        let names: Vec<PathBuf> = found[0].below.read().map(|f| f.unwrap().name).collect();
+        let names: Vec<PathBuf> = found.matches[0]
+            .below
+            .read()
+            .map(|f| f.unwrap().name)
+            .collect();
         assert_eq!(names.len(), count + count.div_ceil(100));
         assert!(names.is_sorted());
         // Nothing but the last one, and the directory that it is in.
         let last = [format!("!n{:05}", count - 1)];
         let but = Ignore::from_patterns(["*".as_bytes(), last[0].as_bytes()]).unwrap();
         let found = select(&tree, "/", false, &but, &tempfile::tempfile).unwrap();
-        assert_eq!(found[0].below.len(), 1);
+        assert_eq!(found.matches[0].below.len(), 1);
     }
 
     #[test]

@@ -53,9 +53,9 @@ fn options() -> CopyOptions {
 fn sources(dir: &Path, pattern: &str) -> Vec<Source> {
     let tree: Arc<dyn Tree> = Arc::new(LocalTree::open(dir, None).unwrap());
     let nothing = Ignore::default();
-    let mut matches = select(&*tree, pattern, false, &nothing, &tempfile::tempfile).unwrap();
-    let contents = Arc::new(Contents::of(tree, &mut matches, &tempfile::tempfile).unwrap());
-    vec![Source::tree(contents, matches)]
+    let mut selection = select(&*tree, pattern, false, &nothing, &tempfile::tempfile).unwrap();
+    let contents = Arc::new(Contents::of(tree, &mut selection, &tempfile::tempfile).unwrap());
+    vec![Source::tree(contents, selection.matches)]
 }
 
 fn unpack(sources: Vec<Source>, max_bytes: u64) -> Result<Vec<Source>, AddError> {

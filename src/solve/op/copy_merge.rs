@@ -126,9 +126,10 @@ pub(super) struct Merge {
 
 impl Merge {
     pub(super) fn new(planned: Spilled<Planned>, lanes: Vec<Lane>) -> Self {
+        let count = lanes.len();
         let open = |lane: Lane| Open {
             reader: match &lane.list {
-                List::Tree(entries) => Some(entries.read()),
+                List::Tree(entries) => Some(entries.read_as_one_of(count)),
                 List::Apart(_) => None,
             },
             lane,

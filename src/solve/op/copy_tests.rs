@@ -69,10 +69,10 @@ impl Case {
         let exclude = Ignore::from_patterns(&self.exclude).unwrap();
         let sources = sources.iter().map(|source| {
             let new_file = &tempfile::tempfile;
-            let mut matches = select(&*tree, source, self.parents, &exclude, new_file).unwrap();
+            let mut selection = select(&*tree, source, self.parents, &exclude, new_file).unwrap();
             let contents =
-                Arc::new(Contents::of(tree.clone(), &mut matches, &tempfile::tempfile).unwrap());
-            Source::tree(contents, matches)
+                Arc::new(Contents::of(tree.clone(), &mut selection, &tempfile::tempfile).unwrap());
+            Source::tree(contents, selection.matches)
         });
         let root = LocalTree::open(self.root.path(), None).unwrap();
         let workdir = Path::new(self.workdir);
@@ -708,9 +708,9 @@ fn linked_files_of_sources_around_an_archive_are_not_one() {
     let tree: Arc<dyn Tree> = Arc::new(LocalTree::open(case.src.path(), None).unwrap());
     let source = |path| {
         let none = Ignore::default();
-        let matches = select(&*tree, path, false, &none, &tempfile::tempfile).unwrap();
-        let contents = Contents::unhashed(tree.clone(), &matches).unwrap();
-        Source::tree(Arc::new(contents), matches)
+        let selection = select(&*tree, path, false, &none, &tempfile::tempfile).unwrap();
+        let contents = Contents::unhashed(tree.clone(), &selection.matches).unwrap();
+        Source::tree(Arc::new(contents), selection.matches)
     };
     let changes = plan(
         vec![

@@ -14,7 +14,7 @@ use super::sources::limits;
 use crate::context::checksum::Contents;
 use crate::context::entries::NewFile;
 use crate::context::ignore::Ignore;
-use crate::context::select::{Match, select};
+use crate::context::select::{Selection, select};
 use crate::context::{Empty, Tree};
 use crate::digest::Digest;
 use crate::dockerfile::chmod::Chmod;
@@ -143,11 +143,11 @@ pub(in super::super) fn find(
             CopySource::Path { path, .. } => {
                 let tree = solver.source_tree(&op.from)?;
                 let new_file = || spool(solver);
-                let mut matches = select(&*tree, path, op.parents, &exclude, &new_file)?;
-                let contents_of = Contents::of(tree, &mut matches, &new_file);
+                let mut selection = select(&*tree, path, op.parents, &exclude, &new_file)?;
+                let contents_of = Contents::of(tree, &mut selection, &new_file);
                 let files = Arc::new(contents_of.map_err(put_aside())?);
                 contents.push(Part::Files(Arc::clone(&files)));
-                sources.push(Source::tree(files, matches));
+                sources.push(Source::tree(files, selection.matches));
             }
             CopySource::Inline { name, content } => sources.push(Source::File(Single {
                 name: name.clone(),
@@ -249,8 +249,8 @@ pub(super) fn digest_below(
     source: &str,
 ) -> Result<Digest, StepError> {
     let new_file = || spool(solver);
-    let mut matches = below(&*tree, source, &new_file)?;
-    let contents = Contents::of(tree, &mut matches, &new_file).map_err(put_aside())?;
+    let mut selection = below(&*tree, source, &new_file)?;
+    let contents = Contents::of(tree, &mut selection, &new_file).map_err(put_aside())?;
     contents.read(
         solver.env.options.seal.workers.threads(),
         &solver.env.cancel,
@@ -266,7 +266,7 @@ pub(in super::super) fn changes_below(
     source: &str,
     new_file: NewFile<'_>,
 ) -> Result<CopyChanges, StepError> {
-    let matches = below(&**tree, source, new_file)?;
+    let Selection { matches, .. } = below(&**tree, source, new_file)?;
     let options = CopyOptions {
         chown: None,
         chmod: None,
@@ -291,7 +291,7 @@ pub(super) fn put_aside() -> impl FnOnce(io::Error) -> StepError {
     StepError::io("can't read the list of what is copied")
 }
 
-fn below(tree: &dyn Tree, source: &str, new_file: NewFile<'_>) -> Result<Vec<Match>, StepError> {
+fn below(tree: &dyn Tree, source: &str, new_file: NewFile<'_>) -> Result<Selection, StepError> {
     let nothing: [&str; 0] = [];
     let none = Ignore::from_patterns(nothing).map_err(|e| StepError::Refused {
         message: e.to_string(),

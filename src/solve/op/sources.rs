@@ -101,8 +101,8 @@ fn fetch_git(
     let checkout = git::checkout(url, &options, &work, &solver.env.cancel).map_err(|e| fail(&e))?;
     let tree: Arc<dyn Tree> =
         Arc::new(LocalTree::open(&checkout.tree, None).map_err(|e| fail(&e))?);
-    let matches = select(&*tree, "/", false, exclude, &|| spool(solver))?;
-    let contents = Contents::unhashed(tree, &matches).map_err(put_aside())?;
+    let selection = select(&*tree, "/", false, exclude, &|| spool(solver))?;
+    let contents = Contents::unhashed(tree, &selection.matches).map_err(put_aside())?;
     let mut hasher = Hasher::new();
     hasher.field(b"git");
     hasher.field(checkout.commit.as_bytes());
@@ -111,7 +111,7 @@ fn fetch_git(
     Ok(Fetched {
         digest: hasher.finish(),
         // The commit says what is in them.
-        source: Source::tree(Arc::new(contents), matches),
+        source: Source::tree(Arc::new(contents), selection.matches),
     })
 }
 
