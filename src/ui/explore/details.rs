@@ -139,26 +139,11 @@ pub(super) fn image(state: &State, contents: Option<&Contents>) -> Fields {
         ),
     ));
     if let Some(contents) = contents {
-        let unpacked = contents.tar_bytes.iter().copied();
-        let unpacked = unpacked.fold(0, u64::saturating_add);
-        let waste = &contents.waste;
         fields.extend([
-            ("unpacked", format::size(unpacked)),
-            (
-                "wasted",
-                format!(
-                    "{} at {} paths, efficiency {:.1}%",
-                    format::size(waste.bytes),
-                    waste.paths.len(),
-                    waste.efficiency * 100.0
-                ),
-            ),
+            ("unpacked", format::size(contents.unpacked())),
+            ("wasted", contents.wasted()),
         ]);
-        if let Some((layer, problem)) = contents.tree.problems().first() {
-            let all = contents.tree.problems().len();
-            let text = format!("{all}, the first in layer {}: {problem}", layer + 1);
-            fields.push(("problems", text));
-        }
+        fields.extend(contents.problems().map(|text| ("problems", text)));
     }
     fields.push(("digest", outline.digest.clone()));
     fields.push(("platform", outline.platform.clone()));

@@ -134,9 +134,6 @@ fn color(layer: usize) -> String {
 }
 
 fn summary(outline: &Outline, contents: &Contents) -> String {
-    let unpacked = contents.tar_bytes.iter().copied();
-    let unpacked = unpacked.fold(0, u64::saturating_add);
-    let waste = &contents.waste;
     let mut fields = vec![
         (
             "size",
@@ -144,31 +141,15 @@ fn summary(outline: &Outline, contents: &Contents) -> String {
                 "{} in {} layers, {} unpacked",
                 format::size(outline.size()),
                 outline.layers.len(),
-                format::size(unpacked)
+                format::size(contents.unpacked())
             ),
         ),
-        (
-            "wasted",
-            format!(
-                "{} at {} paths, efficiency {:.1}%",
-                format::size(waste.bytes),
-                waste.paths.len(),
-                waste.efficiency * 100.0
-            ),
-        ),
+        ("wasted", contents.wasted()),
         ("platform", outline.platform.clone()),
         ("digest", outline.digest.clone()),
     ];
     fields.extend(outline.created.clone().map(|time| ("created", time)));
-    let problems = contents.tree.problems();
-    if let Some((layer, problem)) = problems.first() {
-        let text = format!(
-            "{}, the first in layer {}: {problem}",
-            problems.len(),
-            layer + 1
-        );
-        fields.push(("problems", text));
-    }
+    fields.extend(contents.problems().map(|text| ("problems", text)));
     let mut out = String::from("<dl>\n");
     for (name, value) in fields {
         out.push_str(&format!("<dt>{name}</dt><dd>{}</dd>\n", html(&value)));

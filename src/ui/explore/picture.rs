@@ -9,6 +9,8 @@ use shiplap::layer::index::LayerIndex;
 use shiplap::look::waste::{Waste, waste};
 use shiplap::look::{ChangeKind, LayerSummary, NodeId, Tree, steps, summary};
 
+use crate::ui::format;
+
 /// What manifest and config say.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub(crate) struct Outline {
@@ -91,6 +93,32 @@ impl Contents {
             waste: waste(&tree),
             tree,
         })
+    }
+
+    /// Bytes of all tars.
+    pub(crate) fn unpacked(&self) -> u64 {
+        self.tar_bytes.iter().copied().fold(0, u64::saturating_add)
+    }
+
+    /// How much is wasted, in words.
+    pub(crate) fn wasted(&self) -> String {
+        format!(
+            "{} at {} paths, efficiency {:.1}%",
+            format::size(self.waste.bytes),
+            self.waste.paths.len(),
+            self.waste.efficiency * 100.0
+        )
+    }
+
+    /// What is wrong with the layers, in words; `None` where nothing is.
+    pub(crate) fn problems(&self) -> Option<String> {
+        let all = self.tree.problems();
+        let (layer, problem) = all.first()?;
+        let count = all.len();
+        Some(format!(
+            "{count}, the first in layer {}: {problem}",
+            layer + 1
+        ))
     }
 
     /// What the layers did to a path, the oldest first.
