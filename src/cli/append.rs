@@ -7,13 +7,12 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 use shiplap::context::Empty;
-use shiplap::image::History;
 use shiplap::layer::{Change, Changes};
 use shiplap::mutate::append::{Placing, append, append_tar};
 use shiplap::snapshot::overlay;
 
 use super::error::Usage;
-use super::reshape::{Failed, FormArgs, LayerArgs, ReshapeArgs, now};
+use super::reshape::{Failed, FormArgs, LayerArgs, RemarkArgs, ReshapeArgs, now};
 use super::{Session, open_input};
 
 const EXAMPLES: &str = "\
@@ -53,23 +52,8 @@ pub(super) struct AppendArgs {
     /// What the history says the layer was made by
     #[arg(long, value_name = "TEXT")]
     created_by: Option<String>,
-    /// Remark for the history
-    #[arg(
-        short,
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true
-    )]
-    message: String,
-    /// Who made the change
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true
-    )]
-    author: String,
+    #[command(flatten)]
+    remark: RemarkArgs,
     #[command(flatten)]
     layers: LayerArgs,
     #[command(flatten)]
@@ -126,13 +110,8 @@ impl AppendArgs {
             None => self.content.display().to_string(),
         };
         let by = format!("shiplap append {name} /{}", self.prefix.0.display());
-        let history = History {
-            created: Some(now()?),
-            created_by: self.created_by.clone().unwrap_or(by),
-            comment: self.message.clone(),
-            author: self.author.clone(),
-            ..History::default()
-        };
+        let by = self.created_by.clone().unwrap_or(by);
+        let history = self.remark.entry(now()?, by);
         let read = RefCell::new(false);
         let (form, layers) = (self.form.format, Some(&self.layers));
         self.common

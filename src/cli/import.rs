@@ -17,6 +17,7 @@ use shiplap::layer::workers::Workers;
 use shiplap::platform::Platform;
 
 use super::error::{Located, Usage};
+use super::reshape::MessageArgs;
 use super::{ProgressArgs, Session, images, open_input, output_spec, values};
 use crate::ui::output;
 
@@ -45,15 +46,8 @@ pub(super) struct ImportArgs {
     /// HEALTHCHECK, LABEL, ONBUILD, SHELL, STOPSIGNAL, USER, VOLUME or WORKDIR
     #[arg(short, long, value_name = "INSTRUCTION")]
     change: Vec<String>,
-    /// Remark for the history
-    #[arg(
-        short,
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true
-    )]
-    message: String,
+    #[command(flatten)]
+    message: MessageArgs,
     /// What the files are made to run on [default: this machine's platform]
     #[arg(long, value_name = "OS/ARCH", value_parser = Platform::parse)]
     platform: Option<Platform>,
@@ -76,7 +70,7 @@ impl ImportArgs {
         let options = ImportOptions {
             config,
             created_by: format!("IMPORT {}", file_name(&self.file)),
-            comment: self.message.clone(),
+            comment: self.message.message.clone(),
             compression: Settings {
                 compression: self.compression,
                 level: None,

@@ -8,7 +8,7 @@ use shiplap::mutate::config::{ConfigEdit, Edit, edit};
 use shiplap::platform::Platform;
 
 use super::error::Usage;
-use super::reshape::{FormArgs, ReshapeArgs, now};
+use super::reshape::{FormArgs, MessageArgs, ReshapeArgs, now};
 use super::values::{key_or_value, key_value};
 use super::{Session, import};
 
@@ -137,18 +137,11 @@ pub(super) struct MutateArgs {
     /// What the entry says the image was made by
     #[arg(long, value_name = "TEXT", help_heading = "History")]
     created_by: Option<String>,
-    /// Remark for the history
-    #[arg(
-        short,
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true
-    )]
-    #[arg(help_heading = "History")]
-    message: String,
     #[command(flatten)]
     form: FormArgs,
+    // The last: what comes after it would have the heading too.
+    #[command(flatten, next_help_heading = "History")]
+    message: MessageArgs,
 }
 
 fn time(text: &str) -> Result<String, String> {
@@ -182,7 +175,7 @@ impl MutateArgs {
             change.history = Some(History {
                 created: Some(now()?),
                 created_by: self.created_by.clone().unwrap_or_else(|| self.told()),
-                comment: self.message.clone(),
+                comment: self.message.message.clone(),
                 author: self.author.clone().unwrap_or_default(),
                 ..History::default()
             });

@@ -9,7 +9,7 @@ use serde_json::json;
 use shiplap::bundle::{ImageContents, Repacked, State, repack};
 use shiplap::event::Outcome;
 use shiplap::image::media_type::{self, Compression};
-use shiplap::image::{BlobSource, History, Image};
+use shiplap::image::{BlobSource, Image};
 use shiplap::layer::pipeline::SealOptions;
 use shiplap::store::Store;
 use shiplap::transport::endpoint::Endpoints;
@@ -18,6 +18,7 @@ use shiplap::transport::{CopyOptions, FirstOf, Location, Selection, Source, copy
 use super::access::{RegistryArgs, Scope};
 use super::error::Usage;
 use super::image::ImageAccess;
+use super::reshape::RemarkArgs;
 use super::{Format, ProgressArgs, Session, output_spec, transfer, unpack, values};
 use crate::ui::output;
 
@@ -53,14 +54,8 @@ pub(super) struct RepackArgs {
     /// it was then]
     #[arg(long, value_name = "IMAGE")]
     from: Option<String>,
-    /// Remark for the history
-    #[arg(short, long, value_name = "TEXT")]
-    #[arg(default_value = "", hide_default_value = true)]
-    message: String,
-    /// Who made the change
-    #[arg(long, value_name = "TEXT")]
-    #[arg(default_value = "", hide_default_value = true)]
-    author: String,
+    #[command(flatten)]
+    remark: RemarkArgs,
     /// What the history says the layer was made by
     #[arg(long, value_name = "TEXT", default_value = "shiplap repack")]
     created_by: String,
@@ -108,13 +103,7 @@ impl RepackArgs {
             clamp_mtime: epoch,
             ..SealOptions::default()
         };
-        let history = History {
-            created: Some(created),
-            created_by: self.created_by.clone(),
-            author: self.author.clone(),
-            comment: self.message.clone(),
-            empty_layer: false,
-        };
+        let history = self.remark.entry(created, self.created_by.clone());
         let contents = Arc::new(ImageContents::new(&base, &store));
         let made = repack(state, &base, contents, &store, &options, history, &cancel);
         task.finish(match &made {

@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 use shiplap::event::{Cancel, Events, Outcome};
 use shiplap::image::media_type::{self, Compression, Format as Family};
-use shiplap::image::{BlobSink, BlobSource, Descriptor, Image, WatchedBlobs};
+use shiplap::image::{BlobSink, BlobSource, Descriptor, History, Image, WatchedBlobs};
 use shiplap::layer::pipeline::SealOptions;
 use shiplap::mutate::{MutateError, NewBlobs, Places};
 use shiplap::platform::Platform;
@@ -59,6 +59,39 @@ pub(super) struct FormArgs {
     /// media_type, size, and images with digest, id, platform and layers
     #[arg(long, value_enum, default_value = "text")]
     pub(super) format: Format,
+}
+
+/// The remark on a change.
+#[derive(Debug, Clone, Args)]
+pub(super) struct MessageArgs {
+    /// Remark for the history
+    #[arg(short, long, value_name = "TEXT")]
+    #[arg(default_value = "", hide_default_value = true)]
+    pub(super) message: String,
+}
+
+/// The remark on a new layer, and whose it is.
+#[derive(Debug, Clone, Args)]
+pub(super) struct RemarkArgs {
+    #[command(flatten)]
+    message: MessageArgs,
+    /// Who made the change
+    #[arg(long, value_name = "TEXT")]
+    #[arg(default_value = "", hide_default_value = true)]
+    author: String,
+}
+
+impl RemarkArgs {
+    /// The layer's entry in the history.
+    pub(super) fn entry(&self, created: String, created_by: String) -> History {
+        History {
+            created: Some(created),
+            created_by,
+            author: self.author.clone(),
+            comment: self.message.message.clone(),
+            empty_layer: false,
+        }
+    }
 }
 
 /// How new layers are compressed.
