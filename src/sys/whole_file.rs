@@ -4,6 +4,7 @@
 //! |---|---|
 //! | nothing, a file, a link to a file | the new file takes its place in one step; a link is not followed |
 //! | a device, a pipe, a link to one | it is written to as it is |
+//! | one of our descriptors, as `/dev/stdout` | so is what it leads to, even a file |
 //! | a directory | an error, and it stays |
 //!
 //! Until then the content is in `.shiplap-…` beside it, which is removed when
@@ -11,9 +12,11 @@
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
+use std::os::fd::{BorrowedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::io::{Errno, FdFlags};
 use tempfile::NamedTempFile;
 
 /// Who may use a new file.
@@ -103,7 +106,7 @@ impl Write for WholeFile {
 pub enum Target {
     /// A file, there when it is whole.
     Whole(WholeFile),
-    /// A device or a pipe, written to as it is.
+    /// A device, a pipe or a descriptor, written to as it is.
     AsItIs(File),
 }
 
@@ -113,6 +116,9 @@ impl Target {
     /// # Errors
     /// When `path` is a directory or a socket, or can't be written to.
     pub fn open(path: &Path, access: Access) -> io::Result<Self> {
+        if let Some(file) = descriptor(path)? {
+            return Ok(Self::AsItIs(file));
+        }
         if path.metadata().is_ok_and(|m| !m.is_file()) {
             return Ok(Self::AsItIs(OpenOptions::new().write(true).open(path)?));
         }
@@ -129,6 +135,44 @@ impl Target {
             Self::AsItIs(_) => Ok(()),
         }
     }
+}
+
+/// The descriptor of ours that `path` stands for, by links or by itself. Its
+/// place in a file is shared: what we write to it in other ways comes before or
+/// after, never in the same place.
+fn descriptor(path: &Path) -> io::Result<Option<File>> {
+    const MOST_LINKS: usize = 40;
+    let Ok(ours) = std::fs::canonicalize("/proc/self/fd") else {
+        return Ok(None);
+    };
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        let dir = dir.unwrap_or(Path::new(".")).canonicalize();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let (Ok(dir), Some(name)) = (dir, name) else {
+            break;
+        };
+        if let (true, Ok(number)) = (dir == ours, name.parse::<u16>()) {
+            return copy_of(number.into()).map(Some);
+        }
+        match std::fs::read_link(&path) {
+            Ok(to) => path = dir.join(to),
+            Err(_) => break,
+        }
+    }
+    Ok(None)
+}
+
+/// A copy of the descriptor that whoever started us gave us under `number`;
+/// those that we opened are nothing to write to.
+fn copy_of(number: RawFd) -> io::Result<File> {
+    // SAFETY: it is only looked at and copied, which fails where it is closed.
+    let given = unsafe { BorrowedFd::borrow_raw(number) };
+    if rustix::io::fcntl_getfd(given)?.contains(FdFlags::CLOEXEC) {
+        return Err(Errno::BADF.into());
+    }
+    Ok(rustix::io::fcntl_dupfd_cloexec(given, 0)?.into())
 }
 
 impl Write for Target {
@@ -149,6 +193,8 @@ impl Write for Target {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Seek;
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::FileTypeExt;
 
     use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -225,6 +271,20 @@ mod tests {
         write("pipe");
         assert_eq!(reader.join().unwrap(), b"new");
         assert!(at("pipe").symlink_metadata().unwrap().file_type().is_fifo());
+    }
+
+    #[test]
+    fn a_descriptor_of_ones_own_is_not_given_away() {
+        let file = tempfile::tempfile().unwrap();
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        assert!(Target::open(Path::new(&path), Access::All).is_err());
+        // Whoever starts a program with it clears that flag.
+        rustix::io::fcntl_setfd(&file, FdFlags::empty()).unwrap();
+        let mut target = Target::open(Path::new(&path), Access::All).unwrap();
+        target.write_all(b"new").unwrap();
+        target.finish().unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 3);
+        assert_eq!((&file).stream_position().unwrap(), 3);
     }
 
     #[test]

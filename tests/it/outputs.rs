@@ -59,6 +59,44 @@ fn pipes_and_devices_are_written_to() {
     }
 }
 
+/// `/dev/stdout` leads to a file where that is what standard output is: the
+/// file gets it, and the link stays. Here the link is one of the test's own.
+#[test]
+fn descriptors_are_written_to() {
+    let s = Sandbox::new();
+    let context = s.context("ctx", &[("Dockerfile", "FROM scratch\nCOPY . /\n")]);
+    s.ok(&["build", "-q", "-t", "app:1", &context]);
+    std::os::unix::fs::symlink("/proc/self/fd", s.path("fd")).unwrap();
+    std::os::unix::fs::symlink("fd/1", s.path("stdout")).unwrap();
+    let run = |args: &[&str]| {
+        let file = s.path("out");
+        let mut command = s.command(&s.store());
+        command.args(args).current_dir(s.dir.path());
+        let out = command
+            .stdout(std::fs::File::create(&file).unwrap())
+            .output();
+        let link = s.path("stdout").symlink_metadata().unwrap();
+        assert!(link.is_symlink(), "{args:?}");
+        (out.unwrap(), std::fs::read(file).unwrap())
+    };
+    for to in ["stdout", "fd/1", "/proc/self/fd/1"] {
+        for command in ["save", "export"] {
+            let (out, tar) = run(&[command, "-q", "app:1", "-o", to]);
+            assert!(out.status.success(), "{command} {to}: {out:?}");
+            let mut tar = tar::Archive::new(&tar[..]);
+            assert!(tar.entries().unwrap().count() > 0, "{command} {to}");
+        }
+    }
+    // Standard output has the digest too; neither is written over the other.
+    let (out, text) = run(&["build", "-q", "--iidfile", "stdout", &context]);
+    assert!(out.status.success(), "{out:?}");
+    let text = String::from_utf8(text).unwrap();
+    assert_eq!(text.matches("sha256:").count(), 2, "{text}");
+    assert_eq!(text.trim_end().len(), 2 * 71, "{text}");
+    let (out, _) = run(&["export", "-q", "app:1", "-o", "fd/900"]);
+    assert_eq!(out.status.code(), Some(1), "it is closed: {out:?}");
+}
+
 #[test]
 fn other_tools_read_and_run_what_is_written() {
     const NAME: &str = "other_tools_read_and_run_what_is_written";
