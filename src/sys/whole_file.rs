@@ -3,6 +3,7 @@
 //! | what has the name | what [`Target`] makes of it |
 //! |---|---|
 //! | nothing, a file, a link to a file | the new file takes its place in one step; a link is not followed |
+//! | a file that is mounted there | it gets the content when that is whole |
 //! | a device, a pipe, a link to one | it is written to as it is |
 //! | one of our descriptors, as `/dev/stdout` | so is what it leads to, even a file |
 //! | a directory | an error, and it stays |
@@ -11,11 +12,12 @@
 //! it is dropped.
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::fd::{BorrowedFd, RawFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, FileType, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::{Errno, FdFlags};
 use tempfile::NamedTempFile;
 
@@ -34,8 +36,16 @@ pub enum Access {
 #[derive(Debug)]
 pub struct WholeFile {
     path: PathBuf,
-    beside: NamedTempFile,
     access: Access,
+    growing: Growing,
+}
+
+#[derive(Debug)]
+enum Growing {
+    /// Beside its place.
+    Beside(NamedTempFile),
+    /// In a file without a name, until the one that can't be replaced gets it.
+    Aside { file: File, mounted: File },
 }
 
 impl WholeFile {
@@ -45,26 +55,29 @@ impl WholeFile {
     /// # Errors
     /// When the directory of `path` is missing or can't be written to.
     pub fn create(path: &Path, access: Access) -> io::Result<Self> {
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-        let mode = match access {
-            Access::Umask => 0o666,
-            // All may read it when it is whole, not before.
-            Access::All | Access::Owner => 0o600,
+        let growing = match is_mounted(path) {
+            true => Growing::Aside {
+                file: tempfile::tempfile()?,
+                mounted: OpenOptions::new()
+                    .write(true)
+                    .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+                    .open(path)?,
+            },
+            false => Growing::Beside(beside(path, access)?),
         };
-        let beside = tempfile::Builder::new()
-            .prefix(".shiplap-")
-            .permissions(Permissions::from_mode(mode))
-            .tempfile_in(dir.unwrap_or(Path::new(".")))?;
         Ok(Self {
             path: path.to_owned(),
-            beside,
             access,
+            growing,
         })
     }
 
     /// The content, to be written, read and cut.
     pub fn file(&mut self) -> &mut File {
-        self.beside.as_file_mut()
+        match &mut self.growing {
+            Growing::Beside(file) => file.as_file_mut(),
+            Growing::Aside { file, .. } => file,
+        }
     }
 
     /// Puts the file under its name.
@@ -72,12 +85,7 @@ impl WholeFile {
     /// # Errors
     /// When it can't be renamed, as where a directory has the name.
     pub fn finish(self) -> io::Result<()> {
-        if self.access == Access::All {
-            let readable = Permissions::from_mode(0o644);
-            self.beside.as_file().set_permissions(readable)?;
-        }
-        self.beside.persist(&self.path).map_err(|e| e.error)?;
-        Ok(())
+        self.end(false)
     }
 
     /// [`finish`](Self::finish) once the content is on the disk, so that the
@@ -86,9 +94,55 @@ impl WholeFile {
     /// # Errors
     /// As `finish`, and when the content can't be flushed.
     pub fn finish_flushed(self) -> io::Result<()> {
-        self.beside.as_file().sync_all()?;
-        self.finish()
+        self.end(true)
     }
+
+    fn end(self, flush: bool) -> io::Result<()> {
+        let flush = |file: &File| if flush { file.sync_all() } else { Ok(()) };
+        match self.growing {
+            Growing::Beside(file) => {
+                if self.access == Access::All {
+                    let readable = Permissions::from_mode(0o644);
+                    file.as_file().set_permissions(readable)?;
+                }
+                flush(file.as_file())?;
+                file.persist(&self.path).map_err(|e| e.error)?;
+                Ok(())
+            }
+            Growing::Aside {
+                mut file,
+                mut mounted,
+            } => {
+                file.rewind()?;
+                mounted.set_len(0)?;
+                io::copy(&mut file, &mut mounted)?;
+                flush(&mounted)
+            }
+        }
+    }
+}
+
+fn beside(path: &Path, access: Access) -> io::Result<NamedTempFile> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let mode = match access {
+        Access::Umask => 0o666,
+        // All may read it when it is whole, not before.
+        Access::All | Access::Owner => 0o600,
+    };
+    tempfile::Builder::new()
+        .prefix(".shiplap-")
+        .permissions(Permissions::from_mode(mode))
+        .tempfile_in(dir.unwrap_or(Path::new(".")))
+}
+
+/// Whether at `path` is a file that is mounted there by itself, as container
+/// engines mount one for a result. A kernel that does not say has none.
+fn is_mounted(path: &Path) -> bool {
+    let nofollow = AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::statx(CWD, path, nofollow, StatxFlags::TYPE).is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.stx_mode.into()).is_file()
+            && stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+    })
 }
 
 impl Write for WholeFile {
@@ -193,11 +247,10 @@ impl Write for Target {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Seek;
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::FileTypeExt;
 
-    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    use rustix::fs::{Mode, mknodat};
 
     use super::*;
 

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use crate::sandbox::{Sandbox, has, skip};
+use crate::takeout::in_namespace;
 
 fn said(command: &mut Command) -> String {
     let out = command.output().unwrap();
@@ -95,6 +96,39 @@ fn descriptors_are_written_to() {
     assert_eq!(text.trim_end().len(), 2 * 71, "{text}");
     let (out, _) = run(&["export", "-q", "app:1", "-o", "fd/900"]);
     assert_eq!(out.status.code(), Some(1), "it is closed: {out:?}");
+}
+
+/// Kubernetes mounts the file that takes a message at the end; others mount one
+/// for the digest or the archive. Nothing can take the place of such a file.
+#[test]
+fn a_mounted_file_gets_the_content() {
+    const NAME: &str = "a_mounted_file_gets_the_content";
+    let s = Sandbox::new();
+    let probe = in_namespace(&s, &[], &s.store(), "mount -t tmpfs none /mnt");
+    if probe.code != Some(0) {
+        return skip(NAME, "nothing can be mounted here");
+    }
+    let context = s.context("ctx", &[("Dockerfile", "FROM scratch\nCOPY . /\n")]);
+    s.ok(&["build", "-q", "-t", "app:1", &context]);
+    let ran = in_namespace(
+        &s,
+        &[],
+        &s.store(),
+        "echo a long text that was there before > real
+         touch log && mount --bind real log
+         s build -q --digest-file log ctx > digest
+         test \"$(cat real)\" = \"$(cat digest)\"
+         s save -q -o log app:1 && tar -tf real > /dev/null
+         s export -q -o log app:1 && tar -tf real > /dev/null
+         s build -q -o type=tar,dest=log ctx && tar -tf real > /dev/null
+         # What fails leaves it as it was.
+         cp real kept
+         if s export -q -o log oci:none; then exit 1; fi
+         cmp real kept
+         ls -A",
+    );
+    assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+    assert!(!ran.stdout.contains(".shiplap-"), "{}", ran.stdout);
 }
 
 #[test]

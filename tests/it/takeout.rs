@@ -525,7 +525,7 @@ fn an_exported_tar_is_the_unpacked_image() {
 }
 
 /// Runs a script in a mount namespace of its own; `s` is the program.
-fn in_namespace(s: &Sandbox, unshare: &[&str], store: &Path, script: &str) -> Ran {
+pub(crate) fn in_namespace(s: &Sandbox, unshare: &[&str], store: &Path, script: &str) -> Ran {
     let define = format!(
         "set -e; s() {{ {} --root {} \"$@\"; }}\n",
         env!("CARGO_BIN_EXE_shiplap"),
