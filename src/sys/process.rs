@@ -11,6 +11,13 @@ use rustix::thread::UnshareFlags;
 /// Heaps of the process.
 #[cfg(target_env = "gnu")]
 const HEAPS: i32 = 2;
+/// Bytes of a block that gets pages of its own; more than the blocks that are
+/// taken again and again have.
+#[cfg(target_env = "gnu")]
+const LARGE: i32 = 3 << 20;
+/// Free bytes that a heap keeps at its end.
+#[cfg(target_env = "gnu")]
+const KEPT: i32 = 1 << 20;
 
 /// Descriptors are looked for up to here where nothing lists them.
 const MOST_DESCRIPTORS: RawFd = 65_536;
@@ -302,13 +309,18 @@ pub fn new_keyring() -> io::Result<()> {
     }
 }
 
-/// Lets all threads share a few heaps. One for each thread, as glibc has it,
-/// keeps much memory that other threads have freed.
+/// Lets all threads share a few heaps, and large blocks lie outside of them.
+///
+/// A heap for each thread, as glibc has it, keeps much memory that other
+/// threads have freed. And once a large block was freed, glibc takes further
+/// ones from a heap: there a list that grows is copied, and leaves a hole.
 pub fn share_heaps() {
-    // SAFETY: it takes two numbers, and may be called at any time.
+    // SAFETY: it takes numbers, and may be called at any time.
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, HEAPS);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
     }
 }
 
