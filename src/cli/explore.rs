@@ -17,7 +17,7 @@ use super::files::{Lazy, entry_json};
 use super::image::ImageArgs;
 use super::values::make_file;
 use super::{Format, Session};
-use crate::ui::explore::page::page;
+use crate::ui::explore::page::{MOST_WASTED, page};
 use crate::ui::explore::picture::{Contents, Outline, word};
 use crate::ui::explore::walk::{Ever, entries};
 use crate::ui::{explore, output, screen};
@@ -77,14 +77,18 @@ impl ExploreArgs {
                 inner: Arc::clone(&image.blobs),
                 bytes: Arc::clone(&counter),
             });
-            let load = Box::new(move || contents(&indexer, &image));
+            let load = Box::new(move || contents(&indexer, &image, usize::MAX));
             let read = move || counter.load(Ordering::Relaxed);
             session.interrupts.at_exit(Some(Box::new(screen::restore)));
             let result = explore::run(outline, load, &read, &cancel);
             session.interrupts.at_exit(None);
             return result;
         }
-        let contents = contents(&indexer, &image)?;
+        let most = match self.html {
+            Some(_) => MOST_WASTED,
+            None => usize::MAX,
+        };
+        let contents = contents(&indexer, &image, most)?;
         match self.html {
             None => output::json(&data(&outline, &contents)),
             Some(file) if file.as_os_str() == "-" => {
@@ -95,8 +99,9 @@ impl ExploreArgs {
     }
 }
 
-fn contents(indexer: &Indexer, image: &Image) -> anyhow::Result<Contents> {
-    Ok(Contents::of(&indexer.image(image)?)?)
+/// Reads the layers; with the `most` paths at which most is wasted.
+fn contents(indexer: &Indexer, image: &Image, most: usize) -> anyhow::Result<Contents> {
+    Ok(Contents::of(&indexer.image(image)?, most)?)
 }
 
 /// All that is known of an image. Layers are counted from 1.
@@ -132,7 +137,7 @@ fn data<'a>(outline: &'a Outline, contents: &'a Contents) -> impl Serialize + 'a
             "removed": did.removed,
         })
     });
-    let wasted = |wasted: &Wasted| -> io::Result<Value> {
+    let wasted = |wasted: Wasted| -> io::Result<Value> {
         Ok(json!({
             "path": format!("/{}", tree.path(wasted.node).to_string_lossy()),
             "bytes": wasted.bytes,

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use shiplap::look::{ChangeKind, Inode, InodeId, NodeId, Tree};
+use shiplap::look::{ChangeKind, Inode, InodeId, NodeId, Sums, Tree};
 
 use super::files::{self, Lazy, Looked, Wanted};
 use super::image::ImageArgs;
@@ -76,7 +76,7 @@ struct View<'a> {
     is_shown: Vec<bool>,
     /// By node: what the layer did; empty without one.
     changes: Vec<Option<ChangeKind>>,
-    sizes: Vec<u64>,
+    sums: Sums,
     sort: Sort,
     depth: usize,
 }
@@ -125,31 +125,48 @@ impl<'a> View<'a> {
             layer,
             is_shown: vec![false; count],
             changes,
-            sizes: vec![0_u64; count],
+            sums: Sums::default(),
             sort,
             depth: depth.unwrap_or(usize::MAX),
         };
         for node in tree.nodes().rev() {
-            let at = node.index();
-            let own = match layer {
-                None => tree.now(node),
-                Some(_) => view.change(node).and_then(|_| view.inode(node)),
-            };
-            let own = own.filter(|_| wanted.has_all() || wanted.has(&tree.path(node)));
-            if let Some(inode) = own
-                && view.change(node) != Some(ChangeKind::Removed)
-            {
-                view.sizes[at] = view.sizes[at].saturating_add(tree.size(inode));
-            }
             // What leads to something that is shown is shown too.
-            view.is_shown[at] |= own.is_some();
-            if let Some(parent) = tree.parent(node).filter(|_| view.is_shown[at]) {
-                let above = parent.index();
-                view.is_shown[above] = true;
-                view.sizes[above] = view.sizes[above].saturating_add(view.sizes[at]);
+            view.is_shown[node.index()] |= view.own(node, wanted).is_some();
+            if let Some(parent) = tree.parent(node).filter(|_| view.is_shown[node.index()]) {
+                view.is_shown[parent.index()] = true;
             }
         }
+        let own = |node: NodeId| match view.is_shown[node.index()] {
+            true => view
+                .own(node, wanted)
+                .map_or(0, |id| view.own_size(node, id)),
+            false => 0,
+        };
+        view.sums = tree.sums(own, |node, _| view.is_shown[node.index()]);
         Ok(view)
+    }
+
+    /// What is shown at a node for its own sake.
+    fn own(&self, node: NodeId, wanted: &Wanted) -> Option<InodeId> {
+        let own = match self.layer {
+            None => self.tree.now(node),
+            Some(_) => self.change(node).and_then(|_| self.inode(node)),
+        };
+        own.filter(|_| wanted.has_all() || wanted.has(&self.tree.path(node)))
+    }
+
+    /// Bytes that count where `id` is at `node`.
+    fn own_size(&self, node: NodeId, id: InodeId) -> u64 {
+        match self.change(node) {
+            Some(ChangeKind::Removed) => 0,
+            _ => self.tree.size(id),
+        }
+    }
+
+    /// Bytes at and below a node that is shown.
+    fn sum(&self, node: NodeId) -> u64 {
+        let own = || self.inode(node).map_or(0, |id| self.own_size(node, id));
+        self.tree.sum(&self.sums, node).unwrap_or_else(own)
     }
 
     /// What the layer did to a node.
@@ -240,7 +257,7 @@ impl<'a> View<'a> {
     fn size(&self, node: NodeId, own: u64) -> u64 {
         match self.change(node) {
             Some(ChangeKind::Removed) => own,
-            _ => self.sizes[node.index()],
+            _ => self.sum(node),
         }
     }
 
@@ -251,7 +268,7 @@ impl<'a> View<'a> {
         let inode = self.tree.inode(inode)?;
         let mut entry = files::entry_json(&self.tree.path(node), &inode);
         if inode.is_dir() {
-            entry.insert("total".into(), json!(self.sizes[node.index()]));
+            entry.insert("total".into(), json!(self.sum(node)));
         }
         if self.layer.is_some() {
             let change = self.change(node).map(change_name);
@@ -308,7 +325,7 @@ impl<'a> Rows<'a> {
             let children = view.tree.children(node).iter().copied();
             below.extend(children.filter(|n| view.is_shown[n.index()]));
             if view.sort == Sort::Size {
-                below.sort_by_key(|n| std::cmp::Reverse(view.sizes[n.index()]));
+                below.sort_by_key(|n| std::cmp::Reverse(view.sum(*n)));
             }
         }
         self.above.push(below.into_iter());

@@ -89,7 +89,11 @@ fn ratio(text: &str) -> Result<f64, String> {
 impl WastedArgs {
     pub(super) fn run(self, session: &Session) -> anyhow::Result<()> {
         let looked = files::look(session, &self.image)?;
-        let found = waste(&looked.tree);
+        let most = match self.top {
+            0 => usize::MAX,
+            most => most,
+        };
+        let found = waste(&looked.tree, most);
         let failed = self.failed(&found);
         match self.format {
             Format::Json => output::json(&self.report(&looked, &found, &failed))?,
@@ -146,22 +150,13 @@ impl WastedArgs {
         failed
     }
 
-    /// The paths that are shown.
-    fn top<'a>(&self, found: &'a Waste) -> &'a [Wasted] {
-        match self.top {
-            0 => &found.paths,
-            n => &found.paths[..n.min(found.paths.len())],
-        }
-    }
-
     fn report<'a>(
         &self,
         looked: &'a Looked,
         found: &'a Waste,
         failed: &'a [String],
     ) -> impl Serialize + 'a {
-        let top = self.top(found);
-        let path = |wasted: &Wasted| -> io::Result<Value> {
+        let path = |wasted: Wasted| -> io::Result<Value> {
             let versions = looked.tree.versions(wasted.node);
             let layers: Vec<usize> = versions.map(|(layer, _)| layer + 1).collect();
             Ok(json!({
@@ -175,7 +170,7 @@ impl WastedArgs {
         Report {
             efficiency: found.efficiency,
             failed,
-            paths: Lazy(move || top.iter().map(path)),
+            paths: Lazy(move || found.paths.iter().map(path)),
             user_wasted_percent: found.user_share(),
             user_written_bytes: found.user_written,
             wasted_bytes: found.bytes,
@@ -198,9 +193,9 @@ impl WastedArgs {
             format::size(found.written),
             percent(share(found)),
         )?;
-        let top = self.top(found);
+        let top = &found.paths;
         if !top.is_empty() {
-            let row = |wasted: &Wasted| {
+            let row = |wasted: Wasted| {
                 let how = match wasted.is_removed(&looked.tree) {
                     true => "removed",
                     false => "replaced",
@@ -216,7 +211,7 @@ impl WastedArgs {
             let header = ["WASTED", "FILES", "HOW", "PATH"];
             table::write(out, header, || top.iter().map(row))?;
         }
-        let hidden = found.paths.len() - top.len();
+        let hidden = found.count - top.len();
         if hidden > 0 {
             writeln!(out, "and {hidden} more paths; --top 0 shows all")?;
         }

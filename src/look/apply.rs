@@ -11,7 +11,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::names::Table;
-use super::tree::{MAX_LINKS, NONE, Nodes, Tree, VERSION, Version, components};
+use super::tree::{MAX_LINKS, NONE, Nodes, Tree, components};
+use super::versions::Version;
 use crate::layer::index::{Indexed, LayerIndex};
 use crate::layer::tar_read::Item;
 use crate::layer::{Entry, Kind};
@@ -22,7 +23,7 @@ const MAX_PROBLEMS: usize = 1000;
 const MAX_DEPTH: usize = 4096;
 /// Paths, and things at them, that one image may have: as many as are unpacked
 /// of several full layers.
-const MAX_NODES: usize = 50_000_000;
+pub(super) const MAX_NODES: usize = 50_000_000;
 
 impl Tree {
     /// Lays the layers over each other, the lowest first.
@@ -79,12 +80,37 @@ struct Stamps {
     entered: u32,
 }
 
+/// Of each node the first in the list of what is there now below it. Most nodes
+/// have none: there is a page only where one of its nodes has.
+#[derive(Default)]
+struct Firsts(Vec<Option<Box<[u32; PAGE]>>>);
+
+/// Nodes of one page of [`Firsts`].
+const PAGE: usize = 64;
+
+impl Firsts {
+    fn get(&self, node: u32) -> u32 {
+        let page = self.0.get(node as usize / PAGE);
+        let page = page.and_then(Option::as_ref);
+        page.map_or(LAST, |page| page[node as usize % PAGE])
+    }
+
+    /// Puts another one there; the one before.
+    fn replace(&mut self, node: u32, first: u32) -> u32 {
+        let at = node as usize / PAGE;
+        if at >= self.0.len() {
+            self.0.resize(at + 1, None);
+        }
+        let page = self.0[at].get_or_insert_with(|| Box::new([LAST; PAGE]));
+        std::mem::replace(&mut page[node as usize % PAGE], first)
+    }
+}
+
 struct Builder {
     tree: Tree,
     table: Table,
-    /// Of each node the first in the list of what is there now below it. Some
-    /// in it may have gone again; they leave it when someone comes by.
-    first: Vec<u32>,
+    /// Some in the lists may have gone again; they leave when someone comes by.
+    first: Firsts,
     /// Of each node the next one in its parent's list.
     after: Vec<u32>,
     stamps: HashMap<u32, Stamps>,
@@ -100,7 +126,7 @@ impl Builder {
         let mut builder = Self {
             tree: Tree::default(),
             table: Table::new(),
-            first: Vec::new(),
+            first: Firsts::default(),
             after: Vec::new(),
             stamps: HashMap::new(),
             touched: Vec::new(),
@@ -119,7 +145,6 @@ impl Builder {
     /// Makes room for what is known of a node that is new.
     fn added(&mut self) {
         self.tree.nodes.newest.push(NONE);
-        self.first.push(LAST);
         self.after.push(UNLISTED);
     }
 
@@ -156,7 +181,13 @@ impl Builder {
     fn element(&mut self, indexed: &Indexed) -> Result<(), Fault> {
         let nodes = self.nodes();
         let most = nodes.inodes.len().max(nodes.versions.len());
-        let inode = nodes.inodes.push(&indexed.item);
+        let inode = match &indexed.item {
+            Item::Put(entry) => nodes.inodes.push(entry),
+            Item::Whiteout(_) | Item::Opaque(_) => {
+                nodes.inodes.pass();
+                NONE
+            }
+        };
         if most > MAX_NODES || nodes.names.is_full(MAX_NODES) {
             return Err("the image has too many paths".into());
         }
@@ -296,16 +327,8 @@ impl Builder {
             layer: self.layer,
             inode,
         };
-        let is_plain = before == NONE && inode != NONE;
-        nodes.newest[at] = if is_plain && nodes.inodes.layer(inode) == self.layer {
-            inode
-        } else if own.is_some() && number & VERSION != 0 {
-            nodes.versions[(number & !VERSION) as usize] = version;
-            number
-        } else {
-            nodes.versions.push(version);
-            (nodes.versions.len() as u32 - 1) | VERSION
-        };
+        let old = own.map(|_| number);
+        nodes.newest[at] = nodes.versions.put(version, old, &nodes.inodes);
         let parent = nodes.names.parent(node);
         if own.is_none() {
             match self.touched.last_mut() {
@@ -314,14 +337,14 @@ impl Builder {
             }
         }
         if inode != NONE && parent != NONE && self.after[at] == UNLISTED {
-            self.after[at] = std::mem::replace(&mut self.first[parent as usize], node);
+            self.after[at] = self.first.replace(parent, node);
         }
     }
 
     /// Whether something is in `node` now. What has gone leaves the list.
     fn is_empty(&mut self, node: u32) -> bool {
         loop {
-            let here = self.first[node as usize];
+            let here = self.first.get(node);
             if here == LAST {
                 return true;
             }
@@ -329,7 +352,7 @@ impl Builder {
                 return false;
             }
             let after = std::mem::replace(&mut self.after[here as usize], UNLISTED);
-            self.first[node as usize] = after;
+            self.first.replace(node, after);
         }
     }
 
@@ -339,7 +362,7 @@ impl Builder {
         if self.is_empty(node) {
             return;
         }
-        let mut here = self.first[node as usize];
+        let mut here = self.first.get(node);
         loop {
             found.push(here);
             let next = loop {
@@ -388,7 +411,7 @@ impl Builder {
         let mut at = 0;
         while let Some(here) = found.get(at).copied() {
             at += 1;
-            if self.first[here as usize] == LAST {
+            if self.first.get(here) == LAST {
                 continue;
             }
             let stamps = self.stamps.entry(here).or_default();
@@ -495,7 +518,7 @@ impl Builder {
         let mut tree = self.tree;
         // Its room is for what follows.
         drop((self.table, self.first, self.after, self.stamps));
-        (tree.sorted, tree.begins) = tree.nodes.names.sorted();
+        tree.sorted = tree.nodes.names.sorted();
         tree
     }
 }

@@ -18,21 +18,24 @@
 //! compared as [`rows`] that lie in files. So asking for them can fail.
 
 mod apply;
+mod bits;
 pub mod content;
 pub mod diff;
 pub mod indexes;
+mod inodes;
 mod names;
 pub mod rows;
 pub mod steps;
 mod summary;
 mod tree;
+mod versions;
 pub mod waste;
 
 pub use diff::{Aspect, Aspects};
 pub use indexes::{Indexer, LookError};
 pub use rows::Rows;
 pub use summary::{LayerSummary, summary};
-pub use tree::{Change, ChangeKind, Inode, InodeId, NodeId, Origin, Tree};
+pub use tree::{Change, ChangeKind, Inode, InodeId, NodeId, Origin, Sums, Tree};
 
 #[cfg(test)]
 mod tests;

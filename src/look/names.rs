@@ -3,16 +3,20 @@
 
 use std::hash::{BuildHasher, RandomState};
 
+use super::bits::{Bits, Ranked};
 use super::tree::{NONE, NodeId};
 use crate::layer::code::{self, Input};
+
+/// It is known where each name is whose number is a multiple of this.
+const EACH: usize = 4;
 
 /// Names of nodes, and the directories that they are in.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Names {
     parents: Vec<u32>,
-    /// Where each name is in `bytes`, behind its length.
-    places: Vec<u32>,
+    /// Names, each behind its length, and where every [`EACH`]th of them is.
     bytes: Vec<u8>,
+    places: Vec<u32>,
 }
 
 impl Names {
@@ -31,8 +35,11 @@ impl Names {
     }
 
     pub(super) fn name(&self, node: u32) -> &[u8] {
-        let place = self.places[node as usize] as usize;
+        let place = self.places[node as usize / EACH] as usize;
         let mut input = Input(&self.bytes[place..]);
+        for _ in 0..node as usize % EACH {
+            input.field();
+        }
         input.field().unwrap_or_default()
     }
 
@@ -40,40 +47,71 @@ impl Names {
     pub(super) fn push(&mut self, parent: u32, name: &[u8]) -> u32 {
         let node = self.len() as u32;
         self.parents.push(parent);
-        self.places.push(self.bytes.len() as u32);
+        if (node as usize).is_multiple_of(EACH) {
+            self.places.push(self.bytes.len() as u32);
+        }
         code::field(&mut self.bytes, name);
         node
     }
 
-    /// All but the root by parent and name, and where each parent's begin.
-    pub(super) fn sorted(&self) -> (Vec<NodeId>, Vec<u32>) {
-        let mut begins = vec![0_u32; self.len() + 1];
+    /// All but the root by parent and name.
+    pub(super) fn sorted(&self) -> Sorted {
+        let mut parents = Bits::default();
         for parent in &self.parents[1..] {
-            begins[*parent as usize + 1] += 1;
+            parents.insert(*parent);
+        }
+        let parents = Ranked::of(parents);
+        let place = |parent: u32| parents.place(parent).unwrap_or_default();
+        let mut begins = vec![0_u32; parents.len() + 1];
+        for parent in &self.parents[1..] {
+            begins[place(*parent) + 1] += 1;
         }
         for at in 1..begins.len() {
             begins[at] += begins[at - 1];
         }
         // Each into its parent's part, and the parts put in order: mostly
         // they are already.
-        let mut sorted = vec![NodeId(NONE); self.len() - 1];
+        let mut nodes = vec![NodeId(NONE); self.len() - 1];
         for (node, parent) in self.parents.iter().enumerate().skip(1) {
-            let next = &mut begins[*parent as usize];
-            sorted[*next as usize] = NodeId(node as u32);
+            let next = &mut begins[place(*parent)];
+            nodes[*next as usize] = NodeId(node as u32);
             *next += 1;
         }
         // Each has come to where the next one begins.
         begins.rotate_right(1);
         begins[0] = 0;
-        for parent in 0..self.len() {
-            let part = begins[parent] as usize..begins[parent + 1] as usize;
-            let part = &mut sorted[part];
+        for bounds in begins.windows(2) {
+            let part = &mut nodes[bounds[0] as usize..bounds[1] as usize];
             let name = |node: &NodeId| self.name(node.0);
             if !part.is_sorted_by(|a, b| name(a) <= name(b)) {
                 part.sort_unstable_by(|a, b| name(a).cmp(name(b)));
             }
         }
-        (sorted, begins)
+        Sorted {
+            nodes,
+            parents,
+            begins,
+        }
+    }
+}
+
+/// Nodes by parent and name.
+#[derive(Debug, Default)]
+pub(super) struct Sorted {
+    nodes: Vec<NodeId>,
+    /// Those that have some below them.
+    pub(super) parents: Ranked,
+    /// Where what is below each of them begins, and where the last one's ends.
+    begins: Vec<u32>,
+}
+
+impl Sorted {
+    /// What is below `node`, by name.
+    pub(super) fn of(&self, node: u32) -> &[NodeId] {
+        let Some(place) = self.parents.place(node) else {
+            return &[];
+        };
+        &self.nodes[self.begins[place] as usize..self.begins[place + 1] as usize]
     }
 }
 

@@ -6,7 +6,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::tree::{Inode, InodeSet, NONE, NodeId, Origin, Tree};
+use super::bits::Ranked;
+use super::inodes::InodeSet;
+use super::tree::{Inode, NONE, NodeId, Origin, Tree};
 use crate::layer::code::{self, Input, to_path};
 use crate::layer::index::records::{Attributes, Window, is_sparse, put_attributes, tag};
 use crate::layer::index::{Spool, Stored};
@@ -117,32 +119,30 @@ fn read(last: &mut Vec<u8>, secs: &mut i64, input: &mut Input<'_>) -> Option<Row
 
 /// The first names of files that have several.
 struct FirstNames {
-    several: InodeSet,
+    several: Ranked,
     first: Vec<u32>,
 }
 
 impl FirstNames {
     fn of(tree: &Tree) -> Self {
         let (mut seen, mut several) = (InodeSet::default(), InodeSet::default());
-        let mut any = false;
         for node in tree.nodes() {
             if let Some(id) = tree.now(node)
                 && !tree.is_dir(id)
                 && !seen.insert(id)
             {
                 several.insert(id);
-                any = true;
             }
         }
-        let mut first = Vec::new();
-        if any {
-            first = vec![NONE; tree.nodes.inodes.len()];
+        let several = Ranked::of(several.0);
+        let mut first = vec![NONE; several.len()];
+        if !first.is_empty() {
             for (node, _) in tree.walk() {
-                if let Some(id) = tree.now(node).filter(|id| several.has(*id))
-                    && let Some(first) = first.get_mut(id.0 as usize)
-                    && *first == NONE
+                if let Some(id) = tree.now(node)
+                    && let Some(place) = several.place(id.0)
+                    && first[place] == NONE
                 {
-                    *first = node.0;
+                    first[place] = node.0;
                 }
             }
         }
@@ -150,10 +150,7 @@ impl FirstNames {
     }
 
     fn get(&self, id: u32) -> Option<NodeId> {
-        if !self.several.has(super::tree::InodeId(id)) {
-            return None;
-        }
-        let first = self.first.get(id as usize).copied()?;
+        let first = self.first[self.several.place(id)?];
         (first != NONE).then_some(NodeId(first))
     }
 }

@@ -2,7 +2,8 @@
 
 use std::io;
 
-use super::tree::{ChangeKind, InodeSet, Tree};
+use super::inodes::InodeSet;
+use super::tree::{ChangeKind, Tree};
 
 /// What one layer did. Directories count, but for those that it only gave
 /// another time.

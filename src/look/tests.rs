@@ -147,9 +147,12 @@ fn layers_lie_over_each_other() {
     assert_eq!((sums[1].added, sums[1].added_bytes), (2, 1));
     assert_eq!((sums[1].changed, sums[1].changed_bytes), (1, 5));
     assert_eq!((sums[1].removed, sums[1].removed_bytes), (1, 3));
-    assert_eq!(tree.sizes(2)[0], 5 + 4 + 1 + 1);
-    assert_eq!(tree.sizes(0)[0], 3 + 3 + 1);
-    let found = waste(&tree);
+    for (layer, all) in [(2, 5 + 4 + 1 + 1), (0, 3 + 3 + 1)] {
+        let own = |node| tree.at(node, layer).map_or(0, |id| tree.size(id));
+        let sums = tree.sums(own, |_, _| true);
+        assert_eq!(tree.sum(&sums, Tree::ROOT), Some(all));
+    }
+    let found = waste(&tree, usize::MAX);
     let paths: Vec<_> = found
         .paths
         .iter()
@@ -206,7 +209,7 @@ fn links_lead_where_an_unpacker_goes() {
     let inode = |path: &str| t.now(t.find(Path::new(path), false).unwrap().unwrap());
     assert_eq!(inode("b"), inode("c"));
     // Its content is there under another name.
-    assert_eq!(waste(&t).bytes, 0);
+    assert_eq!(waste(&t, 0).bytes, 0);
     let wrong = tree(vec![
         vec![file("f", "x"), link("l", "f")],
         vec![hard("h", "nothing"), file("l/x", "y"), file("good", "g")],

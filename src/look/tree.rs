@@ -1,20 +1,16 @@
 //! Paths of an image with what each layer made of them.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
 
 use super::diff::Aspects;
-use super::names::Names;
+use super::inodes::Inodes;
+use super::names::{Names, Sorted};
+use super::versions::{Version, Versions};
 use crate::digest::Sha256;
-use crate::layer::index::records::kind_letter;
-use crate::layer::index::{Indexed, LayerIndex, Lookup};
-use crate::layer::tar_read::Item;
-use crate::layer::{Entry, Kind, Meta};
+use crate::layer::{Kind, Meta};
 
 /// A path that some layer had something at. Parents have smaller numbers than
 /// what is below them; [`Tree::ROOT`] is the root.
@@ -59,7 +55,7 @@ pub struct Origin {
     pub sparse: bool,
 }
 
-fn size_of(kind: &Kind) -> u64 {
+pub(super) fn size_of(kind: &Kind) -> u64 {
     match kind {
         Kind::File { size } => *size,
         _ => 0,
@@ -76,17 +72,6 @@ impl Inode {
     pub fn is_dir(&self) -> bool {
         self.kind == Kind::Dir
     }
-}
-
-/// What a layer made of a path, where that is more than to put an inode of its
-/// own at a path that was free.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Version {
-    /// The one before; see [`Nodes::versions`].
-    pub(super) before: u32,
-    pub(super) layer: u32,
-    /// [`NONE`] where it was removed.
-    pub(super) inode: u32,
 }
 
 /// What a layer did to a path.
@@ -114,197 +99,25 @@ pub enum ChangeKind {
     Same,
 }
 
-/// Set in the number of an inode that no layer has an entry for.
-pub(super) const IMPLIED: u32 = 1 << 30;
-/// Set where a number is one of a [`Version`] and not of an inode.
-pub(super) const VERSION: u32 = 1 << 31;
-/// A size that is in [`Inodes::large`].
-const LARGE: u32 = u32::MAX;
-
-/// What the layers have: of each element as much as is asked for often, all
-/// else is looked up in the indexes.
-#[derive(Debug, Default)]
-pub(super) struct Inodes {
-    indexes: Vec<Arc<LayerIndex>>,
-    lookups: RefCell<Vec<Lookup>>,
-    /// The first number of each layer's: an element has the number of its
-    /// layer's first and its place in the layer.
-    firsts: Vec<u32>,
-    /// Letters for the kinds.
-    letters: Vec<u8>,
-    sizes: Vec<u32>,
-    large: HashMap<u32, u64>,
-    /// The layers of those that no layer has an entry for.
-    implied: Vec<u32>,
-}
-
-impl Inodes {
-    pub(super) fn begin_layer(&mut self, index: Arc<LayerIndex>) {
-        self.firsts.push(self.letters.len() as u32);
-        self.lookups.borrow_mut().push(Lookup::default());
-        self.indexes.push(index);
-    }
-
-    /// Adds the next element; its number.
-    pub(super) fn push(&mut self, item: &Item) -> u32 {
-        let id = self.letters.len() as u32;
-        let (letter, size) = match item {
-            Item::Put(entry) => (kind_letter(&entry.kind), size_of(&entry.kind)),
-            Item::Whiteout(_) | Item::Opaque(_) => (b'w', 0),
-        };
-        self.letters.push(letter);
-        let small = u32::try_from(size).unwrap_or(LARGE);
-        if small == LARGE {
-            self.large.insert(id, size);
-        }
-        self.sizes.push(small);
-        id
-    }
-
-    /// Adds a directory that the last layer only implies; its number.
-    pub(super) fn imply(&mut self) -> u32 {
-        self.implied.push(self.firsts.len() as u32 - 1);
-        (self.implied.len() as u32 - 1) | IMPLIED
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.letters.len().max(self.implied.len())
-    }
-
-    fn implied(&self, id: u32) -> Option<u32> {
-        match id & IMPLIED {
-            0 => None,
-            _ => self.implied.get((id & !IMPLIED) as usize).copied(),
-        }
-    }
-
-    pub(super) fn layer(&self, id: u32) -> u32 {
-        match self.implied(id) {
-            Some(layer) => layer,
-            None => self.firsts.partition_point(|first| *first <= id) as u32 - 1,
-        }
-    }
-
-    pub(super) fn letter(&self, id: u32) -> u8 {
-        match self.implied(id) {
-            Some(_) => b'd',
-            None => self.letters[id as usize],
-        }
-    }
-
-    fn size(&self, id: u32) -> u64 {
-        match self.implied(id) {
-            Some(_) => 0,
-            None => match self.sizes[id as usize] {
-                LARGE => self.large.get(&id).copied().unwrap_or(0),
-                small => small.into(),
-            },
-        }
-    }
-
-    pub(super) fn get(&self, id: u32) -> io::Result<Inode> {
-        let layer = self.layer(id) as usize;
-        if self.implied(id).is_some() {
-            return Ok(Inode {
-                kind: Kind::Dir,
-                meta: Meta {
-                    mode: 0o755,
-                    ..Meta::default()
-                },
-                digest: None,
-                layer,
-                origin: None,
-            });
-        }
-        let entry = u64::from(id - self.firsts[layer]);
-        let mut lookups = self.lookups.borrow_mut();
-        let found = lookups[layer].get(&self.indexes[layer], entry)?;
-        let Some(Indexed {
-            item: Item::Put(Entry { kind, meta, .. }),
-            digest,
-            header,
-            data,
-            sparse,
-        }) = found
-        else {
-            let message = "the index of a layer has other entries than before";
-            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
-        };
-        Ok(Inode {
-            kind,
-            meta,
-            digest,
-            layer,
-            origin: Some(Origin {
-                entry,
-                header,
-                data,
-                sparse,
-            }),
-        })
-    }
-}
-
-/// A set of [`InodeId`]s that stand for files.
-#[derive(Debug, Default)]
-pub(super) struct InodeSet(Vec<u64>);
-
-impl InodeSet {
-    /// Adds one; whether it was not there.
-    pub(super) fn insert(&mut self, id: InodeId) -> bool {
-        let (at, bit) = (id.0 as usize / 64, 1 << (id.0 % 64));
-        if id.0 & IMPLIED != 0 {
-            return false;
-        }
-        if at >= self.0.len() {
-            self.0.resize(at + 1, 0);
-        }
-        let is_new = self.0[at] & bit == 0;
-        self.0[at] |= bit;
-        is_new
-    }
-
-    pub(super) fn has(&self, id: InodeId) -> bool {
-        let word = self.0.get(id.0 as usize / 64);
-        word.is_some_and(|word| word & (1 << (id.0 % 64)) != 0)
-    }
-}
-
 /// What the layers made of all paths.
-///
-/// A version is told by one number: none, that of an inode that its layer put
-/// there, where nothing was before, or that of a [`Version`].
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
     pub(super) names: Names,
     /// The newest version of each node.
     pub(super) newest: Vec<u32>,
-    pub(super) versions: Vec<Version>,
+    pub(super) versions: Versions,
     pub(super) inodes: Inodes,
 }
 
 impl Nodes {
     /// The version with this number.
     pub(super) fn version(&self, number: u32) -> Option<Version> {
-        match number {
-            NONE => None,
-            _ if number & VERSION != 0 => self.versions.get((number & !VERSION) as usize).copied(),
-            inode => Some(Version {
-                before: NONE,
-                layer: self.inodes.layer(inode),
-                inode,
-            }),
-        }
+        self.versions.get(number, &self.inodes)
     }
 
     /// What is at a node now.
     pub(super) fn now(&self, node: u32) -> Option<u32> {
-        let newest = self.newest[node as usize];
-        if newest & VERSION == 0 {
-            return Some(newest);
-        }
-        let version = self.version(newest)?;
-        (version.inode != NONE).then_some(version.inode)
+        self.versions.inode(self.newest[node as usize])
     }
 }
 
@@ -320,9 +133,8 @@ pub struct Tree {
     /// many.
     pub(super) touched: Vec<Vec<(u32, u32)>>,
     pub(super) problems: Vec<(usize, String)>,
-    /// Nodes by parent and name, and where each parent's begin.
-    pub(super) sorted: Vec<NodeId>,
-    pub(super) begins: Vec<u32>,
+    /// Nodes by parent and name.
+    pub(super) sorted: Sorted,
 }
 
 impl Tree {
@@ -342,9 +154,7 @@ impl Tree {
     /// What is below the directory `node` or ever was, by name. Ask
     /// [`now`](Self::now) or [`at`](Self::at) what is still there.
     pub fn children(&self, node: NodeId) -> &[NodeId] {
-        let at = |n: u32| self.begins.get(n as usize).map_or(0, |b| *b as usize);
-        let range = at(node.0)..at(node.0 + 1);
-        self.sorted.get(range).unwrap_or_default()
+        self.sorted.of(node.0)
     }
 
     /// All paths that ever were, in order: each before what is below it, by
@@ -371,6 +181,11 @@ impl Tree {
     /// The directory that `node` is in; `None` for the root.
     pub fn parent(&self, node: NodeId) -> Option<NodeId> {
         (node != Self::ROOT).then(|| NodeId(self.nodes.names.parent(node.0)))
+    }
+
+    /// How many directories lead to `node`; 0 for the root.
+    pub fn depth(&self, node: NodeId) -> usize {
+        std::iter::successors(self.parent(node), |above| self.parent(*above)).count()
     }
 
     /// The last component of the path; empty for the root.
@@ -541,23 +356,42 @@ impl Tree {
         Some(children[at])
     }
 
-    /// Bytes of the files at and below each node when `layer` was applied, by
-    /// [`NodeId::index`]. A file with several names counts at each of them.
-    pub fn sizes(&self, layer: usize) -> Vec<u64> {
-        let mut sizes = vec![0_u64; self.nodes.names.len()];
+    /// Bytes at and below each node: `own` are those at one, which count for
+    /// the directory that it is in, with all below it, if `counts` says so.
+    pub fn sums(
+        &self,
+        own: impl Fn(NodeId) -> u64,
+        counts: impl Fn(NodeId, NodeId) -> bool,
+    ) -> Sums {
+        let parents = &self.sorted.parents;
+        let mut sums = vec![0_u64; parents.len()];
         for node in self.nodes().rev() {
-            if let Some(inode) = self.at(node, layer) {
-                let own = sizes[node.index()].saturating_add(self.size(inode));
-                sizes[node.index()] = own;
-                if let Some(parent) = self.parent(node) {
-                    let sum = &mut sizes[parent.index()];
-                    *sum = sum.saturating_add(own);
-                }
+            let mut sum = own(node);
+            if let Some(place) = parents.place(node.0) {
+                sum = sum.saturating_add(sums[place]);
+                sums[place] = sum;
+            }
+            if let Some(parent) = self.parent(node)
+                && counts(node, parent)
+                && let Some(place) = parents.place(parent.0)
+            {
+                sums[place] = sums[place].saturating_add(sum);
             }
         }
-        sizes
+        Sums(sums)
+    }
+
+    /// The sum at `node`; `None` where nothing is below it, now or ever, so
+    /// that it is only its own.
+    pub fn sum(&self, sums: &Sums, node: NodeId) -> Option<u64> {
+        let place = self.sorted.parents.place(node.0)?;
+        sums.0.get(place).copied()
     }
 }
+
+/// What [`Tree::sums`] found.
+#[derive(Debug, Clone, Default)]
+pub struct Sums(Vec<u64>);
 
 impl NodeId {
     /// Its number, for tables beside the tree.

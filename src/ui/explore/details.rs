@@ -60,7 +60,7 @@ pub(super) fn entry(contents: &Contents, view: &View, node: NodeId) -> Fields {
         Kind::Fifo => "named pipe".to_owned(),
     };
     let size = match inode.is_dir() {
-        true => view.size(node),
+        true => view.size(tree, node),
         false => inode.size(),
     };
     let mode = mode(&inode);

@@ -6,12 +6,12 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Clear, Paragraph, Wrap};
 use shiplap::layer::Kind;
-use shiplap::look::Inode;
+use shiplap::look::{Inode, NodeId};
 
 use super::details;
 use super::picture::{Contents, one_line};
 use super::places::{Focus, Places, lines};
-use super::rows::{Mark, Row, Sort};
+use super::rows::{Mark, Sort};
 use super::state::{Cursor, Progress, Shown, State};
 use crate::ui::{entry, escape, format};
 
@@ -269,16 +269,23 @@ fn files(frame: &mut Frame<'_>, place: Rect, state: &State, theme: Theme) {
         return;
     }
     list(frame, place, block, (state.files, len), focus, |at| {
-        let row = state.rows[at];
-        line(state, contents, row, owners, theme)
+        let node = state.rows[at];
+        line(state, contents, node, owners, theme)
     });
 }
 
 /// One line of the tree.
-fn line(state: &State, contents: &Contents, row: Row, owners: bool, theme: Theme) -> Line<'static> {
-    let mark = state.view.mark(row.node);
+fn line(
+    state: &State,
+    contents: &Contents,
+    node: NodeId,
+    owners: bool,
+    theme: Theme,
+) -> Line<'static> {
+    let tree = &contents.tree;
+    let mark = state.view.mark(node);
     let (letter, style) = theme.mark(mark);
-    let inode = details::inode(contents, &state.view, row.node);
+    let inode = details::inode(contents, &state.view, node);
     let mut spans = vec![Span::styled(letter, style), " ".into()];
     if owners {
         let attributes = inode.as_ref().map_or_else(
@@ -287,15 +294,17 @@ fn line(state: &State, contents: &Contents, row: Row, owners: bool, theme: Theme
         );
         spans.push(Span::styled(attributes, theme.dim()));
     }
-    let size = format::size(state.view.size(row.node));
-    let fold = match (state.has_below(row.node), state.is_open(row.node)) {
+    let size = format::size(state.view.size(tree, node));
+    let fold = match (state.has_below(node), state.is_open(node)) {
         (false, _) => "  ",
         (true, true) => "▾ ",
         (true, false) => "▸ ",
     };
-    let indent = usize::from(row.depth).saturating_mul(2).min(MOST_INDENT);
+    let indent = (tree.depth(node).saturating_sub(1))
+        .saturating_mul(2)
+        .min(MOST_INDENT);
     spans.push(format!("{size:>7} {:indent$}{fold}", "").into());
-    let name = String::from_utf8_lossy(contents.tree.name(row.node));
+    let name = String::from_utf8_lossy(tree.name(node));
     let mut name = escape::text(&name).into_owned();
     let directory = inode.as_ref().is_some_and(Inode::is_dir);
     if directory {
@@ -340,7 +349,9 @@ fn wasted(frame: &mut Frame<'_>, place: Rect, state: &State, theme: Theme) {
         (state.wasted, paths.len()),
         focus,
         |at| {
-            let wasted = &paths[at];
+            let Some(wasted) = paths.get(at) else {
+                return Line::default();
+            };
             let (letter, style) = theme.mark(match wasted.is_removed(&contents.tree) {
                 true => Mark::Removed,
                 false => Mark::Changed,

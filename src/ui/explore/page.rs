@@ -22,7 +22,7 @@ const SCRIPT: &str = include_str!("../page/page.js");
 const FILES: &str = include_str!("../page/page.html");
 
 /// Wasted paths that are listed.
-const MOST_WASTED: usize = 100;
+pub(crate) const MOST_WASTED: usize = 100;
 
 /// What the script is given.
 #[derive(Serialize)]
@@ -214,10 +214,10 @@ fn wasted(contents: &Contents) -> String {
         "<p>{} of files that a later layer overwrites or removes.",
         format::size(waste.bytes)
     ));
-    if waste.paths.len() > MOST_WASTED {
+    if waste.count > MOST_WASTED {
         out.push_str(&format!(
             " The largest {MOST_WASTED} of {} paths:",
-            waste.paths.len()
+            waste.count
         ));
     }
     out.push_str(

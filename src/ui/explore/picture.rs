@@ -83,14 +83,16 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
+    /// With the `most` paths at which most is wasted.
+    ///
     /// # Errors
     /// As [`Tree::build`].
-    pub(crate) fn of(indexes: &[Arc<LayerIndex>]) -> io::Result<Self> {
+    pub(crate) fn of(indexes: &[Arc<LayerIndex>], most: usize) -> io::Result<Self> {
         let tree = Tree::build(indexes.iter().cloned())?;
         Ok(Self {
             layers: summary(&tree)?,
             tar_bytes: indexes.iter().map(|index| index.tar_bytes).collect(),
-            waste: waste(&tree),
+            waste: waste(&tree, most),
             tree,
         })
     }
@@ -105,7 +107,7 @@ impl Contents {
         format!(
             "{} at {} paths, efficiency {:.1}%",
             format::size(self.waste.bytes),
-            self.waste.paths.len(),
+            self.waste.count,
             self.waste.efficiency * 100.0
         )
     }

@@ -1,6 +1,6 @@
 //! From a tree to the lines that are shown of it.
 
-use shiplap::look::{ChangeKind, NodeId, Tree};
+use shiplap::look::{ChangeKind, NodeId, Sums, Tree};
 
 use super::filter::Filter;
 
@@ -23,8 +23,8 @@ pub(crate) struct View {
     layer: usize,
     /// By number of node: what the layer did; empty for the whole image.
     marks: Vec<Mark>,
-    /// By number of node: bytes at and below it.
-    sizes: Vec<u64>,
+    /// Bytes at and below nodes.
+    sums: Sums,
 }
 
 impl View {
@@ -34,42 +34,49 @@ impl View {
         let mut view = Self {
             layer: at,
             marks: Vec::new(),
-            sizes: tree.sizes(at),
+            sums: Sums::default(),
         };
-        let Some(layer) = layer else { return view };
-        let mut marks = vec![Mark::None; view.sizes.len()];
+        if let Some(layer) = layer {
+            view.mark_all(tree, layer);
+        }
+        let gone = |node| view.mark(node) == Mark::Removed;
+        // What is removed with all that is below it has the size that it had.
+        let counts = |node, parent| !gone(node) || gone(parent);
+        view.sums = tree.sums(|node| view.own_size(tree, node), counts);
+        view
+    }
+
+    fn mark_all(&mut self, tree: &Tree, layer: usize) {
+        let mut marks = vec![Mark::None; tree.nodes().len()];
         for change in tree.changes(layer) {
-            let at = change.node.index();
             // Where it can't be known any more in what two differ, they do.
             let kind = tree.kind(&change).map_or(ChangeKind::Changed, |k| k.0);
-            marks[at] = match kind {
+            marks[change.node.index()] = match kind {
                 ChangeKind::Added => Mark::Added,
                 ChangeKind::Changed => Mark::Changed,
                 ChangeKind::Removed => Mark::Removed,
                 ChangeKind::Same => Mark::None,
             };
-            if marks[at] == Mark::Removed && layer > 0 {
-                let before = change.before.map_or(0, |id| tree.size(id));
-                view.sizes[at] = view.sizes[at].saturating_add(before);
-            }
         }
-        // What is removed with all that is below it has the size that it had.
         for node in tree.nodes().rev() {
-            let Some(parent) = tree.parent(node) else {
-                continue;
-            };
-            let (mark, above) = (marks[node.index()], marks[parent.index()]);
-            if mark == Mark::Removed && above == Mark::Removed {
-                let size = view.sizes[node.index()];
-                let sum = &mut view.sizes[parent.index()];
-                *sum = sum.saturating_add(size);
-            }
-            if mark != Mark::None && above == Mark::None {
+            if let Some(parent) = tree.parent(node)
+                && marks[node.index()] != Mark::None
+                && marks[parent.index()] == Mark::None
+            {
                 marks[parent.index()] = Mark::Below;
             }
         }
-        view.marks = marks;
-        view
+        self.marks = marks;
+    }
+
+    /// Bytes of what is at `node`, or was before the layer removed it.
+    fn own_size(&self, tree: &Tree, node: NodeId) -> u64 {
+        let before = self.layer.checked_sub(1);
+        let inode = match (self.mark(node), before) {
+            (Mark::Removed, Some(before)) => tree.at(node, before),
+            _ => tree.at(node, self.layer),
+        };
+        inode.map_or(0, |id| tree.size(id))
     }
 
     pub(crate) fn layer(&self) -> usize {
@@ -80,8 +87,9 @@ impl View {
         self.marks.get(node.index()).copied().unwrap_or(Mark::None)
     }
 
-    pub(crate) fn size(&self, node: NodeId) -> u64 {
-        self.sizes.get(node.index()).copied().unwrap_or(0)
+    pub(crate) fn size(&self, tree: &Tree, node: NodeId) -> u64 {
+        let sum = tree.sum(&self.sums, node);
+        sum.unwrap_or_else(|| self.own_size(tree, node))
     }
 
     /// Whether a layer was chosen, so that there are marks.
@@ -93,13 +101,6 @@ impl View {
     pub(crate) fn shows(&self, tree: &Tree, node: NodeId) -> bool {
         self.mark(node) == Mark::Removed || tree.at(node, self.layer).is_some()
     }
-}
-
-/// One line: an entry, and how deep it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Row {
-    pub(crate) node: NodeId,
-    pub(crate) depth: u16,
 }
 
 /// The order of entries in a directory.
@@ -121,30 +122,53 @@ pub(crate) struct Wanted<'a> {
     pub(crate) open: &'a [bool],
 }
 
-/// The lines, and how many entries are wanted, those that only lead there not
-/// counted.
-pub(crate) fn rows(tree: &Tree, view: &View, wanted: &Wanted<'_>) -> (Vec<Row>, usize) {
+/// The entries of the lines, and how many entries are wanted, those that only
+/// lead there not counted.
+pub(crate) fn rows(tree: &Tree, view: &View, wanted: &Wanted<'_>) -> (Vec<NodeId>, usize) {
     let (shown, count) = shown(tree, view, wanted);
-    let mut rows = Vec::new();
-    let mut todo = Vec::new();
-    let mut children = Vec::new();
-    let mut push = |node, depth, todo: &mut Vec<Row>| {
-        children.clear();
+    let below = |node| {
         let below = tree.children(node).iter().copied();
-        children.extend(below.filter(|c| shown[c.index()]));
-        if wanted.sort == Sort::Size {
-            children.sort_by_key(|c| std::cmp::Reverse(view.size(*c)));
+        let below = below.filter(|c| shown[c.index()]);
+        match wanted.sort {
+            Sort::Name => Below::AsThere(below),
+            Sort::Size => {
+                let mut sorted: Vec<NodeId> = below.collect();
+                sorted.sort_by_key(|c| std::cmp::Reverse(view.size(tree, *c)));
+                Below::Sorted(sorted.into_iter())
+            }
         }
-        todo.extend(children.iter().rev().map(|node| Row { node: *node, depth }));
     };
-    push(Tree::ROOT, 0, &mut todo);
-    while let Some(row) = todo.pop() {
-        rows.push(row);
-        if wanted.open[row.node.index()] {
-            push(row.node, row.depth.saturating_add(1), &mut todo);
+    let mut rows = Vec::new();
+    let mut above = vec![below(Tree::ROOT)];
+    while let Some(rest) = above.last_mut() {
+        match rest.next() {
+            None => drop(above.pop()),
+            Some(node) => {
+                rows.push(node);
+                if wanted.open[node.index()] {
+                    above.push(below(node));
+                }
+            }
         }
     }
     (rows, count)
+}
+
+/// What is in a directory, in the order of the lines.
+enum Below<I> {
+    AsThere(I),
+    Sorted(std::vec::IntoIter<NodeId>),
+}
+
+impl<I: Iterator<Item = NodeId>> Iterator for Below<I> {
+    type Item = NodeId;
+
+    fn next(&mut self) -> Option<NodeId> {
+        match self {
+            Self::AsThere(rest) => rest.next(),
+            Self::Sorted(rest) => rest.next(),
+        }
+    }
 }
 
 /// By number of node: whether it is wanted, or leads to what is. And how many
@@ -162,22 +186,24 @@ fn shown(tree: &Tree, view: &View, wanted: &Wanted<'_>) -> (Vec<bool>, usize) {
     // One path is written at a time, so that long ones in deep trees cost no
     // more than they are long.
     let mut path = Vec::new();
-    let mut todo: Vec<(NodeId, usize)> = vec![(Tree::ROOT, 0)];
     let mut hits = vec![false; shown.len()];
     let mut count = 0;
-    while let Some((node, begins)) = todo.pop() {
-        path.truncate(begins);
+    let mut above = vec![(tree.children(Tree::ROOT).iter(), 0)];
+    while let Some((rest, begins)) = above.last_mut() {
+        let Some(node) = rest.find(|c| shown[c.index()]).copied() else {
+            above.pop();
+            continue;
+        };
+        path.truncate(*begins);
         path.extend_from_slice(tree.name(node));
-        if node != Tree::ROOT && filter.matches(&path) {
+        if filter.matches(&path) {
             hits[node.index()] = true;
             count += 1;
         }
-        if !tree.children(node).is_empty() {
-            if node != Tree::ROOT {
-                path.push(b'/');
-            }
-            let below = tree.children(node).iter();
-            todo.extend(below.filter(|c| shown[c.index()]).map(|c| (*c, path.len())));
+        let below = tree.children(node);
+        if !below.is_empty() {
+            path.push(b'/');
+            above.push((below.iter(), path.len()));
         }
     }
     for node in tree.nodes().rev() {

@@ -7,7 +7,7 @@ use shiplap::look::{NodeId, Tree};
 use super::filter::Filter;
 use super::picture::{Contents, Outline};
 use super::places::{Focus, Places, lines};
-use super::rows::{self, Row, Sort, View, Wanted};
+use super::rows::{self, Sort, View, Wanted};
 
 /// A key that was pressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +108,8 @@ pub(crate) struct State {
     pub(crate) help: bool,
     pub(crate) quit: bool,
     pub(crate) view: View,
-    pub(crate) rows: Vec<Row>,
+    /// The entries of the lines.
+    pub(crate) rows: Vec<NodeId>,
     /// Entries that are wanted, folded away or not.
     pub(crate) count: usize,
     /// By number of node.
@@ -167,7 +168,7 @@ impl State {
 
     /// The chosen entry of the tree.
     pub(crate) fn node(&self) -> Option<NodeId> {
-        self.rows.get(self.files.at).map(|row| row.node)
+        self.rows.get(self.files.at).copied()
     }
 
     /// Whether an entry is unfolded.
@@ -308,11 +309,14 @@ impl State {
         let (Some(filter), Some(contents)) = (Filter::parse(&self.filter), self.contents()) else {
             return;
         };
-        let wanted = |row: &Row| {
-            let path = contents.tree.path(row.node);
+        let wanted = |node: &NodeId| {
+            let path = contents.tree.path(*node);
             filter.matches(path.as_os_str().as_encoded_bytes())
         };
-        if self.rows.get(self.files.at).is_none_or(|row| !wanted(row))
+        if self
+            .rows
+            .get(self.files.at)
+            .is_none_or(|node| !wanted(node))
             && let Some(at) = self.rows.iter().position(wanted)
         {
             self.files.at = at;
@@ -345,21 +349,22 @@ impl State {
         if self.files.moved(key, self.rows.len(), page) {
             return;
         }
-        let Some(row) = self.rows.get(self.files.at).copied() else {
+        let Some(node) = self.node() else {
             return;
         };
-        let open = self.is_open(row.node) && self.has_below(row.node);
+        let open = self.is_open(node) && self.has_below(node);
         match key {
-            Key::Enter | Key::Char(' ') => self.fold(row.node, !open),
+            Key::Enter | Key::Char(' ') => self.fold(node, !open),
             Key::Right | Key::Char('l') if open => {
                 self.files.moved(Key::Down, self.rows.len(), page);
             }
-            Key::Right | Key::Char('l') => self.fold(row.node, true),
-            Key::Left | Key::Char('h') if open => self.fold(row.node, false),
+            Key::Right | Key::Char('l') => self.fold(node, true),
+            Key::Left | Key::Char('h') if open => self.fold(node, false),
             Key::Left | Key::Char('h') => {
-                let above = self.rows[..self.files.at].iter();
-                if let Some(at) = above.rev().position(|above| above.depth < row.depth) {
-                    self.files.at -= at + 1;
+                let parent = self.contents().and_then(|c| c.tree.parent(node));
+                let mut above = self.rows[..self.files.at].iter();
+                if let Some(at) = above.rposition(|above| Some(*above) == parent) {
+                    self.files.at = at;
                     self.fit();
                 }
             }
@@ -434,8 +439,10 @@ impl State {
 
     /// Another layer is chosen.
     fn look(&mut self) {
-        if let Some(contents) = self.contents() {
-            self.view = View::of(&contents.tree, self.layer());
+        let layer = self.layer();
+        if let Progress::Done(contents) = &self.progress {
+            self.view = View::default();
+            self.view = View::of(&contents.tree, layer);
         }
         self.arrange();
     }
@@ -446,6 +453,8 @@ impl State {
         let Progress::Done(contents) = &self.progress else {
             return;
         };
+        // There may be millions: only the old ones or the new ones are there.
+        self.rows = Vec::new();
         let filter = Filter::parse(&self.filter);
         let wanted = Wanted {
             sort: self.sort,
@@ -468,7 +477,7 @@ impl State {
         };
         let above = std::iter::successors(Some(node), |n| contents.tree.parent(*n));
         let above: HashSet<NodeId> = above.filter(|n| *n != Tree::ROOT).collect();
-        if let Some(at) = self.rows.iter().rposition(|r| above.contains(&r.node)) {
+        if let Some(at) = self.rows.iter().rposition(|node| above.contains(node)) {
             self.files.at = at;
         }
         self.fit();

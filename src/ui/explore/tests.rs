@@ -79,7 +79,7 @@ fn contents() -> Contents {
         (".wh.old", Put::File(0)),
         ("usr/link", Put::Link("lib/big.so")),
     ]);
-    Contents::of(&[first, second]).unwrap()
+    Contents::of(&[first, second], usize::MAX).unwrap()
 }
 
 fn state(size: (u16, u16)) -> State {
@@ -119,9 +119,9 @@ fn screen(state: &State, size: (u16, u16)) -> String {
 fn names(state: &State) -> Vec<String> {
     let tree = &state.contents().unwrap().tree;
     let rows = state.rows.iter();
-    rows.map(|row| {
-        let name = String::from_utf8_lossy(tree.name(row.node)).into_owned();
-        format!("{}{name}", "  ".repeat(row.depth.into()))
+    rows.map(|node| {
+        let name = String::from_utf8_lossy(tree.name(*node)).into_owned();
+        format!("{}{name}", "  ".repeat(tree.depth(*node) - 1))
     })
     .collect()
 }
@@ -252,7 +252,7 @@ fn an_image_without_layers_and_keys_before_the_files() {
     let size = (80, 24);
     let mut state = State::new(outline(0), size);
     press(&mut state, "↓⇥↓→← ⏎+-sc]w⏎/x⏎⎋");
-    state.done(Contents::of(&[]).unwrap());
+    state.done(Contents::of(&[], 0).unwrap());
     press(&mut state, "↓⇥↓→← ⏎+-sc]w⏎/x⏎⎋");
     assert!(screen(&state, size).contains("nothing"));
     state.key(Key::Interrupt);
