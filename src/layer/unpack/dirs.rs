@@ -471,8 +471,8 @@ impl<'a> Dirs<'a> {
     /// Flat form: removes what is in `dir` but for what is the layer's own.
     pub(super) fn prune_children(&mut self, dir: &Dir, path: &Path) -> Result<(), UnpackError> {
         self.cache.clear();
-        for name in remove::names(&dir.fd).step("list", path)? {
-            self.prune_entry(dir, &name, &path.join(&name))?;
+        for name in remove::names(&dir.fd).step("list", path)?.iter() {
+            self.prune_entry(dir, name, &path.join(name))?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Removing trees of any depth and size with two descriptors and no recursion.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -15,17 +15,27 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
+/// Names in one piece of memory: a directory may have millions. Each ends in 0.
+pub(super) struct Names(Vec<u8>);
+
+impl Names {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &OsStr> {
+        let names = self.0.split_inclusive(|byte| *byte == 0);
+        names.map(|name| OsStr::from_bytes(&name[..name.len() - 1]))
+    }
+}
+
 /// The names in an open directory.
-pub(super) fn names(dir: impl AsFd) -> io::Result<Vec<OsString>> {
+pub(super) fn names(dir: impl AsFd) -> io::Result<Names> {
     let mut names = Vec::new();
     for entry in rustix::fs::Dir::read_from(dir)? {
         let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push(OsStr::from_bytes(name).to_owned());
+        let name = entry.file_name().to_bytes_with_nul();
+        if name != b".\0" && name != b"..\0" {
+            names.extend_from_slice(name);
         }
     }
-    Ok(names)
+    Ok(Names(names))
 }
 
 /// Removes the entry `name` of `dir`, with all below it where it is a
@@ -40,12 +50,12 @@ pub(super) fn remove(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     let mut counter: u64 = 0;
     loop {
         let names = names(&top)?;
-        if names.is_empty() {
+        if names.0.is_empty() {
             break;
         }
-        for name in names {
-            if unlink(top.as_fd(), &name)? {
-                flatten(&top, &name, &mut counter)?;
+        for name in names.iter() {
+            if unlink(top.as_fd(), name)? {
+                flatten(&top, name, &mut counter)?;
             }
         }
     }
@@ -58,19 +68,19 @@ pub(super) fn remove(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
 /// Removes the directory `name` of `top`; its directories come into `top`.
 fn flatten(top: &OwnedFd, name: &OsStr, counter: &mut u64) -> io::Result<()> {
     let dir = open(top.as_fd(), name)?;
-    for child in names(&dir)? {
-        if !unlink(dir.as_fd(), &child)? {
+    for child in names(&dir)?.iter() {
+        if !unlink(dir.as_fd(), child)? {
             continue;
         }
         loop {
             let free = format!(".{counter}");
             *counter += 1;
             let flags = RenameFlags::NOREPLACE;
-            match rustix::fs::renameat_with(&dir, &*child, top, &*free, flags) {
+            match rustix::fs::renameat_with(&dir, child, top, &*free, flags) {
                 Ok(()) | Err(Errno::NOENT) => break,
                 Err(Errno::EXIST) => {}
                 // A directory that may not be written can't change its parent.
-                Err(Errno::ACCESS) => drop(open(dir.as_fd(), &child)?),
+                Err(Errno::ACCESS) => drop(open(dir.as_fd(), child)?),
                 Err(e) => return Err(e.into()),
             }
         }
@@ -132,7 +142,7 @@ mod tests {
             here = open(here.as_fd(), OsStr::new("deep")).unwrap();
         }
         remove(top.as_fd(), OsStr::new("t")).unwrap();
-        assert!(names(&top).unwrap().is_empty());
+        assert_eq!(names(&top).unwrap().iter().next(), None);
         remove(top.as_fd(), OsStr::new("t")).unwrap();
     }
 }
