@@ -44,12 +44,12 @@ impl DirNames {
         self.places = places;
     }
 
-    /// Those that `wanted` says so of, in their order.
+    /// Those that `wanted` says so of, in their order and with their numbers.
     #[must_use]
     pub fn only(&self, wanted: impl Fn(&OsStr) -> bool) -> Self {
         let mut some = Self::default();
-        for name in self.range(0..self.len()).filter(|name| wanted(name)) {
-            some.push(name);
+        for (name, tag) in self.tagged(0..self.len()).filter(|(name, _)| wanted(name)) {
+            some.push_tagged(name, tag);
         }
         some
     }
@@ -112,5 +112,8 @@ mod tests {
             all,
             [("a".as_ref(), 0), ("b".as_ref(), 2), ("c".as_ref(), 6)]
         );
+        let some = names.only(|name| name != "a");
+        let some: Vec<_> = some.tagged(0..some.len()).collect();
+        assert_eq!(some, all[1..]);
     }
 }

@@ -310,6 +310,20 @@ fn what_a_stage_has_is_copied_as_it_is() {
     assert_eq!(attributes, usize::from(marked));
 }
 
+#[test]
+fn a_pattern_finds_what_each_layer_of_a_stage_has() {
+    let s = Sandbox::new();
+    let dockerfile = "FROM scratch AS a\n\
+        COPY one /o/\nCOPY two /o/\nCOPY one /o/three/\n\
+        FROM scratch\nCOPY --from=a /o/* /t/\nCOPY --from=a /*/[ot]* /u/\n";
+    let files = [("Dockerfile", dockerfile), ("one", "1"), ("two", "2")];
+    let context = s.context("ctx", &files);
+    s.build(&context, &["-t", "x"]);
+    for dir in ["/t", "/u"] {
+        assert_eq!(s.ok(&["ls", "x", dir]), "one\ntwo");
+    }
+}
+
 /// Sets the file's times back to what they were.
 fn restore_mtime(path: &Path, to: std::time::SystemTime) {
     let file = std::fs::File::options().append(true).open(path).unwrap();
