@@ -21,6 +21,7 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::blobs::ensure_dir;
 use super::layers::layer_id;
 use super::recover::{boot_id, list};
 use super::{Lock, LockMode, Store, StoreError, read_small, replace_file};
@@ -101,10 +102,7 @@ impl Store {
     ) -> Result<(NewAttached, PathBuf), StoreError> {
         let lock = self.attached_lock()?;
         let top = self.path("attached");
-        match rustix::fs::mkdir(&top, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(e) => return Err(StoreError::io("create", &top)(e)),
-        }
+        ensure_dir(&top).map_err(StoreError::io("create", &top))?;
         let mut number = 1;
         let dir = loop {
             let dir = top.join(number.to_string());

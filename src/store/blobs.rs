@@ -151,10 +151,8 @@ impl Ingest {
             Err(Errno::NOENT) => {
                 // The first blob of this algorithm.
                 let parent = to.parent().unwrap_or(&to);
-                match rustix::fs::mkdir(parent, Mode::RWXU) {
-                    Ok(()) | Err(Errno::EXIST) => rename(),
-                    Err(e) => return Err(StoreError::io("create", parent)(e)),
-                }
+                ensure_dir(parent).map_err(StoreError::io("create", parent))?;
+                rename()
             }
             other => other,
         };
@@ -262,6 +260,30 @@ pub(super) fn open_regular(path: &Path) -> io::Result<File> {
         return Err(not_regular());
     }
     Ok(file)
+}
+
+/// Makes the file `path` of what `write` puts into `temporary`, whole or not at
+/// all.
+pub(super) fn place_file(
+    temporary: &Path,
+    path: &Path,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
+    let placed = create_file(temporary).and_then(|mut file| {
+        write(&mut file)?;
+        Ok(rustix::fs::rename(temporary, path)?)
+    });
+    placed.inspect_err(|_| {
+        let _ = std::fs::remove_file(temporary);
+    })
+}
+
+/// Makes a directory of the store, unless it is there.
+pub(super) fn ensure_dir(path: &Path) -> io::Result<()> {
+    match rustix::fs::mkdir(path, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// Makes a new file, readable by all who get as far as its directory.

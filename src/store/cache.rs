@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::blobs::{create_file, open_regular};
+use super::blobs::{open_regular, place_file};
 use super::{Store, StoreError, read_small};
 use crate::digest::Digest;
 
@@ -35,18 +35,10 @@ impl Store {
         let session = self.session()?;
         let temporary = session.path("r");
         let path = self.record_path(key);
-        let written = (|| {
-            let mut file = create_file(&temporary)?;
-            let mut bytes = format!("{}\n", Digest::of(record)).into_bytes();
-            bytes.extend_from_slice(record);
-            file.write_all(&bytes)?;
-            rustix::fs::rename(&temporary, &path)?;
-            Ok::<_, io::Error>(())
-        })();
-        written.map_err(|e| {
-            let _ = std::fs::remove_file(&temporary);
-            StoreError::io("write the cache record", &path)(e)
-        })
+        let mut bytes = format!("{}\n", Digest::of(record)).into_bytes();
+        bytes.extend_from_slice(record);
+        place_file(&temporary, &path, |file| file.write_all(&bytes))
+            .map_err(StoreError::io("write the cache record", &path))
     }
 
     /// Forgets the record for `key`.

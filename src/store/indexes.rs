@@ -9,10 +9,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
 use std::path::PathBuf;
 
-use rustix::fs::Mode;
-use rustix::io::Errno;
-
-use super::blobs::{create_file, open_regular};
+use super::blobs::{create_file, ensure_dir, open_regular, place_file};
 use super::cache::{touch, trim};
 use super::{Store, StoreError};
 use crate::digest::{Digest, HashingWriter};
@@ -67,28 +64,20 @@ impl Store {
         let session = self.session()?;
         let temporary = session.path("i");
         let path = self.index_path(blob);
-        let written = (|| {
-            match rustix::fs::mkdir(self.path("indexes"), Mode::RWXU) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(e) => return Err(e.into()),
-            }
-            let mut file = create_file(&temporary)?;
+        let fail = || StoreError::io("write the index of a layer", &path);
+        ensure_dir(&self.path("indexes")).map_err(fail())?;
+        let placed = place_file(&temporary, &path, |file| {
             // All digests of this kind are of one length.
             writeln!(file, "{}", Digest::of(b""))?;
-            let mut out = HashingWriter::new(BufWriter::new(&file));
+            let mut out = HashingWriter::new(BufWriter::new(&*file));
             index.write(&mut out)?;
             let (mut out, digest, _) = out.finish();
             out.flush()?;
             drop(out);
             file.rewind()?;
-            writeln!(file, "{digest}")?;
-            rustix::fs::rename(&temporary, &path)?;
-            Ok::<_, io::Error>(())
-        })();
-        written.map_err(|e| {
-            let _ = std::fs::remove_file(&temporary);
-            StoreError::io("write the index of a layer", &path)(e)
-        })?;
+            writeln!(file, "{digest}")
+        });
+        placed.map_err(fail())?;
         trim(&self.path("indexes"), usize::MAX, MAX_BYTES);
         Ok(())
     }

@@ -323,10 +323,7 @@ fn check_content(root: &Path) -> Result<(), StoreError> {
 fn initialize(root: &Path) -> Result<(), StoreError> {
     for name in DIRECTORIES {
         let path = root.join(name);
-        match rustix::fs::mkdir(&path, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(e) => return Err(StoreError::io("create", &path)(e)),
-        }
+        blobs::ensure_dir(&path).map_err(StoreError::io("create", &path))?;
         if matches!(name, "layers" | "tmp") {
             spread(&path);
         }
@@ -366,17 +363,11 @@ fn spread(dir: &Path) {
 
 /// Puts a file with `content` at `path`, whole or not at all, and flushed.
 fn replace_file(temporary: &Path, path: &Path, content: &[u8]) -> Result<(), StoreError> {
-    let result = (|| {
-        let mut file = blobs::create_file(temporary)?;
-        io::Write::write_all(&mut file, content)?;
-        rustix::fs::fsync(&file)?;
-        rustix::fs::rename(temporary, path)?;
-        Ok::<_, io::Error>(())
-    })();
-    if let Err(e) = result {
-        let _ = std::fs::remove_file(temporary);
-        return Err(StoreError::io("write", path)(e));
-    }
+    let placed = blobs::place_file(temporary, path, |file| {
+        io::Write::write_all(file, content)?;
+        Ok(rustix::fs::fsync(file)?)
+    });
+    placed.map_err(StoreError::io("write", path))?;
     flush_dir(path.parent().unwrap_or(path))
 }
 

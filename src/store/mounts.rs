@@ -14,9 +14,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use rustix::fs::Mode;
-use rustix::io::Errno;
-
+use super::blobs::ensure_dir;
 use super::gc::disk_usage;
 use super::{Lock, LockMode, Store, StoreError, read_small};
 use crate::digest::Digest;
@@ -49,10 +47,8 @@ impl Store {
     /// When it can't be made.
     pub fn mount_dir(&self, key: &Digest) -> Result<PathBuf, StoreError> {
         let path = self.path("mounts").join(key.encoded());
-        match rustix::fs::mkdir(&path, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => Ok(path),
-            Err(e) => Err(StoreError::io("create the cache mount", &path)(e)),
-        }
+        ensure_dir(&path).map_err(StoreError::io("create the cache mount", &path))?;
+        Ok(path)
     }
 
     /// The lock of the cache mount `key`, unless others have it.

@@ -7,10 +7,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
-use rustix::fs::Mode;
-use rustix::io::Errno;
-
-use super::blobs::{create_file, open_regular};
+use super::blobs::{ensure_dir, open_regular, place_file};
 use super::cache::{touch, trim};
 use super::{Store, StoreError};
 use crate::digest::Digest;
@@ -42,22 +39,14 @@ impl Store {
         let session = self.session()?;
         let temporary = session.path("s");
         let path = self.stats_path(key);
-        let dir = self.path("stats");
-        let written = (|| {
-            match rustix::fs::mkdir(&dir, Mode::RWXU) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(e) => return Err(e.into()),
-            }
-            let mut file = BufWriter::with_capacity(64 << 10, create_file(&temporary)?);
-            write(&mut file)?;
-            file.flush()?;
-            rustix::fs::rename(&temporary, &path)?;
-            Ok::<_, std::io::Error>(())
-        })();
-        written.map_err(|e| {
-            let _ = std::fs::remove_file(&temporary);
-            StoreError::io("write what is known of the context", &path)(e)
-        })?;
+        let fail = || StoreError::io("write what is known of the context", &path);
+        ensure_dir(&self.path("stats")).map_err(fail())?;
+        let placed = place_file(&temporary, &path, |file| {
+            let mut out = BufWriter::with_capacity(64 << 10, file);
+            write(&mut out)?;
+            out.flush()
+        });
+        placed.map_err(fail())?;
         trim(&self.path("stats"), MAX_FILES, MAX_BYTES);
         Ok(())
     }
