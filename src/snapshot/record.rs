@@ -17,11 +17,11 @@ use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::copy::{Table, TableChanges};
 use super::kept::Kept;
-use super::rows::{self, Rows};
+use super::rows::{self, Reader, Rows};
 use crate::context::{Node, Tree};
 use crate::digest::{Digest, HashingWriter};
 use crate::layer::index::Spool;
@@ -29,6 +29,9 @@ use crate::layer::{Kind, Meta, Mtime};
 
 /// Begins what [`Record::write_to`] writes; changes with its form.
 const MAGIC: &[u8; 16] = b"shiplap-record3\n";
+/// Directories that are kept open for further names; as many as are walked at
+/// the same time, and more.
+const MAX_OPEN: usize = 8;
 
 /// Says what bytes a file had.
 pub trait Contents: Send + Sync {
@@ -84,10 +87,7 @@ impl Record {
         kept: Kept,
     ) -> io::Result<TableChanges> {
         let table = Arc::clone(&self.table);
-        let lower = Recorded {
-            record: self,
-            contents,
-        };
+        let lower = Recorded::new(self, contents);
         table.compare_once(root, Arc::new(lower), kept)
     }
 
@@ -132,26 +132,58 @@ impl Record {
 struct Recorded {
     record: Record,
     contents: Arc<dyn Contents>,
+    /// The directories that were looked in last, by path.
+    open: Mutex<Vec<(PathBuf, Reader)>>,
 }
 
 impl Recorded {
+    fn new(record: Record, contents: Arc<dyn Contents>) -> Self {
+        Self {
+            record,
+            contents,
+            open: Mutex::default(),
+        }
+    }
+
     fn find(&self, path: &Path) -> io::Result<Option<(Kind, Meta)>> {
-        let mut dir = Some(0);
-        let mut detail = None;
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Ok(rows::parse_detail(&self.record.root));
+        };
+        let Some((dir, mut reader)) = self.dir(parent)? else {
+            return Ok(None);
+        };
+        let found = reader.find(self.record.table.rows(), name.as_bytes())?;
+        let found = found.and_then(|(row, _)| rows::parse_detail(row.detail));
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.len() == MAX_OPEN {
+            open.remove(0);
+        }
+        open.push((dir, reader));
+        Ok(found)
+    }
+
+    /// The directory at `path`; `None` where there was none.
+    fn dir(&self, path: &Path) -> io::Result<Option<(PathBuf, Reader)>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(n) = open
+            .iter()
+            .position(|(p, _)| p.as_os_str() == path.as_os_str())
+        {
+            return Ok(Some(open.remove(n)));
+        }
+        drop(open);
+        let mut reader = Reader::new(0);
         for component in path.components() {
             let Component::Normal(name) = component else {
                 continue;
             };
-            let Some(number) = dir else { return Ok(None) };
-            let found = self.record.table.rows().find(number, name.as_bytes())?;
-            let Some((of_name, child)) = found else {
+            let found = reader.find(self.record.table.rows(), name.as_bytes())?;
+            let Some(child) = found.and_then(|(_, child)| child) else {
                 return Ok(None);
             };
-            (detail, dir) = (Some(of_name), child);
+            reader = Reader::new(child);
         }
-        Ok(rows::parse_detail(
-            detail.as_deref().unwrap_or(&self.record.root),
-        ))
+        Ok(Some((path.to_owned(), reader)))
     }
 }
 
@@ -222,10 +254,7 @@ mod tests {
             }
         }
         let record = Record::read(dir.path(), Kept::OnDisk, Spool::memory()).unwrap();
-        let recorded = Recorded {
-            record,
-            contents: Arc::new(Unknown),
-        };
+        let recorded = Recorded::new(record, Arc::new(Unknown));
         assert!(recorded.record.table.rows().block(0, 1).is_some());
         let kind = |path: &str| {
             let found = recorded.find(Path::new(path)).unwrap();
@@ -242,6 +271,11 @@ mod tests {
             assert_eq!(kind(&inner), (n % 7 == 0).then_some(Kind::Dir), "{n}");
         }
         for n in 0..=count {
+            assert_eq!(kind(&format!("{:05}", 2 * n)), None, "{n}");
+        }
+        // In no order, there and not there.
+        for n in (0..count).map(|n| n * 977 % count) {
+            assert!(kind(&name(n)).is_some(), "{n}");
             assert_eq!(kind(&format!("{:05}", 2 * n)), None, "{n}");
         }
     }

@@ -120,23 +120,6 @@ impl Rows {
         Some((block.at, block.len, block.dirs))
     }
 
-    /// What directory `dir` says of `name`: its detail, and its number if it is
-    /// a directory.
-    pub(super) fn find(&self, dir: u32, name: &[u8]) -> io::Result<Option<(Vec<u8>, Option<u32>)>> {
-        let mut reader = Reader::new(dir);
-        if let Some(blocks) = self.more.get(&dir) {
-            reader.next_block = blocks.partition_point(|block| &*block.first <= name);
-        }
-        while let Some((row, child)) = reader.row(self)? {
-            match row.name.cmp(name) {
-                Ordering::Less => reader.advance(),
-                Ordering::Equal => return Ok(Some((row.detail.to_vec(), child))),
-                Ordering::Greater => break,
-            }
-        }
-        Ok(None)
-    }
-
     /// Writes all of it, for [`read_from`](Self::read_from).
     ///
     /// ```text
@@ -298,6 +281,31 @@ impl Reader {
         let first = rows.dirs.get(self.dir as usize).map(|dir| dir.first_child);
         let child = first.and_then(|first| first.checked_add(self.dirs));
         Ok(Some((row, child.filter(|_| row.is_dir))))
+    }
+
+    /// Goes to the row of `name`. That is soon done if it is not far behind
+    /// where this is.
+    pub(super) fn find(
+        &mut self,
+        rows: &Rows,
+        name: &[u8],
+    ) -> io::Result<Option<(Row<'_>, Option<u32>)>> {
+        let blocks = rows.more.get(&self.dir);
+        let block = blocks.map_or(0, |all| all.partition_point(|b| &*b.first <= name));
+        let is_ahead = self.next_block == block + 1
+            && (self.row(rows)?).is_some_and(|(row, _)| row.name <= name);
+        if !is_ahead {
+            self.block.clear();
+            (self.next_block, self.at) = (block, 0);
+        }
+        loop {
+            let row = self.row(rows)?;
+            match row.map(|(row, _)| row.name.cmp(name)) {
+                Some(Ordering::Less) => self.advance(),
+                Some(Ordering::Equal) => return self.row(rows),
+                Some(Ordering::Greater) | None => return Ok(None),
+            }
+        }
     }
 
     /// Goes on behind the row that was read last.
