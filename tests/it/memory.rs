@@ -66,7 +66,8 @@ const ROWS: &[Row] = &[
     Row {
         before: &[
             "$ mkdir stage",
-            "$ printf 'FROM base AS a\\nFROM scratch\\nCOPY --from=a /m /m\\n' > stage/Dockerfile",
+            // The second one looks things up in what the first one made.
+            "$ printf 'FROM base AS a\\nFROM scratch\\nCOPY --from=a /m /m\\nCOPY --from=a /m /m/n\\n' > stage/Dockerfile",
         ],
         command: "build -t out stage",
         each: NAMES,
@@ -77,6 +78,15 @@ const ROWS: &[Row] = &[
             "$ printf 'FROM scratch\\nCOPY m /m\\n' > ctx/Dockerfile",
         ],
         command: "build -t out ctx",
+        each: NAMES,
+    },
+    // Every match of a pattern is an empty directory.
+    Row {
+        before: &[
+            "$ mkdir -p dirs/m && tar -tf entries.tar | tr / - | sed s,^,dirs/m/, | xargs mkdir",
+            "$ printf 'FROM scratch\\nCOPY m/* /m\\n' > dirs/Dockerfile",
+        ],
+        command: "build -t out dirs",
         each: NAMES,
     },
     row("unpack base tree", NAMES),
