@@ -370,7 +370,10 @@ impl Order {
         order.dirs.sort();
         // Numbers of nodes rise with their entries. The names of one stay in
         // the order of their paths.
-        nodes.sort_by_key(|(node, _)| *node);
+        nodes.sort_unstable_by(|(a, x), (b, y)| {
+            let paths = || stack.path(*x).cmp(&stack.path(*y));
+            a.cmp(b).then_with(paths)
+        });
         let mut shared = HashSet::new();
         for group in nodes.chunk_by(|a, b| a.0 == b.0) {
             let new = group.iter().map(|(_, name)| *name);

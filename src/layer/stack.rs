@@ -11,13 +11,14 @@
 //! Layers up to [`Stack::split`] can be told from those above it, so that the
 //! tree also says what the upper ones change.
 //!
-//! Memory is some forty bytes for each name beside its text, and a dozen for
-//! each entry that is no directory; the number of names and the length of a
-//! path are limited.
+//! Memory is some forty bytes for each name beside its text, however many
+//! entries there are of it; the number of names and the length of a path are
+//! limited.
 //!
 //! # Specification
 //! image-spec `layer.md`, "Applying Changesets".
 
+mod nodes;
 mod packed;
 
 use std::collections::HashMap;
@@ -25,8 +26,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use self::nodes::Nodes;
 pub use self::packed::Metas;
-use self::packed::{NONE, Name, Packed, What};
+use self::packed::{Lower, NONE, Name, Packed, What};
 use super::tar_read::Item;
 use super::{Entry, Kind, Meta};
 use crate::sys::fs::components;
@@ -74,6 +76,11 @@ impl NameId {
     pub fn index(self) -> usize {
         self.0 as usize
     }
+
+    /// The one with this [`index`](Self::index).
+    pub(crate) fn at(index: usize) -> Self {
+        Self(index as u32)
+    }
 }
 
 impl NodeId {
@@ -113,15 +120,7 @@ const EMPTY: DirData = DirData {
 #[derive(Debug, Clone, Copy)]
 pub struct Dir<'a> {
     stack: &'a Stack,
-    id: NameId,
     data: &'a DirData,
-}
-
-#[derive(Debug)]
-struct Node {
-    origin: Origin,
-    /// The text of a symbolic link.
-    link: u32,
 }
 
 /// Layers, applied one on another.
@@ -130,7 +129,7 @@ pub struct Stack {
     names: Packed,
     dirs: Vec<DirData>,
     free_dirs: Vec<u32>,
-    nodes: Vec<Node>,
+    nodes: Nodes,
     metas: Metas,
     layer: u32,
     entry: u32,
@@ -177,12 +176,12 @@ impl Stack {
     /// An empty tree; entries that come belong to layer 0.
     pub fn new() -> Self {
         let mut root = Name::new(ROOT, 0, 0, What::Dir(0));
-        root.is_old = true;
+        root.lower = Lower::Same;
         Self {
             names: Packed::new(root),
             dirs: vec![EMPTY],
             free_dirs: Vec::new(),
-            nodes: Vec::new(),
+            nodes: Nodes::new(),
             metas: Metas::default(),
             layer: 0,
             entry: 0,
@@ -194,6 +193,7 @@ impl Stack {
     /// Ends the current layer.
     pub fn next_layer(&mut self) {
         self.layer += 1;
+        self.nodes.next_layer(self.entry);
         self.entry = 0;
     }
 
@@ -201,7 +201,7 @@ impl Stack {
     pub fn split(&mut self) {
         self.split = Some(self.layer);
         for name in self.names.all_mut() {
-            name.is_old = true;
+            name.lower = Lower::Same;
         }
     }
 
@@ -228,7 +228,7 @@ impl Stack {
     /// Lets go of what only further entries would need.
     pub fn finish(&mut self) {
         self.names.finish();
-        self.nodes.shrink_to_fit();
+        self.nodes.finish();
         self.free_dirs = Vec::new();
     }
 
@@ -244,7 +244,6 @@ impl Stack {
         match self.names.get(id).what() {
             What::Dir(dir) => Some(Dir {
                 stack: self,
-                id,
                 data: &self.dirs[dir as usize],
             }),
             _ => None,
@@ -263,7 +262,6 @@ impl Stack {
     }
 
     fn put(&mut self, entry: &Entry) -> Result<Applied, String> {
-        let origin = self.origin();
         let path = &entry.path;
         let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else {
             self.state(ROOT, &entry.meta);
@@ -295,11 +293,13 @@ impl Stack {
             Kind::Symlink { target } if target.as_os_str().len() > MAX_LINK => {
                 return Err(format!("its target has more than {MAX_LINK} bytes"));
             }
-            Kind::Symlink { target } => self.names.texts.push(target.as_os_str().as_bytes())?,
-            Kind::File { .. } | Kind::Char { .. } | Kind::Block { .. } | Kind::Fifo => NONE,
+            Kind::Symlink { target } => Some(self.names.texts.push(target.as_os_str().as_bytes())?),
+            Kind::File { .. } | Kind::Char { .. } | Kind::Block { .. } | Kind::Fifo => None,
         };
-        let node = NodeId(u32::try_from(self.nodes.len()).map_err(|_| too_many())?);
-        self.nodes.push(Node { origin, link });
+        let node = self.nodes.of(self.entry)?;
+        if let Some(link) = link {
+            self.nodes.set_link(node, link);
+        }
         self.add(parent, name, What::Node(node)).map(Applied::Put)
     }
 
@@ -385,21 +385,22 @@ impl Stack {
         let What::Dir(dir) = self.names.get(parent).what() else {
             return Err("its parent is no directory".into());
         };
-        let list = &mut self.dirs[dir as usize].children;
-        self.names.add(new, name.as_bytes(), list)
+        let dir = &mut self.dirs[dir as usize];
+        let (here, removed) = (&mut dir.children, &mut dir.removed);
+        self.names.add(new, name.as_bytes(), here, removed)
     }
 
     /// Removes a name with all below it.
     fn remove(&mut self, id: NameId) {
-        let (parent, is_old, what) = {
+        let (parent, lower, what) = {
             let name = self.names.get(id);
-            (name.parent, name.is_old, name.what())
+            (name.parent, name.lower, name.what())
         };
         let What::Dir(dir) = self.names.get(parent).what() else {
             return;
         };
         let dir = &mut self.dirs[dir as usize];
-        match self.split.is_some() && is_old {
+        match self.split.is_some() && lower != Lower::Nothing {
             true => (self.names).set_removed(id, &mut dir.children, &mut dir.removed),
             false => self.names.remove(id, &mut dir.children),
         }
@@ -490,7 +491,7 @@ impl Stack {
         for child in children.unwrap_or_default() {
             self.prune(child);
         }
-        let is_old = self.names.get(id).is_old;
+        let is_old = self.names.get(id).lower == Lower::Same;
         let split = self.split.is_some();
         if let Some(dir) = self.dir_mut(id)
             && split
@@ -570,7 +571,7 @@ impl Stack {
 
     /// The entry that brought it.
     pub fn origin_of(&self, node: NodeId) -> Origin {
-        self.nodes[node.0 as usize].origin
+        self.nodes.origin(node)
     }
 
     /// Whether a symbolic link.
@@ -579,8 +580,7 @@ impl Stack {
     }
 
     fn link(&self, node: NodeId) -> Option<&[u8]> {
-        let link = self.nodes[node.0 as usize].link;
-        (link != NONE).then(|| self.names.texts.get(link))
+        self.nodes.link(node, &self.names.texts)
     }
 
     /// What the hard link that made this name above the split says of its file.
@@ -597,19 +597,19 @@ impl Stack {
     /// what it is.
     pub fn is_new(&self, id: NameId) -> bool {
         let name = self.names.get(id);
-        !name.is_old || self.split.is_none_or(|split| name.layer >= split)
+        name.lower != Lower::Same || self.split.is_none_or(|split| name.layer >= split)
     }
 
     /// Whether lower layers have the same there.
     pub fn is_old(&self, id: NameId) -> bool {
-        self.names.get(id).is_old && self.split.is_some()
+        self.names.get(id).lower == Lower::Same && self.split.is_some()
     }
 
     /// All names, a directory before what is in it, in the order of bytes.
     pub fn names(&self) -> Names<'_> {
         Names {
             stack: self,
-            todo: vec![ROOT],
+            above: vec![vec![ROOT].into_iter()],
         }
     }
 
@@ -624,8 +624,7 @@ impl Stack {
 
     /// Whether layers below the split have something else of this name.
     pub fn replaces(&self, id: NameId) -> bool {
-        let name = self.names.get(id);
-        !name.is_old && self.names.is_removed(name.parent, self.names.text(id))
+        self.names.get(id).lower == Lower::Other
     }
 }
 
@@ -649,13 +648,12 @@ impl<'a> Dir<'a> {
     /// Names below the split that are gone and that nothing took the place of,
     /// in the order of bytes.
     pub fn removed(&self) -> impl Iterator<Item = &'a OsStr> + use<'a> {
-        let (names, id) = (&self.stack.names, self.id);
+        let names = &self.stack.names;
         let list = match self.data.is_opaque {
             true => Vec::new(),
             false => names.sorted(self.data.removed),
         };
-        let gone = list.into_iter().map(move |name| names.name(name));
-        gone.filter(move |name| names.child(id, name.as_bytes()).is_none())
+        list.into_iter().map(move |name| names.name(name))
     }
 }
 
@@ -663,16 +661,17 @@ impl<'a> Dir<'a> {
 #[derive(Debug)]
 pub struct Names<'a> {
     stack: &'a Stack,
-    todo: Vec<NameId>,
+    /// What still comes in each directory that leads to the last name, and in
+    /// that name if it is one.
+    above: Vec<std::vec::IntoIter<NameId>>,
 }
 
 impl Names<'_> {
     /// Passes what is in the directory that came last.
     pub fn skip_below(&mut self, id: NameId) {
-        let list = |dir: Dir<'_>| self.stack.names.list(dir.data.children).count();
-        let count = self.stack.dir(id).map_or(0, list);
-        let kept = self.todo.len().saturating_sub(count);
-        self.todo.truncate(kept);
+        if self.stack.dir(id).is_some() {
+            self.above.pop();
+        }
     }
 }
 
@@ -680,9 +679,14 @@ impl Iterator for Names<'_> {
     type Item = NameId;
 
     fn next(&mut self) -> Option<NameId> {
-        let id = self.todo.pop()?;
+        let id = loop {
+            match self.above.last_mut()?.next() {
+                Some(id) => break id,
+                None => self.above.pop(),
+            };
+        };
         if let Some(dir) = self.stack.dir(id) {
-            self.todo.extend(dir.children().into_iter().rev());
+            self.above.push(dir.children().into_iter());
         }
         Some(id)
     }

@@ -194,20 +194,21 @@ struct Current {
     late_files: HashSet<NodeId>,
 }
 
-/// A name that stays, for each file that has one.
+/// A name that stays, for each file that has one; a name's number plus one.
 #[derive(Default)]
-struct Kept(Vec<Option<NameId>>);
+struct Kept(Vec<u32>);
 
 impl Kept {
     fn get(&self, node: NodeId) -> Option<NameId> {
-        self.0.get(node.index()).copied().flatten()
+        let number = self.0.get(node.index())?.checked_sub(1)?;
+        Some(NameId::at(number as usize))
     }
 
     fn set(&mut self, node: NodeId, name: NameId) {
         if self.0.len() <= node.index() {
-            self.0.resize(node.index() + 1, None);
+            self.0.resize(node.index() + 1, 0);
         }
-        self.0[node.index()] = Some(name);
+        self.0[node.index()] = name.index() as u32 + 1;
     }
 }
 

@@ -27,6 +27,19 @@ impl Texts {
         Ok(at)
     }
 
+    /// Puts `text` in the place of another one that is not wanted any more, if
+    /// there is room.
+    fn replace(&mut self, at: u32, text: &[u8]) -> bool {
+        let fits = at != NONE && text.len() <= self.get(at).len();
+        if fits {
+            let mut bytes = Vec::with_capacity(text.len() + 4);
+            field(&mut bytes, text);
+            let at = at as usize;
+            self.0[at..at + bytes.len()].copy_from_slice(&bytes);
+        }
+        fits
+    }
+
     pub(super) fn get(&self, at: u32) -> &[u8] {
         let bytes = self.0.get(at as usize..).unwrap_or_default();
         Input(bytes).field().unwrap_or_default()
@@ -53,6 +66,17 @@ enum Form {
     Free,
 }
 
+/// What layers below the split have of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lower {
+    /// Nothing, or there is no split.
+    Nothing,
+    /// The same thing.
+    Same,
+    /// Something else, which is gone.
+    Other,
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Name {
     pub(super) parent: NameId,
@@ -66,8 +90,7 @@ pub(super) struct Name {
     /// Bytes of the path.
     pub(super) length: u16,
     form: Form,
-    /// Whether lower layers have the same name, and it is the same thing.
-    pub(super) is_old: bool,
+    pub(super) lower: Lower,
 }
 
 impl Name {
@@ -87,7 +110,7 @@ impl Name {
             layer,
             length,
             form,
-            is_old: false,
+            lower: Lower::Nothing,
         }
     }
 
@@ -109,10 +132,8 @@ pub(super) struct Packed {
     /// The first of the free places.
     free: u32,
     hasher: RandomState,
-    /// Names by their directories and texts: those that are there, and those
-    /// that are gone.
-    here: HashTable<u32>,
-    removed: HashTable<u32>,
+    /// Names by their directories and texts, those that are gone too.
+    table: HashTable<u32>,
 }
 
 impl Packed {
@@ -122,16 +143,13 @@ impl Packed {
             texts: Texts::default(),
             free: NONE,
             hasher: RandomState::new(),
-            here: HashTable::new(),
-            removed: HashTable::new(),
+            table: HashTable::new(),
         }
     }
 
-    /// No name will be looked for, but where some are gone.
+    /// No name will be looked for any more.
     pub(super) fn finish(&mut self) {
-        if self.removed.is_empty() {
-            self.here = HashTable::new();
-        }
+        self.table = HashTable::new();
     }
 
     /// Numbers of names are below this.
@@ -160,72 +178,83 @@ impl Packed {
         OsStr::from_bytes(self.text(id))
     }
 
-    fn find(&self, table: &HashTable<u32>, dir: NameId, text: &[u8]) -> Option<NameId> {
+    /// What has this name in `dir`, or had it and is gone.
+    fn find(&self, dir: NameId, text: &[u8]) -> Option<NameId> {
         let hash = self.hasher.hash_one((dir.0, text));
         let is_it = |id: &u32| {
             let name = self.get(NameId(*id));
             name.parent == dir && self.texts.get(name.text) == text
         };
-        table.find(hash, is_it).copied().map(NameId)
+        self.table.find(hash, is_it).copied().map(NameId)
     }
 
     /// What has this name in `dir`.
     pub(super) fn child(&self, dir: NameId, text: &[u8]) -> Option<NameId> {
-        self.find(&self.here, dir, text)
+        let found = self.find(dir, text)?;
+        (self.get(found).form != Form::Removed).then_some(found)
     }
 
-    /// Whether layers below the split have this name in `dir`, and it is gone.
-    pub(super) fn is_removed(&self, dir: NameId, text: &[u8]) -> bool {
-        !self.removed.is_empty() && self.find(&self.removed, dir, text).is_some()
-    }
-
-    /// Adds a name to the list that begins with `first`. It is not there yet.
+    /// Adds a name to the list that begins with `here`. It is not there yet;
+    /// where it is among those that are gone, in the list `removed`, it takes
+    /// that place.
     pub(super) fn add(
         &mut self,
         name: Name,
         text: &[u8],
-        first: &mut u32,
+        here: &mut u32,
+        removed: &mut u32,
     ) -> Result<NameId, String> {
-        let name = Name {
-            text: self.texts.push(text)?,
-            ..name
-        };
+        if let Some(id) = self.find(name.parent, text) {
+            self.unlink(id, removed);
+            let text = self.get(id).text;
+            let lower = Lower::Other;
+            *self.get_mut(id) = Name {
+                text,
+                lower,
+                ..name
+            };
+            self.link(id, here);
+            return Ok(id);
+        }
         let id = match self.free {
             NONE if self.names.len() >= MAX_NAMES => return Err(too_many()),
             NONE => {
                 let id = u32::try_from(self.names.len()).map_err(|_| too_many())?;
-                self.names.push(name);
+                let text = self.texts.push(text)?;
+                self.names.push(Name { text, ..name });
                 NameId(id)
             }
             free => {
                 let free = NameId(free);
-                self.free = self.get(free).after;
-                *self.get_mut(free) = name;
+                let Name {
+                    text: at, after, ..
+                } = *self.get(free);
+                let text = match self.texts.replace(at, text) {
+                    true => at,
+                    false => self.texts.push(text)?,
+                };
+                self.free = after;
+                *self.get_mut(free) = Name { text, ..name };
                 free
             }
         };
-        self.link(id, first);
+        self.link(id, here);
         self.enter(id);
         Ok(id)
     }
 
-    /// Puts a name into the table of those of its kind.
+    /// Puts a name into the table.
     fn enter(&mut self, id: NameId) {
         let Self {
             names,
             texts,
             hasher,
-            here,
-            removed,
+            table,
             ..
         } = self;
         let hash = |id: &u32| {
             let name = &names[*id as usize];
             hasher.hash_one((name.parent.0, texts.get(name.text)))
-        };
-        let table = match names[id.0 as usize].form {
-            Form::Removed => removed,
-            _ => here,
         };
         table.insert_unique(hash(&id.0), id.0, hash);
     }
@@ -235,11 +264,7 @@ impl Packed {
         let name = self.get(id);
         let text = self.texts.get(name.text);
         let hash = self.hasher.hash_one((name.parent.0, text));
-        let table = match name.form {
-            Form::Removed => &mut self.removed,
-            _ => &mut self.here,
-        };
-        if let Ok(found) = table.find_entry(hash, |found| *found == id.0) {
+        if let Ok(found) = self.table.find_entry(hash, |found| *found == id.0) {
             found.remove();
         }
     }
@@ -267,12 +292,10 @@ impl Packed {
     /// Moves a name from the list of those that are there to the list of those
     /// that are gone.
     pub(super) fn set_removed(&mut self, id: NameId, here: &mut u32, removed: &mut u32) {
-        self.leave(id);
         self.unlink(id, here);
         let name = self.get_mut(id);
         (name.form, name.what) = (Form::Removed, NONE);
         self.link(id, removed);
-        self.enter(id);
     }
 
     /// Frees a name that is in the list which begins with `first`.
@@ -285,8 +308,11 @@ impl Packed {
     pub(super) fn release(&mut self, id: NameId) {
         self.leave(id);
         let after = std::mem::replace(&mut self.free, id.0);
+        // The next one's text may fit into the place of this one's.
+        let text = self.get(id).text;
         *self.get_mut(id) = Name {
             after,
+            text,
             ..Name::new(ROOT, 0, 0, What::Free)
         };
     }
