@@ -15,6 +15,7 @@ pub mod ignore;
 pub mod local;
 pub mod names;
 pub mod pattern;
+mod picked;
 pub mod select;
 mod similar;
 pub mod source;
