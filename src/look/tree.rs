@@ -363,17 +363,16 @@ impl Tree {
         own: impl Fn(NodeId) -> u64,
         counts: impl Fn(NodeId, NodeId) -> bool,
     ) -> Sums {
-        let parents = &self.sorted.parents;
-        let mut sums = vec![0_u64; parents.len()];
+        let mut sums = vec![0_u64; self.parents()];
         for node in self.nodes().rev() {
             let mut sum = own(node);
-            if let Some(place) = parents.place(node.0) {
+            if let Some(place) = self.place(node) {
                 sum = sum.saturating_add(sums[place]);
                 sums[place] = sum;
             }
             if let Some(parent) = self.parent(node)
                 && counts(node, parent)
-                && let Some(place) = parents.place(parent.0)
+                && let Some(place) = self.place(parent)
             {
                 sums[place] = sums[place].saturating_add(sum);
             }
@@ -381,11 +380,21 @@ impl Tree {
         Sums(sums)
     }
 
+    /// A small number for each node that something is below, now or ever; below
+    /// [`parents`](Self::parents).
+    pub fn place(&self, node: NodeId) -> Option<usize> {
+        self.sorted.parents.place(node.0)
+    }
+
+    /// How many nodes something is below, now or ever.
+    pub fn parents(&self) -> usize {
+        self.sorted.parents.len()
+    }
+
     /// The sum at `node`; `None` where nothing is below it, now or ever, so
     /// that it is only its own.
     pub fn sum(&self, sums: &Sums, node: NodeId) -> Option<u64> {
-        let place = self.sorted.parents.place(node.0)?;
-        sums.0.get(place).copied()
+        sums.0.get(self.place(node)?).copied()
     }
 }
 

@@ -118,7 +118,7 @@ pub(crate) struct Wanted<'a> {
     /// Only what the layer changed, and what leads there.
     pub(crate) only_changes: bool,
     pub(crate) filter: Option<&'a Filter>,
-    /// Whether a directory is unfolded.
+    /// Whether a directory is unfolded, by [`place`](Tree::place).
     pub(crate) open: &'a [bool],
 }
 
@@ -145,7 +145,7 @@ pub(crate) fn rows(tree: &Tree, view: &View, wanted: &Wanted<'_>) -> (Vec<NodeId
             None => drop(above.pop()),
             Some(node) => {
                 rows.push(node);
-                if wanted.open[node.index()] {
+                if tree.place(node).is_some_and(|place| wanted.open[place]) {
                     above.push(below(node));
                 }
             }

@@ -112,7 +112,7 @@ pub(crate) struct State {
     pub(crate) rows: Vec<NodeId>,
     /// Entries that are wanted, folded away or not.
     pub(crate) count: usize,
-    /// By number of node.
+    /// By [`place`](Tree::place).
     open: Vec<bool>,
     /// The same while there is a filter, which unfolds all.
     open_filtered: Vec<bool>,
@@ -173,7 +173,8 @@ impl State {
 
     /// Whether an entry is unfolded.
     pub(crate) fn is_open(&self, node: NodeId) -> bool {
-        self.folds()[node.index()]
+        let place = self.contents().and_then(|c| c.tree.place(node));
+        place.is_some_and(|place| self.folds()[place])
     }
 
     /// Whether there is something to unfold.
@@ -207,9 +208,9 @@ impl State {
 
     /// The layers are read.
     pub(crate) fn done(&mut self, contents: Contents) {
-        let nodes = contents.tree.nodes().count();
-        self.open = vec![false; nodes];
-        self.open_filtered = vec![true; nodes];
+        let places = contents.tree.parents();
+        self.open = vec![false; places];
+        self.open_filtered = vec![true; places];
         self.progress = Progress::Done(Box::new(contents));
         self.look();
     }
@@ -394,14 +395,14 @@ impl State {
         let mut above = Vec::new();
         let mut here = node;
         while let Some(parent) = contents.tree.parent(here) {
-            above.push(parent);
+            above.extend(contents.tree.place(parent));
             here = parent;
         }
         self.shown = Shown::Files;
         self.filter.clear();
         self.only_changes = false;
-        for node in above {
-            self.open[node.index()] = true;
+        for place in above {
+            self.open[place] = true;
         }
         self.layers.at = match newest {
             Some((layer, _)) if removed => layer + 1,
@@ -426,8 +427,9 @@ impl State {
     }
 
     fn fold(&mut self, node: NodeId, open: bool) {
-        if self.has_below(node) {
-            self.folds_mut()[node.index()] = open;
+        let place = self.contents().and_then(|c| c.tree.place(node));
+        if let Some(place) = place.filter(|_| self.has_below(node)) {
+            self.folds_mut()[place] = open;
             self.arrange();
         }
     }
