@@ -161,9 +161,11 @@ pub struct Download {
 pub struct Agents {
     proxy_of: Arc<ProxyOf>,
     roots: Roots,
-    /// By whether certificates may count, and by their proxies.
-    made: Arc<Mutex<HashMap<(bool, Option<String>), Agent>>>,
+    made: Arc<Mutex<HashMap<Way, Agent>>>,
 }
+
+/// Whether certificates may count, and the proxy.
+type Way = (bool, Option<String>);
 
 type ProxyOf = dyn Fn(&Url) -> Option<String> + Send + Sync;
 

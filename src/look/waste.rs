@@ -239,8 +239,12 @@ mod tests {
     fn the_most_come_first_and_equal_ones_in_order() {
         let given = |n: u64| Wasted {
             node: NodeId(n as u32 * 3),
-            files: if n % 50 == 0 { 1000 } else { 1 + n as u32 % 3 },
-            bytes: 1 + (n * 7919) % 100 + if n % 70 == 0 { 1 << 40 } else { 0 },
+            files: if n.is_multiple_of(50) {
+                1000
+            } else {
+                1 + n as u32 % 3
+            },
+            bytes: 1 + (n * 7919) % 100 + if n.is_multiple_of(70) { 1 << 40 } else { 0 },
         };
         let all = 0..3 * SPARE as u64;
         let mut sorted: Vec<Wasted> = all.clone().map(given).collect();
