@@ -231,6 +231,19 @@ impl LocalTree {
         canonical: Option<&Path>,
     ) -> io::Result<DirNames> {
         let mut out = DirNames::default();
+        self.each_visible(dir, path, canonical, &mut |name| out.push(name))?;
+        out.sort();
+        Ok(out)
+    }
+
+    /// Calls `each` with those names, in any order.
+    fn each_visible(
+        &self,
+        dir: &OwnedFd,
+        path: &Path,
+        canonical: Option<&Path>,
+        each: &mut dyn FnMut(&OsStr),
+    ) -> io::Result<()> {
         for entry in rustix::fs::Dir::read_from(dir).map_err(|e| named(e.into(), path))? {
             let entry = entry.map_err(|e| named(e.into(), path))?;
             let name = entry.file_name().to_bytes();
@@ -243,10 +256,9 @@ impl LocalTree {
             {
                 continue;
             }
-            out.push(name);
+            each(name);
         }
-        out.sort();
-        Ok(out)
+        Ok(())
     }
 
     /// What the open directory `dir` has under some of its names.
@@ -280,6 +292,15 @@ impl LocalTree {
         self.root
             .open_plain(path, flags)
             .map_err(|e| named(e, path))
+    }
+
+    /// Opens the directory at `path` (followed); with its path without links,
+    /// as far as that is known.
+    fn open_followed(&self, path: &Path) -> io::Result<(OwnedFd, Option<PathBuf>)> {
+        let (handle, canonical) = self.reach(path, true).map_err(|e| named(e, path))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(&handle, c".", flags, Mode::empty());
+        Ok((dir.map_err(|e| named(e.into(), path))?, canonical))
     }
 
     fn node(
@@ -332,11 +353,13 @@ impl Tree for LocalTree {
     }
 
     fn read_dir(&self, path: &Path) -> io::Result<Vec<(OsString, Node)>> {
-        let (handle, canonical) = self.reach(path, true).map_err(|e| named(e, path))?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::openat(&handle, c".", flags, Mode::empty())
-            .map_err(|e| named(e.into(), path))?;
+        let (dir, canonical) = self.open_followed(path)?;
         self.entries(&dir, path, canonical.as_deref())
+    }
+
+    fn each_name(&self, path: &Path, each: &mut dyn FnMut(&OsStr)) -> io::Result<()> {
+        let (dir, canonical) = self.open_followed(path)?;
+        self.each_visible(&dir, path, canonical.as_deref(), each)
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<(OsString, Node)>> {

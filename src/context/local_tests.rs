@@ -48,6 +48,23 @@ fn content(tree: &LocalTree, path: &str) -> io::Result<String> {
 }
 
 #[test]
+fn each_name_is_one_that_is_listed() {
+    let dir = make(&["d/a", "d/b", "d/drop", "d/sub/c", "to -> d"]);
+    for ignore in ["", "**/drop\nd/sub"] {
+        let tree = tree(&dir, ignore);
+        for path in ["", "d", "to", "d/sub"].map(Path::new) {
+            let mut names = Vec::new();
+            let each = tree.each_name(path, &mut |name| names.push(name.to_owned()));
+            let listed = tree.read_dir(path);
+            assert_eq!(each.is_ok(), listed.is_ok(), "{path:?}");
+            names.sort();
+            let listed: Vec<_> = listed.into_iter().flatten().map(|(name, _)| name).collect();
+            assert_eq!(names, listed, "{path:?}");
+        }
+    }
+}
+
+#[test]
 fn ignored_is_absent() {
     let dir = make(&[
         "a/keep",
