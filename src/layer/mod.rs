@@ -10,6 +10,7 @@
 //! image-spec `layer.md`.
 
 pub mod archive;
+pub(crate) mod bits;
 pub(crate) mod code;
 pub mod compress;
 pub(crate) mod first_names;

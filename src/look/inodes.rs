@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
-use super::bits::Bits;
 use super::tree::{Inode, InodeId, Origin, size_of};
+use crate::layer::bits::Bits;
 use crate::layer::index::records::kind_letter;
 use crate::layer::index::{Indexed, LayerIndex, Lookup};
 use crate::layer::tar_read::Item;

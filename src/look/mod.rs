@@ -18,7 +18,6 @@
 //! compared as [`rows`] that lie in files. So asking for them can fail.
 
 mod apply;
-mod bits;
 pub mod content;
 pub mod diff;
 pub mod indexes;

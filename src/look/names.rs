@@ -3,8 +3,8 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use super::bits::{Bits, Ranked};
 use super::tree::{NONE, NodeId};
+use crate::layer::bits::{Bits, Ranked};
 use crate::layer::code::{self, Input};
 
 /// It is known where each name is whose number is a multiple of this.

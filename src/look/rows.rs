@@ -6,9 +6,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::bits::Ranked;
 use super::inodes::InodeSet;
 use super::tree::{Inode, NONE, NodeId, Origin, Tree};
+use crate::layer::bits::Ranked;
 use crate::layer::code::{self, Input, to_path};
 use crate::layer::index::records::{Attributes, Window, is_sparse, put_attributes, tag};
 use crate::layer::index::{Spool, Stored};

@@ -2,13 +2,15 @@
 //! the layers themselves.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::{Draft, MutateError, NewBlobs, append};
 use crate::image::{History, Image};
-use crate::layer::code::{Input, field, number};
+use crate::layer::bits::Bits;
+use crate::layer::code::{self, Input, number};
 use crate::layer::merge::{LayerBlob, Merge, MergeError, read_items};
 use crate::layer::pipeline::{LayerWriter, open, seal};
 use crate::layer::stack::{Applied, Found, Metas, NameId, NodeId, Origin, Stack};
@@ -111,31 +113,49 @@ struct Change {
 /// Changes of entries in their order, packed: number of the entry, then path
 /// and target, each behind a byte that says whether there is one.
 #[derive(Debug, Default)]
-struct Changes(Vec<u8>);
+struct Changes {
+    bytes: Vec<u8>,
+    /// The path, and the target, that were written last.
+    last: [Vec<u8>; 2],
+}
 
 impl Changes {
     fn push(&mut self, entry: u32, change: &Change) {
-        number(&mut self.0, entry.into());
-        for path in [&change.path, &change.target] {
-            self.0.push(u8::from(path.is_some()));
+        number(&mut self.bytes, entry.into());
+        for (path, last) in [&change.path, &change.target]
+            .into_iter()
+            .zip(&mut self.last)
+        {
+            self.bytes.push(u8::from(path.is_some()));
             if let Some(path) = path {
-                field(&mut self.0, path.as_os_str().as_bytes());
+                code::path(&mut self.bytes, last, path);
             }
         }
     }
 
     fn read(&self) -> impl Iterator<Item = (u32, Change)> + '_ {
-        let mut input = Input(&self.0);
+        let mut input = Input(&self.bytes);
+        let mut last: [Vec<u8>; 2] = Default::default();
         std::iter::from_fn(move || {
             let entry = input.small()?;
-            let mut path = || match input.byte()? {
+            let mut path = |last: &mut Vec<u8>| match input.byte()? {
                 0 => Some(None),
-                _ => input.path_field().map(Some),
+                _ => next_path(&mut input, last).map(Some),
             };
-            let (path, target) = (path()?, path()?);
+            let [last_path, last_target] = &mut last;
+            let (path, target) = (path(last_path)?, path(last_target)?);
             Some((entry, Change { path, target }))
         })
     }
+
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+fn next_path(input: &mut Input<'_>, last: &mut Vec<u8>) -> Option<PathBuf> {
+    input.path(last)?;
+    Some(OsStr::from_bytes(last).into())
 }
 
 /// What becomes of a layer.
@@ -156,7 +176,7 @@ struct Cuts {
 
 impl Cuts {
     fn is_empty(&self) -> bool {
-        self.drops.is_empty() && self.changes.0.is_empty() && self.saved.is_empty()
+        self.drops.is_empty() && self.changes.is_empty() && self.saved.is_empty()
     }
 
     /// What becomes of the entries, asked for in their order.
@@ -191,7 +211,13 @@ struct Current {
     /// Names of files that are written at the end, with the number of their
     /// attributes, and the files.
     late: Vec<(NodeId, NameId, u32)>,
-    late_files: HashSet<NodeId>,
+    late_files: Bits,
+}
+
+impl Current {
+    fn is_late(&self, node: NodeId) -> bool {
+        self.late_files.has(node.index() as u32)
+    }
 }
 
 /// A name that stays, for each file that has one; a name's number plus one.
@@ -256,7 +282,7 @@ impl Plan {
                     Applied::Linked(name, target)
                         // Else its target is written only at the end.
                         if goes(matches, &stack.path(*target))
-                            || current.late_files.contains(&node) =>
+                            || current.is_late(node) =>
                     {
                         let link = (node, *name, plan.metas.intern(&put.meta));
                         current.link(entry, &path, link, &stack, matches, &mut kept);
@@ -295,7 +321,7 @@ impl Plan {
         for (number, current) in seen.into_iter().enumerate() {
             let cuts = current.cuts;
             // Without the link their paths would lead to another place.
-            if !cuts.is_empty() || plan.links_go && !cuts.moved.0.is_empty() {
+            if !cuts.is_empty() || plan.links_go && !cuts.moved.is_empty() {
                 plan.layers.insert(number, cuts);
             }
         }
@@ -316,7 +342,7 @@ impl Current {
         kept: &mut Kept,
     ) {
         let (node, name, _) = link;
-        if self.late_files.contains(&node) {
+        if self.is_late(node) {
             self.late.push(link);
             self.cuts.drops.push(entry);
             return;
@@ -336,7 +362,7 @@ impl Current {
                 self.cuts.changes.push(entry, &change);
             }
             None => {
-                self.late_files.insert(node);
+                self.late_files.insert(node.index() as u32);
                 self.late.push(link);
                 kept.set(node, name);
                 self.cuts.drops.push(entry);
@@ -347,7 +373,8 @@ impl Current {
     /// Ends the layer: names that it has itself replaced again are not written.
     fn settle(&mut self, stack: &Stack) {
         let mut late = std::mem::take(&mut self.late);
-        self.late_files = HashSet::new();
+        self.late_files = Bits::default();
+        let mut last = Vec::new();
         late.sort_by_key(|(node, ..)| *node);
         for links in late.chunk_by(|a, b| a.0 == b.0) {
             // A place that was freed may have been taken by another of them.
@@ -364,7 +391,7 @@ impl Current {
             self.cuts.saved.push((stack.origin_of(*node), count));
             for (name, meta) in names.into_iter().rev() {
                 let path = stack.path(name);
-                field(&mut self.cuts.names, path.as_os_str().as_bytes());
+                code::path(&mut self.cuts.names, &mut last, &path);
                 number(&mut self.cuts.names, meta.into());
             }
         }
@@ -441,9 +468,9 @@ fn save(
     (cuts, metas): (&Cuts, &Metas),
     writer: &mut LayerWriter,
 ) -> Result<(), MutateError> {
-    let mut names = Input(&cuts.names);
+    let (mut names, mut last) = (Input(&cuts.names), Vec::new());
     let mut name = || {
-        let path = names.path_field().unwrap_or_default();
+        let path = next_path(&mut names, &mut last).unwrap_or_default();
         let meta = metas.get(names.small().unwrap_or(u32::MAX));
         (path, meta.cloned().unwrap_or_default())
     };

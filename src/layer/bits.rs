@@ -2,11 +2,11 @@
 
 /// A set.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Bits(Vec<u64>);
+pub(crate) struct Bits(Vec<u64>);
 
 impl Bits {
     /// Adds one; whether it was not there.
-    pub(super) fn insert(&mut self, n: u32) -> bool {
+    pub(crate) fn insert(&mut self, n: u32) -> bool {
         let (at, bit) = (n as usize / 64, 1 << (n % 64));
         if at >= self.0.len() {
             self.0.resize(at + 1, 0);
@@ -16,7 +16,7 @@ impl Bits {
         is_new
     }
 
-    pub(super) fn has(&self, n: u32) -> bool {
+    pub(crate) fn has(&self, n: u32) -> bool {
         let word = self.0.get(n as usize / 64);
         word.is_some_and(|word| word & (1 << (n % 64)) != 0)
     }
@@ -24,7 +24,7 @@ impl Bits {
 
 /// A set that has a place for each of its numbers, in ascending order.
 #[derive(Debug, Default)]
-pub(super) struct Ranked {
+pub(crate) struct Ranked {
     bits: Bits,
     /// How many numbers are in the words before each.
     before: Vec<u32>,
@@ -32,7 +32,7 @@ pub(super) struct Ranked {
 }
 
 impl Ranked {
-    pub(super) fn of(bits: Bits) -> Self {
+    pub(crate) fn of(bits: Bits) -> Self {
         let mut len = 0;
         let before = bits.0.iter().map(|word| {
             let before = len;
@@ -46,12 +46,12 @@ impl Ranked {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// The place of a number, if it is in the set.
-    pub(super) fn place(&self, n: u32) -> Option<usize> {
+    pub(crate) fn place(&self, n: u32) -> Option<usize> {
         let at = n as usize / 64;
         let (word, bit) = (*self.bits.0.get(at)?, 1_u64 << (n % 64));
         let lower = (word & (bit - 1)).count_ones();
