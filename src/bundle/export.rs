@@ -7,8 +7,9 @@ use std::sync::Arc;
 use super::BundleError;
 use crate::event::Cancel;
 use crate::image::{Image, WatchedBlobs};
+use crate::layer::bits::Bits;
 use crate::layer::merge::{Headers, LayerBlob, Merge};
-use crate::layer::stack::{Found, NameId, NodeId, Origin, Stack};
+use crate::layer::stack::{Found, NameId, Origin, Stack};
 use crate::layer::tar_write::TarWriter;
 use crate::layer::{Entry, Kind};
 
@@ -52,7 +53,7 @@ fn directories<W: Write>(stack: &Stack, tar: &mut TarWriter<W>) -> Result<(), Bu
     // Of the directories that something was seen of.
     let mut spans: HashMap<NameId, Span> = HashMap::new();
     let mut again = Vec::new();
-    let mut seen = Seen::default();
+    let mut seen = Bits::default();
     // What is in a directory comes after it.
     for name in names.into_iter().rev() {
         let mut span = spans.remove(&name).unwrap_or_default();
@@ -60,7 +61,7 @@ fn directories<W: Write>(stack: &Stack, tar: &mut TarWriter<W>) -> Result<(), Bu
         let origin = match stack.get(name) {
             Some(Found::Node(node)) => {
                 // A link comes with its file, wherever that is.
-                span.scattered |= seen.set(node);
+                span.scattered |= !seen.insert(node.index() as u32);
                 Some(stack.origin_of(node))
             }
             Some(Found::Dir(found)) => {
@@ -90,23 +91,6 @@ fn directories<W: Write>(stack: &Stack, tar: &mut TarWriter<W>) -> Result<(), Bu
             .map_err(crate::layer::merge::MergeError::from)?;
     }
     Ok(())
-}
-
-/// A bit for each thing that is no directory.
-#[derive(Default)]
-struct Seen(Vec<u64>);
-
-impl Seen {
-    /// Whether it was set before.
-    fn set(&mut self, node: NodeId) -> bool {
-        let (at, bit) = (node.index() / 64, 1 << (node.index() % 64));
-        if self.0.len() <= at {
-            self.0.resize(at + 1, 0);
-        }
-        let before = self.0[at];
-        self.0[at] |= bit;
-        before & bit != 0
-    }
 }
 
 /// Where the entries of a subtree are.

@@ -12,16 +12,16 @@ use std::sync::Arc;
 use super::Node;
 use super::select::Found;
 use crate::digest::Sha256;
+use crate::layer::bits::Bits;
 use crate::layer::code::{Input, field, number};
 use crate::layer::first_names::Numbers;
 pub use crate::layer::records::NewFile;
-use crate::layer::records::{Cursor, Records};
+use crate::layer::records::{CHUNK, Cursor, Records};
 use crate::layer::{Kind, Meta, Mtime};
 
 /// Bytes of lists that are in memory when many are read at once.
 const READ: usize = 4 << 20;
-/// Bytes of one list that are read at once.
-const MOST_READ: usize = 64 << 10;
+/// The fewest bytes of one list that are read at once.
 const LEAST_READ: usize = 512;
 
 /// A list of entries: a part of one that many have together.
@@ -37,8 +37,8 @@ pub(super) struct Extent {
     /// The place of its first record.
     begin: u64,
     len: u64,
-    /// A bit for each file, up to the last that has several names.
-    shared: Vec<u64>,
+    /// The files that have several names.
+    shared: Bits,
 }
 
 impl Extent {
@@ -63,8 +63,7 @@ impl Entries {
 
     /// Whether the file with this number has several names in the list.
     pub fn is_shared(&self, file: u32) -> bool {
-        let bits = self.extent.shared.get(file as usize / 64);
-        bits.is_some_and(|bits| bits >> (file % 64) & 1 == 1)
+        self.extent.shared.has(file)
     }
 
     /// Whether there are none.
@@ -80,7 +79,7 @@ impl Entries {
     /// Reads the list from its beginning while so many lists are read, so that
     /// what they hold together is bounded.
     pub fn read_as_one_of(self: &Arc<Self>, lists: usize) -> Reader {
-        let chunk = (READ / lists.max(1)).clamp(LEAST_READ, MOST_READ);
+        let chunk = (READ / lists.max(1)).clamp(LEAST_READ, CHUNK);
         let mut cursor = Cursor::new(Arc::clone(&self.records)).by(chunk);
         cursor.seek(self.extent.begin);
         Reader {
@@ -105,8 +104,8 @@ pub(super) struct Writer<'a> {
     /// Of files with several names, the number of the entry that came first.
     linked: Numbers,
     firsts: Firsts,
-    /// A bit for each file: whether it has several names in the list.
-    shared: Vec<u64>,
+    /// The files that have several names in the list.
+    shared: Bits,
     /// Number of the next entry.
     number: u64,
 }
@@ -122,7 +121,7 @@ impl<'a> Writer<'a> {
             files: 0,
             linked: Numbers::default(),
             firsts: Firsts::default(),
-            shared: Vec::new(),
+            shared: Bits::default(),
             number: 0,
         }
     }
@@ -156,13 +155,7 @@ impl<'a> Writer<'a> {
             found.back = self.number - first;
             found.file = Some(file);
             if found.back > 0 {
-                let (at, bit) = (file as usize / 64, file % 64);
-                if self.shared.len() <= at {
-                    self.shared.resize(at + 1, 0);
-                }
-                if let Some(bits) = self.shared.get_mut(at) {
-                    *bits |= 1 << bit;
-                }
+                self.shared.insert(file);
             }
         }
         self.number += 1;

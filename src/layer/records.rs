@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 /// Bytes of a list that are kept in memory; the rest goes to a file.
 const IN_MEMORY: usize = 4 << 20;
 /// Bytes that are written and, at most, read at a time.
-const CHUNK: usize = 64 << 10;
+pub(crate) const CHUNK: usize = 64 << 10;
 
 /// Makes a file for what is too long for the memory; it needs no name.
 pub type NewFile<'a> = &'a (dyn Fn() -> io::Result<File> + 'a);
