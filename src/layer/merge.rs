@@ -311,10 +311,11 @@ impl Merge {
                 };
                 entry_number += 1;
                 let names = wanted.next_if(|names| origin(names) == Some(here));
-                let (Some(names), Item::Put(entry)) = (names, item) else {
+                let (Some(names @ [(node, _), ..]), Item::Put(entry)) = (names, item) else {
                     continue;
                 };
-                while let Some((_, dir)) = dirs.next_if(|(origin, _)| *origin < here) {
+                let before = |(entry, _): &&(u32, NameId)| (*entry as usize) < node.index();
+                while let Some((_, dir)) = dirs.next_if(before) {
                     writer.dir(*dir)?;
                 }
                 writer.node(entry, names, &mut reader.body())?;
@@ -341,8 +342,8 @@ impl Merge {
 /// What is written, and when.
 #[derive(Debug, Default)]
 struct Order {
-    /// Directories with an entry.
-    dirs: Vec<(Origin, NameId)>,
+    /// Directories with an entry, and its number.
+    dirs: Vec<(u32, NameId)>,
     /// Directories without one that nothing else brings into being.
     implied: Vec<NameId>,
     /// Everything else with its names, in the order of the entries.
@@ -357,8 +358,8 @@ impl Order {
         let mut nodes: Vec<(NodeId, NameId)> = Vec::new();
         for name in stack.names() {
             match stack.get(name) {
-                Some(Found::Dir(dir)) if stack.is_new(name) => match dir.stated() {
-                    Some((origin, _)) => order.dirs.push((origin, name)),
+                Some(Found::Dir(dir)) if stack.is_new(name) => match dir.entry() {
+                    Some(entry) => order.dirs.push((entry, name)),
                     None if stack.needs_opaque(name) => {}
                     None if dir.is_empty() => order.implied.push(name),
                     None => {}
@@ -367,7 +368,7 @@ impl Order {
                 Some(Found::Dir(_)) | None => {}
             }
         }
-        order.dirs.sort();
+        order.dirs.sort_unstable();
         // Numbers of nodes rise with their entries. The names of one stay in
         // the order of their paths.
         nodes.sort_unstable_by(|(a, x), (b, y)| {

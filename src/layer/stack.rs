@@ -99,21 +99,24 @@ struct DirData {
     /// have in it and that are gone.
     children: u32,
     removed: u32,
-    /// The last entry for it, and the number of its attributes; none where it
-    /// was made on the way to something else.
-    stated: Option<(Origin, u32)>,
+    /// The last entry for it, by its number among those of all layers, and the
+    /// number of its attributes; none where it was made on the way to something
+    /// else.
+    stated: u32,
+    meta: u32,
+    /// The layer that has pruned it, if any.
+    pruned: u32,
     /// Nothing of what layers below the split have in it is left.
     is_opaque: bool,
-    /// The layer that has pruned it.
-    pruned: Option<u32>,
 }
 
 const EMPTY: DirData = DirData {
     children: NONE,
     removed: NONE,
-    stated: None,
+    stated: NONE,
+    meta: NONE,
+    pruned: NONE,
     is_opaque: false,
-    pruned: None,
 };
 
 /// A directory.
@@ -232,13 +235,6 @@ impl Stack {
         self.free_dirs = Vec::new();
     }
 
-    fn origin(&self) -> Origin {
-        Origin {
-            layer: self.layer,
-            entry: self.entry,
-        }
-    }
-
     /// The directory that has this name.
     pub fn dir(&self, id: NameId) -> Option<Dir<'_>> {
         match self.names.get(id).what() {
@@ -264,7 +260,7 @@ impl Stack {
     fn put(&mut self, entry: &Entry) -> Result<Applied, String> {
         let path = &entry.path;
         let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else {
-            self.state(ROOT, &entry.meta);
+            self.state(ROOT, &entry.meta)?;
             return Ok(Applied::Put(ROOT));
         };
         let parent = self.make(parent)?;
@@ -274,7 +270,7 @@ impl Stack {
                     Some(id) if self.dir(id).is_some() => id,
                     _ => self.add_dir(parent, name)?,
                 };
-                self.state(id, &entry.meta);
+                self.state(id, &entry.meta)?;
                 return Ok(Applied::Put(id));
             }
             Kind::Hardlink { target } => {
@@ -304,12 +300,14 @@ impl Stack {
     }
 
     /// The current entry says what a directory is like.
-    fn state(&mut self, id: NameId, meta: &Meta) {
-        let stated = Some((self.origin(), self.metas.intern(meta)));
+    fn state(&mut self, id: NameId, meta: &Meta) -> Result<(), String> {
+        let entry = self.nodes.of(self.entry)?.0;
+        let meta = self.metas.intern(meta);
         self.names.get_mut(id).layer = self.layer;
         if let Some(dir) = self.dir_mut(id) {
-            dir.stated = stated;
+            (dir.stated, dir.meta) = (entry, meta);
         }
+        Ok(())
     }
 
     fn hard_link(
@@ -514,7 +512,7 @@ impl Stack {
                 continue;
             };
             // What came into it since then is the layer's own.
-            if dir.pruned.replace(layer) != Some(layer) {
+            if std::mem::replace(&mut dir.pruned, layer) != layer {
                 let children = dir.children;
                 todo.extend(self.names.list(children));
                 order.push(id);
@@ -641,8 +639,15 @@ impl<'a> Dir<'a> {
 
     /// The last entry for it, and its attributes.
     pub fn stated(&self) -> Option<(Origin, &'a Meta)> {
-        let (origin, meta) = self.data.stated?;
-        Some((origin, self.stack.metas.get(meta)?))
+        let entry = self.entry()?;
+        let meta = self.stack.metas.get(self.data.meta)?;
+        Some((self.stack.nodes.origin(NodeId(entry)), meta))
+    }
+
+    /// The number of the last entry for it, among the [`NodeId::index`] of all
+    /// others.
+    pub(crate) fn entry(&self) -> Option<u32> {
+        (self.data.stated != NONE).then_some(self.data.stated)
     }
 
     /// Names below the split that are gone and that nothing took the place of,

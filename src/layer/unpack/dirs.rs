@@ -4,7 +4,8 @@
 //! Open directories are cached by path; the cache is dropped whenever a
 //! directory or link is removed, as any path may lead through it. What
 //! directories shall have in the end is kept by inode and set last, to the
-//! very directory it is meant for.
+//! very directory it is meant for. Where there are very many it is set in
+//! between: who works in one later on notes what it has and sets that again.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -21,14 +22,21 @@ use rustix::io::Errno;
 use super::error::Step;
 use super::{Form, Lower, UnpackError, UnpackOptions, Unpacked, attrs, remove};
 use crate::layer::{Entry, Kind, Meta, Mtime};
+use crate::sys::capability;
 use crate::sys::fs::{Root, components, lstat_at};
 
 /// Open directories that are kept.
 const CACHE: usize = 256;
+/// Directories whose modes and times are kept until they are set. Unit tests go
+/// through it all with a few.
+const KEPT: usize = if cfg!(test) { 3 } else { 1 << 15 };
 /// Links followed on the way to one directory, as the kernel has it.
 const MAX_LINKS: usize = 40;
 /// Mode of a directory while it is worked in.
 const WORKING: Mode = Mode::RWXU;
+
+/// `CAP_DAC_OVERRIDE`.
+const DAC_OVERRIDE: u64 = 1 << 1;
 
 const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
@@ -54,9 +62,12 @@ pub(super) struct Dirs<'a> {
     root: &'a Root,
     form: Form,
     lower: Option<&'a dyn Lower>,
-    unprivileged: bool,
+    /// Modes of directories keep this process out.
+    limited: bool,
     cache: HashMap<PathBuf, Rc<Dir>>,
     finals: HashMap<u64, Final>,
+    /// How many of them there may be before they are set.
+    most: usize,
     implied: HashMap<u64, PathBuf>,
     used_lower: bool,
     /// Flat form: fingerprints of the layer's own entries, and directories
@@ -76,6 +87,11 @@ fn mtime(stat: &Stat) -> Mtime {
         secs: stat.st_mtime,
         nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
     }
+}
+
+/// Whether the owner of a directory with this mode can work in it.
+fn is_open(mode: u32) -> bool {
+    mode & 0o700 == 0o700
 }
 
 /// What a walk may change on its way.
@@ -100,9 +116,10 @@ impl<'a> Dirs<'a> {
             root,
             form: options.form,
             lower: options.lower,
-            unprivileged: !rustix::process::geteuid().is_root(),
+            limited: !capability::permitted().is_ok_and(|held| held & DAC_OVERRIDE != 0),
             cache: HashMap::new(),
             finals: HashMap::new(),
+            most: KEPT,
             implied: HashMap::new(),
             used_lower: false,
             own: HashSet::new(),
@@ -320,21 +337,24 @@ impl<'a> Dirs<'a> {
             fd,
             ino: stat.st_ino,
         });
-        let writable = stat.st_mode & 0o700 == 0o700;
-        let mut mode = None;
-        if self.unprivileged && !writable {
-            mode = Some(stat.st_mode & 0o7777);
-            rustix::fs::fchmod(
-                &dir.fd,
-                Mode::from_raw_mode(stat.st_mode & 0o7777) | WORKING,
-            )?;
-        }
+        let mode = self.open_up(&dir, &stat)?;
         self.finals.entry(dir.ino).or_insert_with(|| Final {
             path: path.to_owned(),
             mode,
             mtime: mtime(&stat),
         });
         Ok(dir)
+    }
+
+    /// Makes a directory that it can be worked in; says what mode it had, if
+    /// that was not so.
+    fn open_up(&self, dir: &Dir, stat: &Stat) -> rustix::io::Result<Option<u32>> {
+        let mode = stat.st_mode & 0o7777;
+        if !self.limited || is_open(mode) {
+            return Ok(None);
+        }
+        rustix::fs::fchmod(&dir.fd, Mode::from_raw_mode(mode) | WORKING)?;
+        Ok(Some(mode))
     }
 
     /// Keeps a directory open for the entries that follow in it.
@@ -489,12 +509,11 @@ impl<'a> Dirs<'a> {
         let is_dir = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
         if is_dir && (own || self.touched.contains(&stat.st_ino)) {
             let child = self.open_child(dir, name).step("open", path)?;
-            self.finals.entry(child.ino).or_insert_with(|| Final {
-                path: path.to_owned(),
-                mode: None,
-                mtime: mtime(&stat),
-            });
+            let mode = self.open_up(&child, &stat).step("open", path)?;
             self.prune_children(&child, path)?;
+            if !self.finals.contains_key(&child.ino) {
+                set(&child.fd, path, mode, mtime(&stat))?;
+            }
             return Ok(());
         }
         if !own {
@@ -503,38 +522,67 @@ impl<'a> Dirs<'a> {
         Ok(())
     }
 
-    /// Gives all directories their modes and times, the deepest first so that
-    /// none is closed before what is below it is done.
-    pub(super) fn finish(mut self, result: &mut Unpacked) -> Result<(), UnpackError> {
-        self.cache.clear();
-        let mut finals: Vec<(u64, Final)> = self.finals.drain().collect();
-        finals.sort_by(|a, b| b.1.path.cmp(&a.1.path));
-        for (ino, last) in finals {
-            let path = &last.path;
-            let fd = match self.root.open_dir(path) {
-                Ok(fd) => fd,
-                Err(e) => match Errno::from_io_error(&e) {
-                    // It was removed or replaced later on.
-                    Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
-                    Some(Errno::NAMETOOLONG) => match self.walk_only(path)? {
-                        Some(fd) => fd,
-                        None => continue,
-                    },
-                    _ => return Err(e).step("open", path),
-                },
-            };
-            if rustix::fs::fstat(&fd).step("look at", path)?.st_ino != ino {
-                continue;
-            }
-            if let Some(mode) = last.mode {
-                rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode)).step("set the mode of", path)?;
-            }
-            rustix::fs::futimens(&fd, &attrs::times(last.mtime)).step("set the time of", path)?;
-            result.implied.extend(self.implied.remove(&ino));
+    /// Between two entries, when nothing is being worked in: gives directories
+    /// their modes and times if there are many.
+    pub(super) fn relieve(&mut self) -> Result<(), UnpackError> {
+        if self.finals.len() < self.most {
+            return Ok(());
         }
+        let mut finals = std::mem::take(&mut self.finals);
+        if self.limited {
+            // It must stay possible to get to what is below them.
+            let is_shut = |last: &mut Final| last.mode.is_some_and(|mode| !is_open(mode));
+            self.finals = finals.extract_if(|_, last| is_shut(last)).collect();
+        }
+        self.most = KEPT + 2 * self.finals.len();
+        self.set_all(finals)
+    }
+
+    /// Gives all directories their modes and times.
+    pub(super) fn finish(mut self, result: &mut Unpacked) -> Result<(), UnpackError> {
+        for (ino, path) in std::mem::take(&mut self.implied) {
+            if self.open_last(&path, ino)?.is_some() {
+                result.implied.push(path);
+            }
+        }
+        let finals = std::mem::take(&mut self.finals);
+        self.set_all(finals)?;
         result.implied.sort();
         result.used_lower = self.used_lower;
         Ok(())
+    }
+
+    /// Sets modes and times, the deepest directory first so that none is closed
+    /// before what is below it is done.
+    fn set_all(&mut self, finals: HashMap<u64, Final>) -> Result<(), UnpackError> {
+        self.cache.clear();
+        let kept = std::mem::take(&mut self.finals);
+        let mut finals: Vec<(u64, Final)> = finals.into_iter().collect();
+        finals.sort_unstable_by(|a, b| b.1.path.cmp(&a.1.path));
+        for (ino, last) in finals {
+            if let Some(fd) = self.open_last(&last.path, ino)? {
+                set(&fd, &last.path, last.mode, last.mtime)?;
+            }
+        }
+        // What was noted on the way is not what shall be.
+        self.finals = kept;
+        Ok(())
+    }
+
+    /// Opens the directory that was at `path`; `None` when it was removed or
+    /// replaced later on.
+    fn open_last(&mut self, path: &Path, ino: u64) -> Result<Option<OwnedFd>, UnpackError> {
+        let found = match self.root.open_dir(path) {
+            Ok(fd) => Some(fd),
+            Err(e) => match Errno::from_io_error(&e) {
+                Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => None,
+                Some(Errno::NAMETOOLONG) => self.walk_only(path)?,
+                _ => return Err(e).step("open", path),
+            },
+        };
+        let Some(fd) = found else { return Ok(None) };
+        let stat = rustix::fs::fstat(&fd).step("look at", path)?;
+        Ok((stat.st_ino == ino).then_some(fd))
     }
 
     /// Opens a directory whose path is too long for one call.
@@ -544,6 +592,14 @@ impl<'a> Dirs<'a> {
             None => Ok(None),
         }
     }
+}
+
+/// Gives an open directory its mode and time.
+fn set(fd: &OwnedFd, path: &Path, mode: Option<u32>, time: Mtime) -> Result<(), UnpackError> {
+    if let Some(mode) = mode {
+        rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)).step("set the mode of", path)?;
+    }
+    rustix::fs::futimens(fd, &attrs::times(time)).step("set the time of", path)
 }
 
 fn real_path(stack: &[Entered]) -> PathBuf {

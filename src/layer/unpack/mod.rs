@@ -6,7 +6,8 @@
 //! recorded as implied. The last of two entries of one name wins; a directory
 //! on a directory keeps what is in it, anything else is removed first.
 //! Whiteouts concern what lower layers have, never entries of the layer
-//! itself. Modes and times of directories are set at the end.
+//! itself. Modes and times of directories are set when they are not worked in
+//! any more.
 //!
 //! Never applied: extended attributes that mean something to overlayfs or the
 //! host (all but `user.*` and `security.capability`), and whiteouts in
@@ -46,6 +47,8 @@ use crate::sys::fs::{Root, lstat_at, proc_fd};
 
 /// Bytes that files are written in.
 const BUFFER: usize = 256 << 10;
+/// Paths of directories that are kept for the notes.
+const PLACES: usize = 1 << 12;
 /// How often an entry is tried again when something else keeps making it.
 const TRIES: usize = 16;
 
@@ -207,6 +210,7 @@ pub fn unpack_onto(
     let mut reader = TarReader::new(tar, Names::Layer);
     while let Some(item) = reader.next_entry()? {
         unpacker.count(reader.position())?;
+        unpacker.dirs.relieve()?;
         match item {
             Item::Put(entry) => unpacker.put(&entry, &mut reader.body())?,
             Item::Whiteout(path) => unpacker.whiteout(&path)?,
@@ -343,6 +347,9 @@ impl Unpacker<'_> {
                 let place = read(dir.fd.as_fd()).step("look at", path)?;
                 let place = place.strip_prefix(root).map_err(io::Error::other);
                 let place = place.step("look at", path)?.to_owned();
+                if self.places.len() >= PLACES {
+                    self.places.clear();
+                }
                 self.places.insert(dir.ino, place.clone());
                 place
             }

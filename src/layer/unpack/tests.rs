@@ -4,6 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use super::*;
 use crate::layer::tar_read::raw::Raw;
 use crate::layer::ustar;
+use crate::sys::capability;
 
 /// A directory with the roots in it, and one beside them that nothing may
 /// touch.
@@ -1130,6 +1131,57 @@ fn the_root_is_locked_last() {
             PermissionsExt::from_mode(0o700),
         )
         .unwrap();
+    }
+}
+
+/// Directories are left and come back to; some keep their owner out.
+#[test]
+fn many_directories_have_their_modes_and_times() {
+    let modes = [0o755, 0o500, 0o000, 0o2770, 0o111];
+    let name = |n: usize| format!("d/{}/{n}", n % 4);
+    let mut layer = raw().dir("d", 0o555);
+    for n in 0..4 {
+        layer = layer.dir(&format!("d/{n}"), 0o511);
+    }
+    for round in 0..2 {
+        for n in 0..40 {
+            let time = format!("{}", 1000 + n);
+            layer = match round {
+                0 => layer
+                    .pax(&[("mtime", time.as_bytes())])
+                    .dir(&name(n), modes[n % 5]),
+                _ => layer.file(&format!("{}/implied/f", name(n)), b"1"),
+            };
+        }
+    }
+    let layer = layer.end();
+    for variant in VARIANTS {
+        let sandbox = Sandbox::new();
+        let root = sandbox.root("r", variant.walking);
+        let unpack = || {
+            // Without CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH.
+            let held = capability::permitted().unwrap();
+            capability::set(held & !0b110).unwrap();
+            unpack(&layer[..], &root, &options(variant.overlay)).unwrap()
+        };
+        let done = std::thread::scope(|scope| scope.spawn(unpack).join().unwrap());
+        let mut implied: Vec<PathBuf> = (0..40).map(|n| name(n).into()).collect();
+        implied.iter_mut().for_each(|path| path.push("implied"));
+        implied.extend(variant.overlay.then(PathBuf::new));
+        implied.sort();
+        assert_eq!(done.implied, implied, "{variant:?}");
+        // The deepest last, so that all can be looked at and removed.
+        let top = sandbox.dir.path().join("r");
+        let mut expected = vec![("d".to_owned(), 0o555, 1_500_000_000)];
+        expected.extend((0..4).map(|n| (format!("d/{n}"), 0o511, 1_500_000_000)));
+        expected.extend((0..40).map(|n| (name(n), modes[n % 5] as u32, 1000 + n as i64)));
+        expected.extend((0..40).map(|n| (format!("{}/implied", name(n)), 0o755, 0)));
+        for (path, mode, time) in expected {
+            let stat = std::fs::metadata(top.join(&path)).unwrap();
+            let found = (stat.mode() & 0o7777, stat.mtime());
+            assert_eq!(found, (mode, time), "{path} {variant:?}");
+            std::fs::set_permissions(top.join(&path), PermissionsExt::from_mode(0o700)).unwrap();
+        }
     }
 }
 
