@@ -38,7 +38,7 @@ use std::time::SystemTime;
 use super::Tree;
 use super::digests::Digests;
 use super::entries::{Entries, NewFile, Reader as EntryReader};
-use super::select::{Found, Match, Selection};
+use super::select::{Found, Match, Of, Selection};
 use super::stats::Stamp;
 use crate::digest::{Digest, Hasher, Sha256};
 use crate::event::Cancel;
@@ -49,7 +49,7 @@ use crate::layer::{ContentReader, Kind, Mtime};
 const BUFFER: usize = 256 << 10;
 
 /// Changed whenever the table above does.
-const VERSION: &[u8] = b"selection 3";
+pub(super) const VERSION: &[u8] = b"selection 4";
 
 /// Why there is no digest.
 #[derive(Debug, thiserror::Error)]
@@ -128,20 +128,19 @@ impl Selected {
     }
 }
 
-/// One match of the selection.
-#[derive(Debug)]
+/// What a source stands for.
+#[derive(Debug, Default)]
 struct Part {
     path: PathBuf,
-    top: Found,
+    /// What is there, for a path.
+    top: Option<Found>,
     below: Arc<Entries>,
-    /// How many files the parts before it have.
-    first: usize,
 }
 
 /// The contents of the files of a selection, and what is known of them.
 pub struct Contents {
     tree: Arc<dyn Tree>,
-    parts: Vec<Part>,
+    part: Part,
     /// Those of the files that are known.
     digests: Mutex<Digests>,
     /// How many files there are; none if nobody wants to know digests.
@@ -164,16 +163,15 @@ impl Contents {
     /// Those of what was selected in `tree`. Nothing is read yet.
     ///
     /// # Errors
-    /// When the matches can't be had back from where they wait, or there is no
-    /// room for digests where `new_file` makes a file.
+    /// When there is no room for digests where `new_file` makes a file.
     pub fn of(
         tree: Arc<dyn Tree>,
         selection: &mut Selection,
         new_file: NewFile<'_>,
     ) -> io::Result<Self> {
-        let mut contents = Self::unhashed(tree, &selection.matches)?;
+        let mut contents = Self::unhashed(tree, selection);
         contents.hashed = true;
-        contents.files = selection.matches.iter().map(|m| m.files as usize).sum();
+        contents.files = selection.files as usize;
         let mut known = std::mem::take(&mut selection.known);
         known.reserve(contents.files, new_file)?;
         contents.digests = Mutex::new(known);
@@ -181,64 +179,39 @@ impl Contents {
     }
 
     /// The same where nobody wants to know digests.
-    ///
-    /// # Errors
-    /// As for [`of`](Self::of).
-    pub fn unhashed(tree: Arc<dyn Tree>, matches: &[Match]) -> io::Result<Self> {
-        let mut shape = Hasher::new();
-        shape.field(VERSION);
-        let count = |found: &Match| match found.apart {
-            true => found.below.len(),
-            false => 1,
+    pub fn unhashed(tree: Arc<dyn Tree>, selection: &Selection) -> Self {
+        let part = |found: &Match| Part {
+            path: found.path.clone(),
+            top: match &found.of {
+                Of::Path { top, .. } => Some(Found::clone(top)),
+                Of::Pattern(_) => None,
+            },
+            below: Arc::clone(&found.below),
         };
-        let count: u64 = matches.iter().map(count).sum();
-        shape.field(&count.to_le_bytes());
-        let (mut parts, mut first, mut bytes) = (Vec::with_capacity(matches.len()), 0, 0_u64);
-        for found in matches {
-            if found.apart {
-                describe_apart(found, &mut shape)?;
-            } else {
-                shape.field(found.name.as_bytes());
-                shape.field(&found.below.len().to_le_bytes());
-                shape.field(&found.shape.0);
-            }
-            parts.push(Part {
-                path: found.path.clone(),
-                top: found.top.clone(),
-                below: Arc::clone(&found.below),
-                first,
-            });
-            first += found.files as usize;
-            bytes = bytes.saturating_add(found.bytes);
-        }
-        Ok(Self {
+        Self {
             tree,
-            parts,
+            part: selection.found.as_ref().map(part).unwrap_or_default(),
             digests: Mutex::default(),
             files: 0,
-            shape: shape.finish(),
+            shape: selection.shape.clone(),
             hashed: false,
-            bytes,
-        })
+            bytes: selection.found.as_ref().map_or(0, |found| found.bytes),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Digests> {
         self.digests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The file that is an entry of the match with the number `part`; `None`
-    /// for anything but a file.
-    pub(crate) fn file(&self, part: usize, entry: &Found) -> Option<Selected> {
-        let part = self.parts.get(part)?;
-        let path = match entry.name.as_os_str().is_empty() {
-            true => part.path.clone(),
-            false => part.path.join(&entry.name),
-        };
+    /// The file that is an entry of the selection; `None` for anything but a
+    /// file.
+    pub(crate) fn file(&self, entry: &Found) -> Option<Selected> {
+        let number = entry.file? as usize;
         Some(Selected {
-            path,
+            path: entry.path_in(&self.part.path),
             stamp: Stamp::of(&entry.node)?,
             plain: entry.node.meta.xattrs.is_empty(),
-            number: part.first + entry.file? as usize,
+            number,
         })
     }
 
@@ -299,8 +272,8 @@ impl Contents {
         let threads = self.unknown(threads).map_err(ChecksumError::Waiting)?;
         let jobs = Mutex::new(Jobs {
             contents: self,
-            part: 0,
-            reader: None,
+            top: self.part.top.clone(),
+            reader: Some(self.part.below.read()),
             taken: 0,
         });
         let failed: Mutex<Option<(usize, ChecksumError)>> = Mutex::new(None);
@@ -318,8 +291,7 @@ impl Contents {
                         *failed = Some((i, error));
                     }
                     if let Ok(mut jobs) = jobs.lock() {
-                        jobs.part = self.parts.len();
-                        jobs.reader = None;
+                        (jobs.top, jobs.reader) = (None, None);
                     }
                     return;
                 }
@@ -402,8 +374,8 @@ impl Contents {
 /// Files whose digests are to be found, in order.
 struct Jobs<'a> {
     contents: &'a Contents,
-    part: usize,
-    /// What is left of the part, once it has begun.
+    /// What is left.
+    top: Option<Found>,
     reader: Option<EntryReader>,
     taken: usize,
 }
@@ -411,22 +383,13 @@ struct Jobs<'a> {
 impl Jobs<'_> {
     fn next(&mut self) -> Option<(usize, Result<Selected, ChecksumError>)> {
         loop {
-            let part = self.contents.parts.get(self.part)?;
-            let found = match &mut self.reader {
-                None => {
-                    self.reader = Some(part.below.read());
-                    Some(Ok(part.top.clone()))
-                }
-                Some(reader) => reader.next(),
-            };
-            let Some(found) = found else {
-                self.part += 1;
-                self.reader = None;
-                continue;
+            let found = match self.top.take() {
+                Some(top) => Ok(top),
+                None => self.reader.as_mut()?.next()?,
             };
             let file = match found {
                 Ok(found) if found.back > 0 => continue,
-                Ok(found) => match self.contents.file(self.part, &found) {
+                Ok(found) => match self.contents.file(&found) {
                     Some(file) => match self.contents.is_known(&file) {
                         Ok(true) => continue,
                         Ok(false) => Ok(file),
@@ -435,7 +398,7 @@ impl Jobs<'_> {
                     None => continue,
                 },
                 Err(source) => Err(ChecksumError::Read {
-                    path: part.path.clone(),
+                    path: self.contents.part.path.clone(),
                     source,
                 }),
             };
@@ -532,23 +495,6 @@ impl ContentReader for Reader {
     }
 }
 
-/// Takes in matches that are in one list as if each were by itself.
-fn describe_apart(matches: &Match, shape: &mut Hasher) -> io::Result<()> {
-    let mut description = Vec::new();
-    for found in matches.below.read() {
-        let mut found = found?;
-        let name = std::mem::take(&mut found.name);
-        description.clear();
-        describe(&found, &mut description);
-        let mut hasher = Hasher::new();
-        hasher.field(&description);
-        shape.field(name.file_name().unwrap_or_default().as_bytes());
-        shape.field(&0_u64.to_le_bytes());
-        shape.field(&hasher.finish_raw().0);
-    }
-    Ok(())
-}
-
 /// All that enters of one entry but its content.
 pub(super) fn describe(entry: &Found, out: &mut Vec<u8>) {
     let mut field = |bytes: &[u8]| {
@@ -632,13 +578,11 @@ mod tests {
         assert_eq!(one, digest(3));
         // On the way to somewhere else they are found too.
         let contents = Arc::new(contents());
-        for (number, part) in contents.parts.iter().enumerate() {
-            let below = part.below.read().map(Result::unwrap);
-            for found in std::iter::once(part.top.clone()).chain(below) {
-                if let Some(file) = contents.file(number, &found) {
-                    let mut reader = contents.open(file).unwrap();
-                    io::copy(&mut reader, &mut io::sink()).unwrap();
-                }
+        let below = contents.part.below.read().map(Result::unwrap);
+        for found in contents.part.top.clone().into_iter().chain(below) {
+            if let Some(file) = contents.file(&found) {
+                let mut reader = contents.open(file).unwrap();
+                io::copy(&mut reader, &mut io::sink()).unwrap();
             }
         }
         assert_eq!(Some(&one), contents.digest().unwrap().as_ref());

@@ -1,4 +1,4 @@
-//! Selected entries as long lists that are read in order, again and again.
+//! Selected entries as a long list that is read in order, again and again.
 //!
 //! A selection may have millions of entries: they are kept as packed
 //! [records](crate::layer::records).
@@ -17,91 +17,83 @@ use crate::layer::code::{Input, field, number};
 use crate::layer::first_names::Numbers;
 pub use crate::layer::records::NewFile;
 use crate::layer::records::{CHUNK, Cursor, Records};
-use crate::layer::{Kind, Meta, Mtime};
+use crate::layer::{Kind, Meta, Mtime, path_order};
 
 /// Bytes of lists that are in memory when many are read at once.
 const READ: usize = 4 << 20;
 /// The fewest bytes of one list that are read at once.
 const LEAST_READ: usize = 512;
 
-/// A list of entries: a part of one that many have together.
+/// A list of entries.
 #[derive(Debug, Default)]
 pub struct Entries {
     records: Arc<Records>,
-    extent: Extent,
-}
-
-/// Where a list is, and what is told of it.
-#[derive(Debug, Default)]
-pub(super) struct Extent {
-    /// The place of its first record.
-    begin: u64,
-    len: u64,
     /// The files that have several names.
     shared: Bits,
-}
-
-impl Extent {
-    pub(super) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// The list, of all that were written.
-    pub(super) fn of(self, records: &Arc<Records>) -> Arc<Entries> {
-        Arc::new(Entries {
-            records: Arc::clone(records),
-            extent: self,
-        })
-    }
+    sorted: bool,
 }
 
 impl Entries {
     /// How many there are.
     pub fn len(&self) -> u64 {
-        self.extent.len
-    }
-
-    /// Whether the file with this number has several names in the list.
-    pub fn is_shared(&self, file: u32) -> bool {
-        self.extent.shared.has(file)
+        self.records.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.extent.is_empty()
+        self.records.is_empty()
+    }
+
+    /// Whether the file with this number has several names in the list.
+    pub fn is_shared(&self, file: u32) -> bool {
+        self.shared.has(file)
+    }
+
+    /// Whether the names of the entries are in path order.
+    pub fn is_sorted(&self) -> bool {
+        self.sorted
+    }
+
+    /// Some of the entries as a list of their own.
+    ///
+    /// # Errors
+    /// When an entry is one, and when they can't be put aside.
+    pub fn some(
+        &self,
+        entries: impl Iterator<Item = io::Result<Found>>,
+        new_file: NewFile<'_>,
+    ) -> io::Result<Self> {
+        let mut some = Writer::new(new_file);
+        some.shared = self.shared.clone();
+        for found in entries {
+            some.push(&found?)?;
+        }
+        Ok(some.finish())
     }
 
     /// Reads the list from its beginning.
-    pub fn read(self: &Arc<Self>) -> Reader {
+    pub fn read(&self) -> Reader {
         self.read_as_one_of(1)
     }
 
     /// Reads the list from its beginning while so many lists are read, so that
     /// what they hold together is bounded.
-    pub fn read_as_one_of(self: &Arc<Self>, lists: usize) -> Reader {
+    pub fn read_as_one_of(&self, lists: usize) -> Reader {
         let chunk = (READ / lists.max(1)).clamp(LEAST_READ, CHUNK);
-        let mut cursor = Cursor::new(Arc::clone(&self.records)).by(chunk);
-        cursor.seek(self.extent.begin);
-        Reader {
-            cursor,
-            left: self.extent.len,
-        }
+        Reader(Cursor::new(Arc::clone(&self.records)).by(chunk))
     }
 }
 
-/// Writes lists, one after the other; numbers the files in each.
-///
-/// There may be as many lists as directories, so that they have one place
-/// together that is bounded.
+/// Writes a list; numbers the files in it.
 pub(super) struct Writer<'a> {
     new_file: NewFile<'a>,
     records: Records,
-    /// Where the list begins that is being written, and its length.
-    begin: u64,
-    len: u64,
+    /// The last name, as long as all are in path order.
+    last: Option<PathBuf>,
     /// How many files there are, those with several names counted once.
     files: u32,
-    /// Of files with several names, the number of the entry that came first.
+    /// Of this match's files with several names, the number of the entry that
+    /// came first.
     linked: Numbers,
     firsts: Firsts,
     /// The files that have several names in the list.
@@ -116,8 +108,7 @@ impl<'a> Writer<'a> {
         Self {
             new_file,
             records: Records::default(),
-            begin: 0,
-            len: 0,
+            last: Some(PathBuf::new()),
             files: 0,
             linked: Numbers::default(),
             firsts: Firsts::default(),
@@ -131,7 +122,7 @@ impl<'a> Writer<'a> {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.len == 0
+        self.records.is_empty()
     }
 
     /// Gives an entry its numbers.
@@ -161,50 +152,30 @@ impl<'a> Writer<'a> {
         self.number += 1;
     }
 
-    /// Gives an entry its numbers that is no other name of any other.
-    pub(super) fn count_apart(&mut self, found: &mut Found) {
-        if let Kind::File { .. } = found.node.kind {
-            found.file = Some(self.files);
-            self.files = self.files.saturating_add(1);
-        }
-        self.number += 1;
-    }
-
     /// Adds an entry that has its numbers.
     pub(super) fn push(&mut self, found: &Found) -> io::Result<()> {
-        let place = (self.records).push(self.new_file, |out| encode(found, out))?;
-        if self.len == 0 {
-            self.begin = place;
+        match &mut self.last {
+            Some(last) if path_order(last, &found.name).is_gt() => self.last = None,
+            Some(last) => last.clone_from(&found.name),
+            None => {}
         }
-        self.len += 1;
-        Ok(())
+        self.records
+            .push(self.new_file, |out| encode(found, out))
+            .map(drop)
     }
 
-    /// Ends a list; the next one begins.
-    pub(super) fn end_list(&mut self) -> Extent {
-        let extent = Extent {
-            begin: self.begin,
-            len: self.len,
-            shared: std::mem::take(&mut self.shared),
-        };
-        self.len = 0;
-        self.files = 0;
+    /// Ends a match: names of another one are other files.
+    pub(super) fn end_match(&mut self) {
         self.linked = Numbers::default();
-        self.firsts = Firsts::default();
-        self.number = 0;
-        extent
     }
 
-    /// What the lists that were ended are parts of.
-    pub(super) fn finish(mut self) -> Arc<Records> {
+    pub(super) fn finish(mut self) -> Entries {
         self.records.shrink();
-        Arc::new(self.records)
-    }
-
-    /// The only list.
-    pub(super) fn finish_one(mut self) -> Arc<Entries> {
-        let extent = self.end_list();
-        extent.of(&self.finish())
+        Entries {
+            records: Arc::new(self.records),
+            shared: self.shared,
+            sorted: self.last.is_some(),
+        }
     }
 }
 
@@ -258,17 +229,13 @@ impl Found {
 
 /// Reads a list of entries in order.
 #[derive(Debug)]
-pub struct Reader {
-    cursor: Cursor<Arc<Records>>,
-    left: u64,
-}
+pub struct Reader(Cursor<Arc<Records>>);
 
 impl Iterator for Reader {
     type Item = io::Result<Found>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.left = self.left.checked_sub(1)?;
-        let record = self.cursor.next_record().transpose()?;
+        let record = self.0.next_record().transpose()?;
         Some(record.and_then(|r| decode(r).ok_or_else(|| io::ErrorKind::InvalidData.into())))
     }
 }
@@ -278,6 +245,8 @@ const PASSAGE: u8 = 1;
 const DIGEST: u8 = 2;
 const XATTRS: u8 = 4;
 const LINKED: u8 = 8;
+const ITSELF: u8 = 16;
+const PLACED: u8 = 32;
 
 fn time(out: &mut Vec<u8>, time: Mtime) {
     out.extend_from_slice(&time.secs.to_le_bytes());
@@ -299,9 +268,14 @@ fn encode(found: &Found, out: &mut Vec<u8>) {
     let flags = bit(found.passage, PASSAGE)
         | bit(node.digest.is_some(), DIGEST)
         | bit(!node.meta.xattrs.is_empty(), XATTRS)
-        | bit(node.links > 1, LINKED);
+        | bit(node.links > 1, LINKED)
+        | bit(found.itself, ITSELF)
+        | bit(found.place.is_some(), PLACED);
     out.extend_from_slice(&[kind, flags]);
     field(out, found.name.as_os_str().as_bytes());
+    if let Some(place) = &found.place {
+        field(out, place.as_os_str().as_bytes());
+    }
     if let Kind::Symlink { target } | Kind::Hardlink { target } = &node.kind {
         field(out, target.as_os_str().as_bytes());
     }
@@ -340,6 +314,10 @@ fn decode(record: &[u8]) -> Option<Found> {
     let mut input = Input(record);
     let [kind, flags] = input.array()?;
     let name = input.path_field()?;
+    let place = match flags & PLACED {
+        0 => None,
+        _ => Some(input.path_field()?),
+    };
     let target = match kind {
         b'l' | b'h' => input.path_field()?,
         _ => PathBuf::new(),
@@ -393,6 +371,8 @@ fn decode(record: &[u8]) -> Option<Found> {
             links,
             digest,
         },
+        place,
+        itself: flags & ITSELF != 0,
         passage: flags & PASSAGE != 0,
         file,
         back,
@@ -443,6 +423,10 @@ mod tests {
                 links: 1 + number % 2,
                 digest: number.is_multiple_of(5).then(|| Sha256::of(b"x")),
             },
+            place: number
+                .is_multiple_of(11)
+                .then(|| format!("x/{number}").into()),
+            itself: number.is_multiple_of(13),
             passage: number.is_multiple_of(3),
             file: None,
             back: 0,
@@ -451,36 +435,26 @@ mod tests {
 
     #[test]
     fn a_list_is_read_as_it_was_written() {
-        for counts in [
-            &[0, 1, 100][..],
-            &[40_000, 0, 3],
-            &[20_000, 20_000],
-            &[2; 20_000],
-        ] {
+        for (count, sorted) in [(0, true), (1, true), (100, true), (40_000, false)] {
             let mut writer = Writer::new(&tempfile::tempfile);
             let mut written = Vec::new();
-            for count in counts {
-                let mut list = Vec::new();
-                for n in 0..*count {
-                    let mut found = found(n);
-                    writer.count(&mut found);
-                    writer.push(&found).unwrap();
-                    list.push(found);
-                }
-                written.push((list, writer.end_list()));
+            for n in 0..count {
+                let mut found = found(n);
+                // What ends in 9 comes behind what has one more digit.
+                found.name = format!("d/n{:0>4}", n).into();
+                writer.count(&mut found);
+                writer.push(&found).unwrap();
+                written.push(found);
             }
-            let records = writer.finish();
-            assert_eq!(records.has_file(), counts.iter().sum::<u64>() > 30_000);
-            for (written, extent) in written {
-                let list = extent.of(&records);
-                assert_eq!(list.len(), written.len() as u64);
-                // Two readers don't know of each other.
-                for (n, (one, two)) in list.read().zip(list.read()).enumerate() {
-                    assert_eq!(one.unwrap(), written[n]);
-                    assert_eq!(two.unwrap(), written[n]);
-                }
-                assert_eq!(list.read().count(), written.len());
+            let list = writer.finish();
+            assert_eq!(list.records.has_file(), count > 30_000);
+            assert_eq!((list.len(), list.is_sorted()), (count, sorted));
+            // Two readers don't know of each other.
+            for (n, (one, two)) in list.read().zip(list.read()).enumerate() {
+                assert_eq!(one.unwrap(), written[n]);
+                assert_eq!(two.unwrap(), written[n]);
             }
+            assert_eq!(list.read().count(), written.len());
         }
     }
 
@@ -521,7 +495,7 @@ mod tests {
         }
         assert_eq!(numbers, [(0, 0), (1, 0), (2, 0), (1, 2), (3, 0)]);
         assert_eq!(writer.files(), 4);
-        let list = writer.finish_one();
+        let list = writer.finish();
         let shared: Vec<bool> = (0..5).map(|n| list.is_shared(n)).collect();
         assert_eq!(shared, [false, true, false, false, false]);
     }

@@ -1,4 +1,4 @@
-//! Matches of a source on their way into lists.
+//! What a source stands for, as it is found.
 
 use std::ffi::OsString;
 use std::io;
@@ -6,32 +6,29 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Node;
-use super::checksum::describe;
+use super::checksum::{VERSION, describe};
 use super::digests::Digests;
-use super::entries::{Extent, NewFile, Writer};
-use super::select::{Found, Match, Selection, found_at, is_portable_xattr};
+use super::entries::{NewFile, Writer};
+use super::select::{Found, Kinds, Match, Of, Selection, found_at, is_portable_xattr};
 use crate::digest::{Hasher, Sha256};
-use crate::layer::{Kind, Meta, Mtime};
+use crate::layer::Kind;
 
-/// Where the list of a match is.
-enum Place {
-    Lists(Extent),
-    Empty(Extent),
-}
-
-/// What the matches of a source have, as it is found.
+/// What the matches of a source have, in one list.
 pub(super) struct Picked<'a> {
-    lists: Writer<'a>,
-    /// Those of empty directories: whether one is, is known only when it was
-    /// listed.
-    empty: Writer<'a>,
-    ended: Vec<(Match, Place)>,
-    /// How many files the matches that ended have.
-    first: usize,
+    list: Writer<'a>,
     known: Digests,
-    /// Those of the match that is being picked.
-    shape: Hasher,
     bytes: u64,
+    /// All that enters of matches that ended, and how many they are.
+    shape: Hasher,
+    matches: u64,
+    /// Of the match that is being picked: all that enters of it, and how much
+    /// is below it.
+    own: Hasher,
+    below: u64,
+    /// What the matches of a pattern are; `None` for a path.
+    kinds: Option<Kinds>,
+    /// What a path stands for.
+    only: Option<Match>,
     description: Vec<u8>,
     /// The digest of nothing.
     of_nothing: Sha256,
@@ -39,153 +36,139 @@ pub(super) struct Picked<'a> {
 }
 
 impl<'a> Picked<'a> {
-    pub(super) fn new(new_file: NewFile<'a>) -> Self {
+    pub(super) fn new(is_pattern: bool, new_file: NewFile<'a>) -> Self {
+        let mut shape = Hasher::new();
+        shape.field(VERSION);
         Self {
-            lists: Writer::new(new_file),
-            empty: Writer::new(new_file),
-            ended: Vec::new(),
-            first: 0,
+            list: Writer::new(new_file),
             known: Digests::default(),
-            shape: Hasher::new(),
             bytes: 0,
+            shape,
+            matches: 0,
+            own: Hasher::new(),
+            below: 0,
+            kinds: is_pattern.then(Kinds::default),
+            only: None,
             description: Vec::new(),
             of_nothing: Sha256::of(b""),
             new_file,
         }
     }
 
-    fn count(&mut self, found: &mut Found) -> io::Result<()> {
-        self.lists.count(found);
-        self.weigh(found)?;
-        self.description.clear();
-        describe(found, &mut self.description);
-        self.shape.field(&self.description);
-        Ok(())
-    }
-
-    pub(super) fn top(&mut self, mut found: Found) -> io::Result<Found> {
-        self.count(&mut found)?;
-        Ok(found)
-    }
-
-    pub(super) fn push(&mut self, mut found: Found) -> io::Result<()> {
-        self.count(&mut found)?;
-        self.lists.push(&found)
-    }
-
-    /// Adds a match that is no directory.
-    pub(super) fn push_apart(&mut self, mut found: Found) -> io::Result<()> {
-        found
-            .node
-            .meta
-            .xattrs
-            .retain(|name, _| is_portable_xattr(name));
-        self.lists.count_apart(&mut found);
-        self.weigh(&found)?;
-        self.lists.push(&found)
-    }
-
-    /// Whether nothing was added but the match itself.
-    pub(super) fn is_empty(&self) -> bool {
-        self.lists.is_empty()
-    }
-
-    /// Adds what was picked, an empty directory, to the other ones.
-    pub(super) fn push_empty(&mut self, found: Found) -> io::Result<()> {
-        self.lists.end_list();
-        self.shape = Hasher::new();
-        self.empty.push(&found)
-    }
-
-    /// Ends the matches that were added with [`push_empty`](Self::push_empty),
-    /// if there are any.
-    pub(super) fn end_empty(&mut self) {
-        if !self.empty.is_empty() {
-            let place = Place::Empty(self.empty.end_list());
-            self.ended.push((apart(Path::new("")), place));
-        }
-    }
-
-    /// Ends the matches that were added with [`push_apart`](Self::push_apart),
-    /// which are below `path`.
-    pub(super) fn end_apart(&mut self, path: &Path) {
-        let found = Match {
-            files: self.lists.files(),
-            bytes: std::mem::take(&mut self.bytes),
-            ..apart(path)
-        };
-        self.first += found.files as usize;
-        self.ended
-            .push((found, Place::Lists(self.lists.end_list())));
-    }
-
-    /// Takes note of a file's size and digest.
-    fn weigh(&mut self, found: &Found) -> io::Result<()> {
+    /// Takes in an entry, by its name, and a file's size and digest.
+    fn enter(&mut self, found: &Found) -> io::Result<()> {
         if let (Kind::File { size }, Some(file), 0) = (&found.node.kind, found.file, found.back) {
             self.bytes = self.bytes.saturating_add(*size);
             let empty = (*size == 0).then_some(self.of_nothing);
             if let Some(digest) = empty.or(found.node.digest) {
-                let file = self.first + file as usize;
-                self.known.reserve(file + 1, self.new_file)?;
-                self.known.set(file, digest)?;
+                self.known.reserve(file as usize + 1, self.new_file)?;
+                self.known.set(file as usize, digest)?;
+            }
+        }
+        self.description.clear();
+        describe(found, &mut self.description);
+        self.own.field(&self.description);
+        Ok(())
+    }
+
+    /// Begins a match.
+    pub(super) fn begin(&mut self, top: &mut Found) -> io::Result<()> {
+        self.list.count(top);
+        self.enter(top)
+    }
+
+    /// Adds what is below the match at `path`.
+    pub(super) fn push(&mut self, mut found: Found, path: &Path) -> io::Result<()> {
+        self.list.count(&mut found);
+        self.enter(&found)?;
+        self.below += 1;
+        if self.kinds.is_some() {
+            found.place = Some(path.join(&found.name));
+        }
+        self.list.push(&found)
+    }
+
+    /// Ends the match at `path`, which was found by `name`.
+    pub(super) fn end(&mut self, name: OsString, path: PathBuf, top: Found) -> io::Result<()> {
+        self.end_match(&name);
+        let is_dir = top.node.kind == Kind::Dir;
+        match &mut self.kinds {
+            Some(kinds) if is_dir => kinds.add_dir(),
+            Some(kinds) => {
+                kinds.others = true;
+                self.list.push(&Found {
+                    name: name.into(),
+                    place: Some(path),
+                    itself: true,
+                    ..top
+                })?;
+            }
+            None => {
+                self.only = Some(Match {
+                    of: Of::Path {
+                        name,
+                        top: Box::new(top),
+                    },
+                    path,
+                    below: Arc::default(),
+                    bytes: 0,
+                });
             }
         }
         Ok(())
     }
 
-    /// Ends a match.
-    pub(super) fn end(&mut self, name: OsString, path: PathBuf, top: Found) {
-        let found = Match {
-            apart: false,
-            name,
-            path,
-            top,
-            below: Arc::default(),
-            files: self.lists.files(),
-            bytes: std::mem::take(&mut self.bytes),
-            shape: std::mem::take(&mut self.shape).finish_raw(),
-        };
-        self.first += found.files as usize;
-        self.ended
-            .push((found, Place::Lists(self.lists.end_list())));
+    fn end_match(&mut self, name: &OsString) {
+        self.shape.field(name.as_encoded_bytes());
+        self.shape.field(&self.below.to_le_bytes());
+        let own = std::mem::take(&mut self.own);
+        self.shape.field(&own.finish_raw().0);
+        self.below = 0;
+        self.matches += 1;
+        self.list.end_match();
+    }
+
+    /// Adds a match of a pattern that is neither a directory nor a link, as it
+    /// was listed.
+    pub(super) fn push_match(&mut self, path: PathBuf, mut node: Node) -> io::Result<()> {
+        let name = path.file_name().unwrap_or_default().to_owned();
+        node.meta.xattrs.retain(|name, _| is_portable_xattr(name));
+        let mut found = found_at(PathBuf::new(), node);
+        // Several that are one file were never linked.
+        found.node.links = 1;
+        self.begin(&mut found)?;
+        self.end(name, path, found)
+    }
+
+    /// Whether nothing is below any match, and there are some.
+    pub(super) fn is_hollow(&self) -> bool {
+        self.matches > 0 && self.list.is_empty()
     }
 
     /// All matches that were ended.
     pub(super) fn finish(mut self) -> Selection {
-        self.end_empty();
-        let (lists, empty) = (self.lists.finish(), self.empty.finish());
-        let with_list = |(found, place): (Match, Place)| Match {
-            below: match place {
-                Place::Lists(extent) => extent.of(&lists),
-                Place::Empty(extent) => extent.of(&empty),
-            },
-            ..found
+        self.shape.field(&self.matches.to_le_bytes());
+        let pattern = |kinds| Match {
+            of: Of::Pattern(kinds),
+            path: PathBuf::new(),
+            below: Arc::default(),
+            bytes: 0,
         };
+        let found = match self.matches {
+            0 => None,
+            _ => self.only.or(self.kinds.map(pattern)),
+        };
+        let files = self.list.files();
+        let below = Arc::new(self.list.finish());
         Selection {
-            matches: self.ended.into_iter().map(with_list).collect(),
+            found: found.map(|found| Match {
+                below,
+                bytes: self.bytes,
+                ..found
+            }),
+            files,
+            shape: self.shape.finish(),
             known: self.known,
         }
-    }
-}
-
-/// Matches that have nothing below them, which are below `path`.
-fn apart(path: &Path) -> Match {
-    let top = Node {
-        kind: Kind::Dir,
-        meta: Meta::default(),
-        ctime: Mtime::default(),
-        inode: (0, 0),
-        links: 1,
-        digest: None,
-    };
-    Match {
-        apart: true,
-        name: OsString::new(),
-        path: path.to_owned(),
-        top: found_at(PathBuf::new(), top),
-        below: Arc::default(),
-        files: 0,
-        bytes: 0,
-        shape: Hasher::new().finish_raw(),
     }
 }

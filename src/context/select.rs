@@ -15,14 +15,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::digests::Digests;
-use super::entries::{Entries, NewFile, Writer};
+use super::entries::{Entries, NewFile};
 use super::glob::{BadPattern, Glob, has_wildcard};
 use super::ignore::{Ignore, IgnoreError, tidy};
 use super::picked::Picked;
 use super::similar::similar;
 use super::walk::{self, Listed, Walked};
 use super::{DirNames, Node, Tree};
-use crate::digest::Sha256;
+use crate::digest::Digest;
 use crate::layer::Kind;
 
 /// Deepest tree that is copied.
@@ -82,8 +82,13 @@ fn hint(path: &str, left_out: bool, similar: &Option<String>) -> String {
 /// One entry that was selected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Its path below the match; empty for the match itself.
+    /// Its path below the match, or its own name where it is a match of a
+    /// pattern; empty for what a path stands for.
     pub name: PathBuf,
+    /// Where it is in the tree, without links, for what a pattern stands for.
+    pub place: Option<PathBuf>,
+    /// It is a match of a pattern.
+    pub itself: bool,
     /// What the tree says of it, with extended attributes.
     pub node: Node,
     /// It is a directory that leads to selected entries, or one that a pattern
@@ -97,78 +102,83 @@ pub struct Found {
     pub back: u64,
 }
 
-/// One match of a source, or many that have nothing below them.
+/// What a source stands for.
 #[derive(Debug)]
 pub struct Match {
-    /// Each entry of `below` is a match by itself, under its own file name;
-    /// `path` is a directory above all of them. There may be millions of such
-    /// matches, so they are in one list, in the order they were found in.
-    /// Either all of them are empty directories, or none is a directory.
-    pub apart: bool,
-    /// The last component of the name by which it was found, links not
-    /// followed; empty for the root.
-    pub name: OsString,
-    /// Where it is in the tree, without links.
+    /// What that is.
+    pub of: Of,
+    /// Where it is in the tree, without links; the root for a pattern.
     pub path: PathBuf,
-    /// The match itself.
-    pub top: Found,
-    /// What is below it, in path order.
+    /// What is below the match, in path order. For a pattern, all matches that
+    /// are no directories and all that is below the others, match by match in
+    /// the order they were found in: there may be millions.
     pub below: Arc<Entries>,
-    /// How many files it has, those with several names counted once.
-    pub files: u32,
-    /// Bytes that they have together.
+    /// Bytes that the files have together.
     pub bytes: u64,
-    /// The digest of all but the contents of files.
-    pub shape: Sha256,
+}
+
+/// What a source is.
+#[derive(Debug)]
+pub enum Of {
+    /// A path.
+    Path {
+        /// The last component of the name by which it was found, links not
+        /// followed; empty for the root.
+        name: OsString,
+        /// What is there.
+        top: Box<Found>,
+    },
+    /// A pattern, with one match at least.
+    Pattern(Kinds),
+}
+
+/// What the matches of a pattern are.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Kinds {
+    /// There are directories.
+    pub dirs: bool,
+    /// There is something else.
+    pub others: bool,
+    /// The first one is a directory.
+    pub dir_first: bool,
+}
+
+impl Kinds {
+    pub(super) fn add_dir(&mut self) {
+        self.dir_first |= !self.others;
+        self.dirs = true;
+    }
 }
 
 /// What a source selects.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Selection {
-    /// In the order they were found in.
-    pub matches: Vec<Match>,
-    /// The digests of all files that are known, those of one match after those
-    /// of the one before, until [contents](super::checksum::Contents) have them.
+    /// `None` where a pattern matches nothing.
+    pub found: Option<Match>,
+    /// How many files there are, those with several names counted once.
+    pub(super) files: u32,
+    /// The digest of all but the contents of files.
+    pub(super) shape: Digest,
+    /// The digests of all files that are known, until
+    /// [contents](super::checksum::Contents) have them.
     pub(super) known: Digests,
 }
 
 impl Match {
     /// Where an entry of the match is in the tree.
     pub fn path_of(&self, entry: &Found) -> PathBuf {
-        match entry.name.as_os_str().is_empty() {
-            true => self.path.clone(),
-            false => self.path.join(&entry.name),
-        }
+        entry.path_in(&self.path)
     }
+}
 
-    /// Some of the entries of matches that are [`apart`](Self::apart).
-    ///
-    /// # Errors
-    /// When an entry is one, and when they can't be put aside.
-    pub fn some(
-        &self,
-        entries: impl Iterator<Item = io::Result<Found>>,
-        new_file: NewFile<'_>,
-    ) -> io::Result<Self> {
-        let mut below = Writer::new(new_file);
-        let mut bytes = 0_u64;
-        for found in entries {
-            let found = found?;
-            if let Kind::File { size } = found.node.kind {
-                bytes = bytes.saturating_add(size);
-            }
-            below.push(&found)?;
+impl Found {
+    /// Where it is in the tree, an entry of a match at `path`.
+    pub(super) fn path_in(&self, path: &Path) -> PathBuf {
+        match &self.place {
+            Some(place) => place.clone(),
+            None if self.name.as_os_str().is_empty() => path.to_owned(),
+            None => path.join(&self.name),
         }
-        Ok(Self {
-            apart: true,
-            name: self.name.clone(),
-            path: self.path.clone(),
-            top: self.top.clone(),
-            below: below.finish_one(),
-            files: self.files,
-            bytes,
-            shape: self.shape,
-        })
     }
 }
 
@@ -197,31 +207,19 @@ pub fn select(
         },
         leave: exclude,
     };
-    let is_pattern = !parents && has_wildcard(start.as_bytes());
-    let mut picked = Picked::new(new_file);
-    // Whether there are matches that are no directories, one after the other.
-    let mut apart = false;
+    let mut picked = Picked::new(has_wildcard(start.as_bytes()), new_file);
+    let mut first = None;
     starts(tree, start, &mut |found| {
         let (name, path) = match found {
-            Start::Plain { base, path, node } => {
+            Start::Plain(path, node) => {
                 let name = Path::new(path.file_name().unwrap_or_default());
-                if !exclude.ignored(name) && filter.take.is_none() {
-                    if !std::mem::replace(&mut apart, true) {
-                        picked.end_empty();
-                    }
-                    let name = path.strip_prefix(base).unwrap_or(&path).to_owned();
-                    let pushed = picked.push_apart(found_at(name, node));
-                    pushed.map_err(|e| read(&path, e))?;
+                if exclude.ignored(name) || filter.take.is_some() {
+                    return Ok(());
                 }
-                return Ok(());
+                let pushed = picked.push_match(path.clone(), node);
+                return pushed.map_err(|e| read(&path, e));
             }
             Start::Path(name, path) => (name, path),
-            Start::End { base } => {
-                if std::mem::take(&mut apart) {
-                    picked.end_apart(base);
-                }
-                return Ok(());
-            }
         };
         let node = match tree.lookup(&path, false).map_err(|e| read(&path, e))? {
             Some(node) => node,
@@ -231,8 +229,8 @@ pub fn select(
         if !is_dir && (exclude.ignored(Path::new(&name)) || filter.take.is_some()) {
             return Ok(());
         }
-        let top = top(tree, &path, node)?;
-        let top = picked.top(top).map_err(|e| read(&path, e))?;
+        let mut top = top(tree, &path, node)?;
+        picked.begin(&mut top).map_err(|e| read(&path, e))?;
         if is_dir {
             let below = Dir {
                 name: PathBuf::new(),
@@ -245,28 +243,21 @@ pub fn select(
                 |dir| list(tree, &filter, dir),
                 |take| flatten(take, &mut picked, &path),
             )?;
-            if is_pattern && picked.is_empty() {
-                let pushed = picked.push_empty(found_at(name.into(), top.node));
-                return pushed.map_err(|e| read(&path, e));
-            }
         }
-        picked.end_empty();
-        picked.end(name, path, top);
-        Ok(())
+        first.get_or_insert_with(|| path.clone());
+        let ended = picked.end(name, path.clone(), top);
+        ended.map_err(|e| read(&path, e))
     })?;
-    let selection = picked.finish();
     if let Some(pattern) = take
         && !has_wildcard(pattern.as_os_str().as_bytes())
         && !pattern.as_os_str().is_empty()
-        && !selection.matches.is_empty()
-        && selection.matches.iter().all(|m| m.below.is_empty())
+        && picked.is_hollow()
         && !exclude.ignored(&pattern)
     {
-        let first = selection.matches.first();
-        let path = first.map_or_else(|| pattern.clone(), |m| m.path.join(&pattern));
+        let path = first.map_or_else(|| pattern.clone(), |first| first.join(&pattern));
         return Err(not_found(tree, source, &path));
     }
-    Ok(selection)
+    Ok(picked.finish())
 }
 
 struct Filter<'a> {
@@ -285,21 +276,15 @@ fn taking(pattern: &Path) -> Result<Ignore, IgnoreError> {
 }
 
 /// Something that a path or pattern stands for.
-enum Start<'a> {
+enum Start {
     /// Its name, and its path without links.
     Path(OsString, PathBuf),
-    /// Anything but a directory or a link, which is below `base`.
-    Plain {
-        base: &'a Path,
-        path: PathBuf,
-        node: Node,
-    },
-    /// What follows the last [`Plain`](Self::Plain), for now.
-    End { base: &'a Path },
+    /// Anything but a directory or a link: its path, and what was listed.
+    Plain(PathBuf, Node),
 }
 
 /// Takes what a path or pattern stands for.
-type Take<'a> = dyn FnMut(Start<'_>) -> Result<(), SelectError> + 'a;
+type Take<'a> = dyn FnMut(Start) -> Result<(), SelectError> + 'a;
 
 /// Finds what a path or pattern stands for.
 fn starts(tree: &dyn Tree, source: &str, take: &mut Take<'_>) -> Result<(), SelectError> {
@@ -325,13 +310,12 @@ fn starts(tree: &dyn Tree, source: &str, take: &mut Take<'_>) -> Result<(), Sele
     let Some(base) = follow(tree, &head)? else {
         return Ok(());
     };
-    expand(tree, (&base, &base), &globs, take)?;
-    take(Start::End { base: &base })
+    expand(tree, &base, &globs, take)
 }
 
 fn expand(
     tree: &dyn Tree,
-    (base, dir): (&Path, &Path),
+    dir: &Path,
     globs: &[Glob],
     take: &mut Take<'_>,
 ) -> Result<(), SelectError> {
@@ -350,14 +334,13 @@ fn expand(
         if !rest.is_empty() {
             // A link to a directory is not searched.
             return match node.kind {
-                Kind::Dir => expand(tree, (base, &path), rest, take),
+                Kind::Dir => expand(tree, &path, rest, take),
                 _ => Ok(()),
             };
         }
         if !matches!(node.kind, Kind::Dir | Kind::Symlink { .. }) {
-            return take(Start::Plain { base, path, node });
+            return take(Start::Plain(path, node));
         }
-        take(Start::End { base })?;
         match follow(tree, &path)? {
             Some(path) => take(Start::Path(name, path)),
             None => Ok(()),
@@ -479,11 +462,8 @@ fn list(tree: &dyn Tree, filter: &Filter<'_>, dir: Dir) -> Result<Listed<Dir, Ch
         node.meta.xattrs.retain(|name, _| is_portable_xattr(name));
         entries.push(Child {
             found: Found {
-                name,
-                node,
                 passage,
-                file: None,
-                back: 0,
+                ..found_at(name, node)
             },
             wanted,
             below: number,
@@ -540,7 +520,7 @@ fn flatten(
         if child.wanted {
             let led = stack.iter_mut().filter_map(|dir| dir.held.take());
             for found in led.chain(held.take()) {
-                out.push(found).map_err(|e| read(path, e))?;
+                out.push(found, path).map_err(|e| read(path, e))?;
             }
         }
         if let Some(number) = number {
@@ -563,6 +543,8 @@ fn top(tree: &dyn Tree, path: &Path, mut node: Node) -> Result<Found, SelectErro
 pub(super) fn found_at(name: PathBuf, node: Node) -> Found {
     Found {
         name,
+        place: None,
+        itself: false,
         node,
         passage: false,
         file: None,
@@ -623,59 +605,86 @@ mod tests {
     fn names(source: &str, parents: bool, exclude: &[&str]) -> Result<String, SelectError> {
         let (_dir, tree) = tree("");
         let exclude = Ignore::from_patterns(exclude).unwrap();
-        let mut out = Vec::new();
         let selection = select(&tree, source, parents, &exclude, &tempfile::tempfile)?;
-        for found in selection.matches {
-            if found.apart {
-                let names = found.below.read().map(|f| found.path_of(&f.unwrap()));
-                let name = |path: PathBuf| path.file_name().unwrap().display().to_string() + ":";
-                out.extend(names.map(name));
-                continue;
+        let Some(found) = selection.found else {
+            return Ok(String::new());
+        };
+        let mut out = Vec::new();
+        match &found.of {
+            Of::Path { name, .. } => out.push(format!("{}:", name.display())),
+            Of::Pattern(kinds) => {
+                let is_dir = |entry: &Found| !entry.itself;
+                let below: Vec<Found> = found.below.read().map(Result::unwrap).collect();
+                assert!(kinds.dirs || !below.iter().any(is_dir));
+                assert_eq!(kinds.others, below.iter().any(|entry| entry.itself));
             }
-            out.push(format!("{}:", found.name.display()));
-            let below = found.below.read();
-            out.extend(below.map(|f| f.unwrap().name.display().to_string()));
+        }
+        for entry in found.below.read().map(Result::unwrap) {
+            let colon = if entry.itself { ":" } else { "" };
+            out.push(format!("{}{colon}", entry.name.display()));
+            let there = tree.lookup(&found.path_of(&entry), false).unwrap();
+            assert_eq!(there.map(|node| node.inode), Some(entry.node.inode));
         }
         Ok(out.join(" "))
     }
 
     #[test]
-    fn empty_directories_of_a_pattern_are_in_one_list() {
+    fn all_matches_of_a_pattern_are_in_one_list() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["a", "b", "c/in", "d", "g", "h"] {
+        for name in ["a", "b", "c/in", "d", "g/in", "h"] {
             std::fs::create_dir_all(dir.path().join(name)).unwrap();
         }
-        for name in ["c/f", "e", "f"] {
+        for name in ["c/f", "c/in/one", "e", "f"] {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
+        // One file under two names is one in a match, and two in two of them.
+        for (name, other) in [("c/f", "c/f2"), ("c/f", "g/f"), ("c/f", "i")] {
+            std::fs::hard_link(dir.path().join(name), dir.path().join(other)).unwrap();
+        }
+        std::os::unix::fs::symlink("c/in/one", dir.path().join("one")).unwrap();
         let tree = LocalTree::open(dir.path(), None).unwrap();
-        let matches = |source| {
+        let found = |source| {
             let none = Ignore::default();
             let selection = select(&tree, source, false, &none, &tempfile::tempfile);
-            selection.unwrap().matches
+            selection.unwrap().found
         };
-        let list = |found: &Match| -> Vec<String> {
-            let below = found.below.read();
-            below
-                .map(|f| f.unwrap().name.display().to_string())
-                .collect()
+        let list = |source| -> String {
+            let Some(found) = found(source) else {
+                return "nothing".into();
+            };
+            let entry = |entry: Found| {
+                let place = found.path_of(&entry).display().to_string();
+                match entry.file {
+                    Some(file) => format!("{place}({file})"),
+                    None => place,
+                }
+            };
+            let below = found.below.read().map(|e| entry(e.unwrap()));
+            below.collect::<Vec<_>>().join(" ")
         };
-        let all = matches("*");
-        let lists: Vec<_> = all.iter().map(|m| (m.apart, list(m).join(" "))).collect();
-        let expected = [
-            (true, "a b"),
-            (false, "f in"),
-            (true, "d"),
-            (true, "e f"),
-            (true, "g h"),
-        ];
         assert_eq!(
-            lists,
-            expected.map(|(apart, list)| (apart, list.to_owned()))
+            list("*"),
+            "c/f(0) c/f2(0) c/in c/in/one(1) e(2) f(3) g/f(4) g/in i(5) c/in/one(6)"
         );
-        let one = &matches("a")[0];
-        assert_eq!((one.apart, one.name.to_str()), (false, Some("a")));
-        assert_eq!(matches("[x]*").len(), 0);
+        assert_eq!(list("c"), "c/f(0) c/f2(0) c/in c/in/one(1)");
+        assert_eq!(list("[abdh]"), "");
+        assert_eq!(list("[x]*"), "nothing");
+        for (source, expected) in [
+            ("*", (true, true, true)),
+            ("[abcg]", (true, false, true)),
+            ("[ef]", (false, true, false)),
+            ("[eg]", (true, true, false)),
+        ] {
+            let Some(Match {
+                of: Of::Pattern(kinds),
+                ..
+            }) = found(source)
+            else {
+                panic!("{source}");
+            };
+            let kinds = (kinds.dirs, kinds.others, kinds.dir_first);
+            assert_eq!(kinds, expected, "{source}");
+        }
     }
 
     #[test]
@@ -694,7 +703,7 @@ mod tests {
             ("link/c/d/foo", false, &[], "foo:"),
             ("a/*/c/d/f*", false, &[], "foo:"),
             ("a/*/c/d/*/b*", false, &[], "bay: bar:"),
-            ("a/*/c/d/*", false, &[], "e: bay foo: e: bar"),
+            ("a/*/c/d/*", false, &[], "bay foo: bar"),
             ("lin*/c", false, &[], ""),
             ("a/b", false, &["**/e"], "b: c c/d c/d/foo"),
             ("a/b", false, &["c", "!c/d/foo"], "b: c c/d c/d/foo"),
@@ -710,7 +719,7 @@ mod tests {
                 "a/b*/./c/**/e",
                 true,
                 &[],
-                "b: c c/d c/d/e c/d/e/bay b2: c c/d c/d/e c/d/e/bar",
+                "c c/d c/d/e c/d/e/bay c c/d c/d/e c/d/e/bar",
             ),
             ("a/b/./none*", true, &[], "b:"),
             ("a/*/*/d/f*", true, &[], ": a a/b a/b/c a/b/c/d a/b/c/d/foo"),
@@ -737,8 +746,7 @@ mod tests {
         }
         let tree = LocalTree::open(dir.path(), None).unwrap();
         let found = select(&tree, "/", false, &Ignore::default(), &tempfile::tempfile).unwrap();
-        let names: Vec<PathBuf> = found.matches[0]
-            .below
+        let names: Vec<PathBuf> = (found.found.unwrap().below)
             .read()
             .map(|f| f.unwrap().name)
             .collect();
@@ -748,7 +756,7 @@ mod tests {
         let last = [format!("!n{:05}", count - 1)];
         let but = Ignore::from_patterns(["*".as_bytes(), last[0].as_bytes()]).unwrap();
         let found = select(&tree, "/", false, &but, &tempfile::tempfile).unwrap();
-        assert_eq!(found.matches[0].below.len(), 1);
+        assert_eq!(found.found.unwrap().below.len(), 1);
     }
 
     #[test]

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use super::archive::{Archive, ArchiveWriter, Fault, Place};
 use super::copy::{Body, Source};
 use crate::context::checksum::Contents;
-use crate::context::select::{Match, is_portable_xattr};
+use crate::context::entries::Entries;
+use crate::context::select::{Found, Match, Of, is_portable_xattr};
 use crate::event::Cancel;
 use crate::layer::Kind;
 use crate::layer::archive::open_archive;
@@ -90,29 +91,23 @@ pub fn unpack_archives(
     let mut out = Vec::with_capacity(sources.len());
     for source in sources {
         match source {
-            Source::Tree { contents, matches } => {
-                for (part, found) in matches {
-                    if found.apart {
-                        unpack_apart(&contents, (part, found), options, &mut out)?;
-                        continue;
-                    }
-                    let archive = match contents.file(part, &found.top) {
-                        Some(file) => {
-                            let fail = |source| AddError::Read {
-                                path: found.path.clone(),
-                                source,
-                            };
-                            let file = contents.open(file).map_err(fail)?;
-                            entries(file, &found.path, options)?
-                        }
-                        None => None,
-                    };
-                    match archive {
-                        Some(archive) => out.push(Source::Archive(archive)),
-                        None => keep(&contents, (part, found), &mut out),
-                    }
-                }
+            Source::Tree {
+                found: Some(found),
+                contents,
+            } => {
+                let Of::Path { top, .. } = &found.of else {
+                    unpack_matches(&contents, found, options, &mut out)?;
+                    continue;
+                };
+                out.push(match archive_of(&contents, &found, top, options)? {
+                    Some(archive) => Source::Archive(archive),
+                    None => Source::Tree {
+                        contents,
+                        found: Some(found),
+                    },
+                });
             }
+            Source::Tree { found: None, .. } => {}
             Source::File(single) => {
                 let name = PathBuf::from(&single.name);
                 let archive = match &single.body {
@@ -137,64 +132,83 @@ pub fn unpack_archives(
     Ok(out)
 }
 
-/// Leaves a match what it is.
-fn keep(contents: &Arc<Contents>, found: (usize, Match), out: &mut Vec<Source>) {
-    match out.last_mut() {
-        Some(Source::Tree {
-            contents: last,
-            matches,
-        }) if Arc::ptr_eq(last, contents) => matches.push(found),
-        _ => out.push(Source::Tree {
-            contents: Arc::clone(contents),
-            matches: vec![found],
-        }),
-    }
+/// The entries of an entry of a match that is an archive.
+fn archive_of(
+    contents: &Arc<Contents>,
+    found: &Match,
+    entry: &Found,
+    options: &UnpackOptions<'_>,
+) -> Result<Option<Archive>, AddError> {
+    let Some(file) = contents.file(entry) else {
+        return Ok(None);
+    };
+    let path = found.path_of(entry);
+    let file = contents.open(file).map_err(|source| AddError::Read {
+        path: path.clone(),
+        source,
+    })?;
+    entries(file, &path, options)
 }
 
-/// The same for matches that are in one list: parted where archives are.
-fn unpack_apart(
+/// Parts the matches of a pattern where archives are.
+fn unpack_matches(
     contents: &Arc<Contents>,
-    (part, found): (usize, Match),
+    found: Match,
     options: &UnpackOptions<'_>,
     out: &mut Vec<Source>,
 ) -> Result<(), AddError> {
+    let Of::Pattern(kinds) = found.of else {
+        return Ok(());
+    };
     let fail = |source| AddError::Read {
         path: found.path.clone(),
         source,
     };
+    let part = |below: Entries, bytes: u64| Source::Tree {
+        contents: Arc::clone(contents),
+        found: Some(Match {
+            of: Of::Pattern(kinds),
+            path: found.path.clone(),
+            below: Arc::new(below),
+            bytes,
+        }),
+    };
     // What was looked at and not taken over yet.
     let mut behind = found.below.read();
-    let mut left = 0;
+    let (mut left, mut bytes) = (0, 0_u64);
     let mut parted = false;
     for entry in found.below.read() {
         let entry = entry.map_err(fail)?;
-        let path = found.path_of(&entry);
-        let archive = match contents.file(part, &entry) {
-            Some(file) => {
-                let file = contents.open(file).map_err(|source| AddError::Read {
-                    path: path.clone(),
-                    source,
-                })?;
-                entries(file, &path, options)?
-            }
-            None => None,
+        let archive = match entry.itself {
+            true => archive_of(contents, &found, &entry, options)?,
+            false => None,
         };
         let Some(archive) = archive else {
             left += 1;
+            if let (Kind::File { size }, 0) = (entry.node.kind, entry.back) {
+                bytes = bytes.saturating_add(size);
+            }
             continue;
         };
-        let before = found.some(behind.by_ref().take(left), options.new_file);
+        let before = behind.by_ref().take(left);
+        let before = found.below.some(before, options.new_file).map_err(fail)?;
         behind.next();
-        keep(contents, (part, before.map_err(fail)?), out);
+        if left > 0 || kinds.dirs {
+            out.push(part(before, bytes));
+        }
         out.push(Source::Archive(archive));
-        left = 0;
+        (left, bytes) = (0, 0);
         parted = true;
     }
-    let rest = match parted {
-        true => found.some(behind, options.new_file).map_err(fail)?,
-        false => found,
-    };
-    keep(contents, (part, rest), out);
+    if parted {
+        let rest = found.below.some(behind, options.new_file).map_err(fail)?;
+        out.push(part(rest, bytes));
+        return Ok(());
+    }
+    out.push(Source::Tree {
+        contents: Arc::clone(contents),
+        found: Some(found),
+    });
     Ok(())
 }
 

@@ -55,7 +55,7 @@ fn sources(dir: &Path, pattern: &str) -> Vec<Source> {
     let nothing = Ignore::default();
     let mut selection = select(&*tree, pattern, false, &nothing, &tempfile::tempfile).unwrap();
     let contents = Arc::new(Contents::of(tree, &mut selection, &tempfile::tempfile).unwrap());
-    vec![Source::tree(contents, selection.matches)]
+    vec![Source::tree(contents, selection)]
 }
 
 fn unpack(sources: Vec<Source>, max_bytes: u64) -> Result<Vec<Source>, AddError> {

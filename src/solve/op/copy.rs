@@ -40,12 +40,13 @@ use super::copy_changes::Files;
 pub use super::copy_changes::{CopyChanges, Fault};
 pub use super::copy_error::CopyError;
 use super::copy_look::Look;
-use super::copy_merge::{Lane, List, Merge};
+use super::copy_merge::{Lane, Merge};
 use super::copy_planned::{At, Lone, LoneBody, Planned, Way, Ways, What};
+use super::sorted::Sorter;
 use super::spilled::Spilled;
 use crate::context::checksum::Contents;
 use crate::context::ignore::tidy;
-use crate::context::select::Match;
+use crate::context::select::{Found, Kinds, Match, Of, Selection};
 use crate::context::{Empty, Tree};
 use crate::dockerfile::chmod::Chmod;
 use crate::layer::records::NewFile;
@@ -61,8 +62,8 @@ pub enum Source {
     Tree {
         /// Its files.
         contents: Arc<Contents>,
-        /// The matches, with their numbers in `contents`.
-        matches: Vec<(usize, Match)>,
+        /// What the source stands for; `None` for nothing.
+        found: Option<Match>,
     },
     /// One file that is in no tree: a heredoc, or a download.
     File(Single),
@@ -72,12 +73,10 @@ pub enum Source {
 }
 
 impl Source {
-    /// All matches of a selection.
-    pub fn tree(contents: Arc<Contents>, matches: Vec<Match>) -> Self {
-        Self::Tree {
-            contents,
-            matches: matches.into_iter().enumerate().collect(),
-        }
+    /// All that a selection has.
+    pub fn tree(contents: Arc<Contents>, selection: Selection) -> Self {
+        let found = selection.found;
+        Self::Tree { contents, found }
     }
 }
 
@@ -174,9 +173,9 @@ pub fn plan(
     }
     for source in sources {
         match source {
-            Source::Tree { contents, matches } => {
+            Source::Tree { contents, found } => {
                 planner.files.contents.push(contents);
-                for found in matches {
+                if let Some(found) = found {
                     planner.add_match(&target, found)?;
                 }
             }
@@ -383,73 +382,67 @@ impl Planner<'_> {
         Ok((path, false))
     }
 
-    fn add_match(
-        &mut self,
-        target: &Target,
-        (part, found): (usize, Match),
-    ) -> Result<(), CopyError> {
-        if found.apart {
-            return self.add_apart(target, part, &found);
-        }
-        let is_dir = found.top.node.kind == Kind::Dir;
-        let base = self.place(target, Path::new(&found.name), is_dir)?;
-        if is_dir && found.below.is_empty() {
+    fn add_match(&mut self, target: &Target, found: Match) -> Result<(), CopyError> {
+        let (base, into, top) = match found.of {
+            Of::Pattern(kinds) => {
+                let (base, into) = self.place_all(target, kinds)?;
+                (base, into, None)
+            }
+            Of::Path { name, top } => {
+                let is_dir = top.node.kind == Kind::Dir;
+                let base = self.place(target, Path::new(&name), is_dir)?;
+                (base, is_dir, (!is_dir).then_some(*top))
+            }
+        };
+        if top.is_none() && found.below.is_empty() {
             return Ok(());
         }
         // What is there already is part of the layer.
-        let above = if is_dir { Some(&*base) } else { base.parent() };
-        if let Some(above) = above {
-            self.keep(above)?;
-        }
-        self.bytes = self.bytes.saturating_add(found.bytes);
-        self.lanes.push(Lane {
-            base,
-            part,
-            contents: self.files.contents.len().saturating_sub(1),
-            top: (!is_dir).then_some(found.top),
-            list: List::Tree(found.below),
-            order: self.order,
-        });
-        self.order += 1;
-        Ok(())
-    }
-
-    /// Plans matches that have nothing below them.
-    fn add_apart(&mut self, target: &Target, part: usize, found: &Match) -> Result<(), CopyError> {
-        let first = found.below.read().next().transpose();
-        let Some(first) = first.map_err(waiting(&target.path))? else {
-            return Ok(());
-        };
-        if first.node.kind == Kind::Dir {
-            return self.place_of(target, true).map(drop);
-        }
-        let (base, into) = self.place_of(target, false)?;
         let above = if into { Some(&*base) } else { base.parent() };
         if let Some(above) = above {
             self.keep(above)?;
         }
         self.bytes = self.bytes.saturating_add(found.bytes);
-        // They come from many directories, and of one name the last counts.
-        let mut sorted = Spilled::new();
-        for entry in found.below.read() {
-            let entry = entry.map_err(waiting(&base))?;
-            let path = match entry.name.file_name() {
-                Some(name) if into => base.join(name),
-                _ => base.clone(),
-            };
-            let set = sorted.insert(path, entry, self.new_file);
-            set.map_err(waiting(&base))?;
-        }
-        self.lanes.push(Lane {
+        let mut lane = Lane {
             base,
-            part,
+            into,
             contents: self.files.contents.len().saturating_sub(1),
-            top: None,
-            list: List::Apart(sorted.into_values()),
+            top,
+            below: found.below,
+            sorted: None,
             order: self.order,
-        });
+        };
+        if into && !lane.below.is_sorted() {
+            // They come from many directories.
+            let mut sorter = Sorter::<Found>::new();
+            for entry in lane.below.read() {
+                let entry = entry.map_err(waiting(&lane.base))?;
+                let name = entry.name.clone();
+                let pushed = sorter.push(name, entry, self.new_file);
+                pushed.map_err(waiting(&lane.base))?;
+            }
+            lane.sorted = Some(sorter.finish());
+        }
+        self.lanes.push(lane);
         self.order += 1;
         Ok(())
+    }
+
+    /// Where the matches of a pattern go, and whether into a directory there.
+    fn place_all(&mut self, target: &Target, kinds: Kinds) -> Result<(PathBuf, bool), CopyError> {
+        let mut place = (PathBuf::new(), false);
+        for is_dir in [kinds.dir_first, !kinds.dir_first] {
+            match is_dir {
+                // A file may have taken the place.
+                true if kinds.dirs && kinds.others && !kinds.dir_first && !place.1 => {
+                    return Err(CopyError::DirectoryOntoFile(place.0));
+                }
+                true if kinds.dirs => place = (self.place_of(target, true)?.0, true),
+                false if kinds.others => place = self.place_of(target, false)?,
+                _ => {}
+            }
+        }
+        Ok(place)
     }
 
     /// Plans `dir` and what is above it, as far as the root has them.

@@ -1,6 +1,6 @@
 //! What the sources of a copy come to together, in path order.
 //!
-//! Each match of a source is a lane of entries that are in path order already.
+//! Each source is a lane of entries that are in path order already.
 //! Merging them holds one entry of each, and the directories above it. Where
 //! several have the same path, the later sources go on top of the earlier ones.
 
@@ -20,44 +20,27 @@ use crate::context::entries::{Entries, Reader};
 use crate::context::select::Found;
 use crate::layer::{Kind, path_order};
 
-/// A match on its way to the destination.
+/// What a source stands for, on its way to the destination.
 pub(super) struct Lane {
     /// Where it goes.
     pub(super) base: PathBuf,
-    /// Its number in its selection.
-    pub(super) part: usize,
-    /// The number of that among all of the plan.
+    /// The entries go into that, and not to its place.
+    pub(super) into: bool,
+    /// The number of its selection among all of the plan.
     pub(super) contents: usize,
-    /// The match itself, unless it is a directory.
+    /// What a path stands for, unless it is a directory.
     pub(super) top: Option<Found>,
-    pub(super) list: List,
+    pub(super) below: Arc<Entries>,
+    /// The same in path order, where it is in another one.
+    pub(super) sorted: Option<Values<Found>>,
     /// Later ones go on top of earlier ones.
     pub(super) order: usize,
-}
-
-/// The entries of a lane.
-pub(super) enum List {
-    /// What is below a directory.
-    Tree(Arc<Entries>),
-    /// Matches by themselves, each at its place.
-    Apart(Values<Found>),
-}
-
-impl List {
-    /// Whether the file with this number has several names in it.
-    fn is_shared(&self, file: u32) -> bool {
-        match self {
-            Self::Tree(entries) => entries.is_shared(file),
-            Self::Apart(_) => false,
-        }
-    }
 }
 
 /// A lane that is being read.
 struct Open {
     lane: Lane,
-    /// For one of a directory.
-    reader: Option<Reader>,
+    reader: Reader,
 }
 
 impl Open {
@@ -67,14 +50,14 @@ impl Open {
         if let Some(top) = self.lane.top.take() {
             return Some(Ok((base.clone(), top)));
         }
-        match (&mut self.lane.list, &mut self.reader) {
-            (List::Apart(values), _) => values.next(),
-            (List::Tree(_), Some(reader)) => {
-                let found = reader.next()?;
-                Some(found.map(|found| (base.join(&found.name), found)))
-            }
-            (List::Tree(_), None) => None,
-        }
+        let found = match &mut self.lane.sorted {
+            Some(values) => values.next()?.map(|(_, found)| found),
+            None => self.reader.next()?,
+        };
+        Some(found.map(|found| match self.lane.into {
+            true => (base.join(&found.name), found),
+            false => (base.clone(), found),
+        }))
     }
 }
 
@@ -128,10 +111,7 @@ impl Merge {
     pub(super) fn new(planned: Spilled<Planned>, lanes: Vec<Lane>) -> Self {
         let count = lanes.len();
         let open = |lane: Lane| Open {
-            reader: match &lane.list {
-                List::Tree(entries) => Some(entries.read_as_one_of(count)),
-                List::Apart(_) => None,
-            },
+            reader: lane.below.read_as_one_of(count),
             lane,
         };
         Self {
@@ -214,8 +194,8 @@ impl Merge {
         let selected = match self.lanes.get(number) {
             Some(Open { lane, .. }) => {
                 let of = contents.get(lane.contents);
-                of.and_then(|of| of.file(lane.part, &found)).map(|file| {
-                    let shared = found.file.filter(|file| lane.list.is_shared(*file));
+                of.and_then(|of| of.file(&found)).map(|file| {
+                    let shared = found.file.filter(|file| lane.below.is_shared(*file));
                     let id = |file| FileId::InMatch(lane.order, file);
                     (lane.contents, file, shared.map(id))
                 })

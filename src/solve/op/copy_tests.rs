@@ -72,7 +72,7 @@ impl Case {
             let mut selection = select(&*tree, source, self.parents, &exclude, new_file).unwrap();
             let contents =
                 Arc::new(Contents::of(tree.clone(), &mut selection, &tempfile::tempfile).unwrap());
-            Source::tree(contents, selection.matches)
+            Source::tree(contents, selection)
         });
         let root = LocalTree::open(self.root.path(), None).unwrap();
         let workdir = Path::new(self.workdir);
@@ -337,6 +337,19 @@ fn matches_of_patterns() {
             "k/c",
             "k/d/",
             "k/e/",
+            "x/1/p",
+            "x/1/q = x/1/p",
+            "x/1/s/t",
+            "x/1/v",
+            "x/1/w = x/1/v",
+            "x/2/p 0600",
+            "x/2/r = x/2/p",
+            "x/2/s/ 0700",
+            "x/2/s/u",
+            "y/1/p/in",
+            "y/2/p",
+            "z/1/p",
+            "z/2/p/in",
         ],
         &["etc/", "etc/f/", "file"],
     );
@@ -368,7 +381,28 @@ fn matches_of_patterns() {
         (
             "e/*",
             "/n",
-            "error: cannot create \"/n\": \"/n\" is not a directory",
+            "error: cannot copy a directory onto \"/n\", which is not a directory",
+        ),
+        (
+            "e/[g-j]",
+            "/n",
+            "n/ n/h<e/h> n/i<e/h> n/in<e/g/in> n/j<e/j>",
+        ),
+        // What is in directories is merged; names of one file stay that in each.
+        (
+            "x/*",
+            "/n",
+            "n/ n/p(600)<x/2/p> n/q<x/1/p> n/r=n/p(600) n/s/(700) n/s/t<x/1/s/t> n/s/u<x/2/s/u> n/v<x/1/v> n/w=n/v",
+        ),
+        (
+            "y/*",
+            "/n",
+            "error: cannot copy a file onto the directory \"/n/p\"",
+        ),
+        (
+            "z/*",
+            "/n",
+            "error: cannot copy a directory onto \"/n/p\", which is not a directory",
         ),
     ] {
         assert_eq!(case.run(&[source], dest), expected, "{source} {dest}");
@@ -709,8 +743,8 @@ fn linked_files_of_sources_around_an_archive_are_not_one() {
     let source = |path| {
         let none = Ignore::default();
         let selection = select(&*tree, path, false, &none, &tempfile::tempfile).unwrap();
-        let contents = Contents::unhashed(tree.clone(), &selection.matches).unwrap();
-        Source::tree(Arc::new(contents), selection.matches)
+        let contents = Contents::unhashed(tree.clone(), &selection);
+        Source::tree(Arc::new(contents), selection)
     };
     let changes = plan(
         vec![

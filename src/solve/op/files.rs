@@ -147,7 +147,7 @@ pub(in super::super) fn find(
                 let contents_of = Contents::of(tree, &mut selection, &new_file);
                 let files = Arc::new(contents_of.map_err(put_aside())?);
                 contents.push(Part::Files(Arc::clone(&files)));
-                sources.push(Source::tree(files, selection.matches));
+                sources.push(Source::tree(files, selection));
             }
             CopySource::Inline { name, content } => sources.push(Source::File(Single {
                 name: name.clone(),
@@ -266,7 +266,7 @@ pub(in super::super) fn changes_below(
     source: &str,
     new_file: NewFile<'_>,
 ) -> Result<CopyChanges, StepError> {
-    let Selection { matches, .. } = below(&**tree, source, new_file)?;
+    let selection = below(&**tree, source, new_file)?;
     let options = CopyOptions {
         chown: None,
         chmod: None,
@@ -274,8 +274,8 @@ pub(in super::super) fn changes_below(
         several: false,
         created: Mtime::default(),
     };
-    let contents = Contents::unhashed(Arc::clone(tree), &matches).map_err(put_aside())?;
-    let sources = vec![Source::tree(Arc::new(contents), matches)];
+    let contents = Contents::unhashed(Arc::clone(tree), &selection);
+    let sources = vec![Source::tree(Arc::new(contents), selection)];
     let (top, root) = (Path::new("/"), Arc::new(Empty));
     Ok(copy::plan(sources, "/", top, root, &options, new_file)?)
 }
@@ -287,7 +287,7 @@ pub(super) fn spool(solver: &Solver<'_, '_>) -> io::Result<File> {
 }
 
 /// What was selected can't be had back from where it waits.
-pub(super) fn put_aside() -> impl FnOnce(io::Error) -> StepError {
+fn put_aside() -> impl FnOnce(io::Error) -> StepError {
     StepError::io("can't read the list of what is copied")
 }
 

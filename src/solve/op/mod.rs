@@ -13,6 +13,7 @@ pub(super) mod files;
 pub(super) mod foreign;
 pub(super) mod mounts;
 pub mod run;
+mod sorted;
 pub mod sources;
 mod spilled;
 pub(super) mod workdir;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::{Solver, StepError};
 use super::add::UnpackOptions;
 use super::copy::{Body, Single, Source};
-use super::files::{put_aside, spool};
+use super::files::spool;
 use crate::context::checksum::Contents;
 use crate::context::git::{GitOptions, GitUrl};
 use crate::context::ignore::Ignore;
@@ -102,7 +102,7 @@ fn fetch_git(
     let tree: Arc<dyn Tree> =
         Arc::new(LocalTree::open(&checkout.tree, None).map_err(|e| fail(&e))?);
     let selection = select(&*tree, "/", false, exclude, &|| spool(solver))?;
-    let contents = Contents::unhashed(tree, &selection.matches).map_err(put_aside())?;
+    let contents = Contents::unhashed(tree, &selection);
     let mut hasher = Hasher::new();
     hasher.field(b"git");
     hasher.field(checkout.commit.as_bytes());
@@ -111,7 +111,7 @@ fn fetch_git(
     Ok(Fetched {
         digest: hasher.finish(),
         // The commit says what is in them.
-        source: Source::tree(Arc::new(contents), selection.matches),
+        source: Source::tree(Arc::new(contents), selection),
     })
 }
 

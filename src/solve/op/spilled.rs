@@ -9,21 +9,22 @@
 //! A run knows between which paths its own are, and has a filter of a few bits
 //! for each, so that most lookups of what isn't there read nothing.
 
-use std::collections::{BTreeMap, BinaryHeap, HashMap, btree_map};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::ops::Bound;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::vec;
 
 use crate::layer::code::{Input, field};
 use crate::layer::path_order;
 use crate::layer::records::{Cursor, NewFile, Records};
 
 /// Values that are kept in memory, and bytes that they may have when packed.
-const RECENT: usize = 16 << 10;
-const RECENT_BYTES: usize = 4 << 20;
+pub(super) const RECENT: usize = 16 << 10;
+pub(super) const RECENT_BYTES: usize = 4 << 20;
 /// Records of a run from one that can be gone to directly to the next.
 const STRIDE: u64 = 32;
 /// Bits of a run's filter for each of its paths.
@@ -236,9 +237,10 @@ impl<V: Packed + Clone> Spilled<V> {
             (cursor, run.count)
         };
         Values {
-            recent: self.recent.into_iter(),
+            recent: self.recent.into_iter().collect::<Vec<_>>().into_iter(),
             runs: self.runs.into_iter().map(open).collect(),
             gone: self.gone,
+            all: false,
             heads: BinaryHeap::new(),
             begun: false,
         }
@@ -247,10 +249,12 @@ impl<V: Packed + Clone> Spilled<V> {
 
 /// A map's values on their way out, in path order.
 pub(super) struct Values<V> {
-    recent: btree_map::IntoIter<PathBuf, V>,
+    recent: vec::IntoIter<(PathBuf, V)>,
     /// What is left of the runs, and how many records that is.
     runs: Vec<(Cursor<Arc<Records>>, u64)>,
     gone: HashMap<PathBuf, usize>,
+    /// Whether all of one path are wanted, the oldest first, or the newest.
+    all: bool,
     heads: BinaryHeap<Head<V>>,
     begun: bool,
 }
@@ -260,14 +264,17 @@ struct Head<V> {
     path: PathBuf,
     /// The higher, the newer.
     run: usize,
+    /// The same, or the other way round.
+    rank: usize,
     value: V,
 }
 
 impl<V> Ord for Head<V> {
-    /// The first in path order is the greatest; of one path, the newest.
+    /// The first in path order is the greatest; of one path, the one that is
+    /// wanted first.
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         let order = path_order(&other.path, &self.path);
-        order.then(self.run.cmp(&other.run))
+        order.then(self.rank.cmp(&other.rank))
     }
 }
 
@@ -286,6 +293,29 @@ impl<V> PartialEq for Head<V> {
 impl<V> Eq for Head<V> {}
 
 impl<V: Packed> Values<V> {
+    /// All of some runs, of which each has so many records from a place on, and
+    /// of what came after them.
+    pub(super) fn of_all(
+        records: Records,
+        runs: Vec<(u64, u64)>,
+        recent: Vec<(PathBuf, V)>,
+    ) -> Self {
+        let records = Arc::new(records);
+        let open = |(place, count)| {
+            let mut cursor = Cursor::new(Arc::clone(&records)).by(CHUNK);
+            cursor.seek(place);
+            (cursor, count)
+        };
+        Self {
+            recent: recent.into_iter(),
+            runs: runs.into_iter().map(open).collect(),
+            gone: HashMap::new(),
+            all: true,
+            heads: BinaryHeap::new(),
+            begun: false,
+        }
+    }
+
     fn fetch(&mut self, run: usize) -> io::Result<()> {
         let next = match self.runs.get_mut(run) {
             Some((_, 0)) => None,
@@ -298,7 +328,12 @@ impl<V: Packed> Values<V> {
             None => self.recent.next(),
         };
         if let Some((path, value)) = next {
-            self.heads.push(Head { path, run, value });
+            self.heads.push(Head {
+                path,
+                run,
+                rank: if self.all { !run } else { run },
+                value,
+            });
         }
         Ok(())
     }
@@ -315,7 +350,7 @@ impl<V: Packed> Values<V> {
         }
         while let Some(head) = self.heads.pop() {
             self.fetch(head.run)?;
-            while (self.heads.peek()).is_some_and(|older| older.path == head.path) {
+            while !self.all && (self.heads.peek()).is_some_and(|older| older.path == head.path) {
                 if let Some(older) = self.heads.pop() {
                     self.fetch(older.run)?;
                 }
