@@ -6,6 +6,7 @@
 //! | | enters | why |
 //! |---|---|---|
 //! | name of each match | yes | it is the file's name in a directory destination |
+//! | order of the matches | yes | later ones go on top of earlier ones |
 //! | path below the match | yes | it is the path in the image |
 //! | type, link target, device numbers | yes | they are copied |
 //! | content, by its SHA-256 | yes | it is copied |
@@ -48,7 +49,7 @@ use crate::layer::{ContentReader, Kind, Mtime};
 /// Bytes that a worker reads at a time.
 const BUFFER: usize = 256 << 10;
 
-/// Changed whenever the table above does.
+/// Changed whenever the table above does, or how it enters.
 pub(super) const VERSION: &[u8] = b"selection 4";
 
 /// Why there is no digest.
@@ -128,7 +129,7 @@ impl Selected {
     }
 }
 
-/// What a source stands for.
+/// Where the files of a selection are.
 #[derive(Debug, Default)]
 struct Part {
     path: PathBuf,
@@ -397,10 +398,7 @@ impl Jobs<'_> {
                     },
                     None => continue,
                 },
-                Err(source) => Err(ChecksumError::Read {
-                    path: self.contents.part.path.clone(),
-                    source,
-                }),
+                Err(e) => Err(ChecksumError::Waiting(e)),
             };
             self.taken += 1;
             return Some((self.taken, file));

@@ -24,24 +24,27 @@ const READ: usize = 4 << 20;
 /// The fewest bytes of one list that are read at once.
 const LEAST_READ: usize = 512;
 
-/// A list of entries.
+/// A list of entries, or a part of one.
 #[derive(Debug, Default)]
 pub struct Entries {
     records: Arc<Records>,
+    /// The place of the first record, and how many there are.
+    begin: u64,
+    len: u64,
     /// The files that have several names.
-    shared: Bits,
+    shared: Arc<Bits>,
     sorted: bool,
 }
 
 impl Entries {
     /// How many there are.
     pub fn len(&self) -> u64 {
-        self.records.len()
+        self.len
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.len == 0
     }
 
     /// Whether the file with this number has several names in the list.
@@ -54,21 +57,17 @@ impl Entries {
         self.sorted
     }
 
-    /// Some of the entries as a list of their own.
-    ///
-    /// # Errors
-    /// When an entry is one, and when they can't be put aside.
-    pub fn some(
-        &self,
-        entries: impl Iterator<Item = io::Result<Found>>,
-        new_file: NewFile<'_>,
-    ) -> io::Result<Self> {
-        let mut some = Writer::new(new_file);
-        some.shared = self.shared.clone();
-        for found in entries {
-            some.push(&found?)?;
+    /// As many as `len` of the entries, from the one at [`place`](Reader::place)
+    /// on.
+    #[must_use]
+    pub fn part(&self, place: u64, len: u64) -> Self {
+        Self {
+            records: Arc::clone(&self.records),
+            begin: place,
+            len,
+            shared: Arc::clone(&self.shared),
+            sorted: self.sorted,
         }
-        Ok(some.finish())
     }
 
     /// Reads the list from its beginning.
@@ -80,7 +79,12 @@ impl Entries {
     /// what they hold together is bounded.
     pub fn read_as_one_of(&self, lists: usize) -> Reader {
         let chunk = (READ / lists.max(1)).clamp(LEAST_READ, CHUNK);
-        Reader(Cursor::new(Arc::clone(&self.records)).by(chunk))
+        let mut cursor = Cursor::new(Arc::clone(&self.records)).by(chunk);
+        cursor.seek(self.begin);
+        Reader {
+            cursor,
+            left: self.len,
+        }
     }
 }
 
@@ -172,8 +176,10 @@ impl<'a> Writer<'a> {
     pub(super) fn finish(mut self) -> Entries {
         self.records.shrink();
         Entries {
+            begin: 0,
+            len: self.records.len(),
             records: Arc::new(self.records),
-            shared: self.shared,
+            shared: Arc::new(self.shared),
             sorted: self.last.is_some(),
         }
     }
@@ -229,13 +235,24 @@ impl Found {
 
 /// Reads a list of entries in order.
 #[derive(Debug)]
-pub struct Reader(Cursor<Arc<Records>>);
+pub struct Reader {
+    cursor: Cursor<Arc<Records>>,
+    left: u64,
+}
+
+impl Reader {
+    /// The place of the next entry.
+    pub fn place(&self) -> u64 {
+        self.cursor.place()
+    }
+}
 
 impl Iterator for Reader {
     type Item = io::Result<Found>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let record = self.0.next_record().transpose()?;
+        self.left = self.left.checked_sub(1)?;
+        let record = self.cursor.next_record().transpose()?;
         Some(record.and_then(|r| decode(r).ok_or_else(|| io::ErrorKind::InvalidData.into())))
     }
 }
@@ -455,6 +472,11 @@ mod tests {
                 assert_eq!(two.unwrap(), written[n]);
             }
             assert_eq!(list.read().count(), written.len());
+            let mut reader = list.read();
+            let from = reader.by_ref().take(count as usize / 3).count();
+            let part = list.part(reader.place(), count / 2);
+            let part: Vec<Found> = part.read().map(Result::unwrap).collect();
+            assert!(part[..] == written[from..][..count as usize / 2]);
         }
     }
 

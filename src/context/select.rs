@@ -95,7 +95,7 @@ pub struct Found {
     /// of `--parents` picked: where the destination has it already, it keeps
     /// its owner and time there.
     pub passage: bool,
-    /// Which of the match's files it is a name of, for a file.
+    /// Which of the selection's files it is a name of, for a file.
     pub file: Option<u32>,
     /// How many entries before it the first name of the same file is; 0 for
     /// the first.
@@ -144,7 +144,7 @@ pub struct Kinds {
 }
 
 impl Kinds {
-    pub(super) fn add_dir(&mut self) {
+    pub(crate) fn add_dir(&mut self) {
         self.dir_first |= !self.others;
         self.dirs = true;
     }
@@ -207,9 +207,10 @@ pub fn select(
         },
         leave: exclude,
     };
-    let mut picked = Picked::new(has_wildcard(start.as_bytes()), new_file);
+    let wanted = tidy(Path::new(start));
+    let mut picked = Picked::new(has_wildcard(wanted.as_os_str().as_bytes()), new_file);
     let mut first = None;
-    starts(tree, start, &mut |found| {
+    starts(tree, (start, &wanted), &mut |found| {
         let (name, path) = match found {
             Start::Plain(path, node) => {
                 let name = Path::new(path.file_name().unwrap_or_default());
@@ -287,8 +288,11 @@ enum Start {
 type Take<'a> = dyn FnMut(Start) -> Result<(), SelectError> + 'a;
 
 /// Finds what a path or pattern stands for.
-fn starts(tree: &dyn Tree, source: &str, take: &mut Take<'_>) -> Result<(), SelectError> {
-    let wanted = tidy(Path::new(source));
+fn starts(
+    tree: &dyn Tree,
+    (source, wanted): (&str, &Path),
+    take: &mut Take<'_>,
+) -> Result<(), SelectError> {
     let parts: Vec<&OsStr> = wanted.iter().collect();
     let literal = parts
         .iter()
@@ -297,9 +301,9 @@ fn starts(tree: &dyn Tree, source: &str, take: &mut Take<'_>) -> Result<(), Sele
     let head: PathBuf = parts.iter().take(literal).collect();
     if literal == parts.len() {
         let name = wanted.file_name().unwrap_or_default().to_owned();
-        return match follow(tree, &wanted)? {
+        return match follow(tree, wanted)? {
             Some(path) => take(Start::Path(name, path)),
-            None => Err(not_found(tree, source, &wanted)),
+            None => Err(not_found(tree, source, wanted)),
         };
     }
     let globs: Vec<Glob> = parts

@@ -122,6 +122,11 @@ impl<R: Borrow<Records>> Cursor<R> {
         self
     }
 
+    /// The place of the next record.
+    pub fn place(&self) -> u64 {
+        self.next
+    }
+
     /// Goes on with the record that is at `at`.
     pub fn seek(&mut self, at: u64) {
         self.next = at;

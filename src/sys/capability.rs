@@ -22,8 +22,20 @@ struct Data {
     inheritable: u32,
 }
 
+/// `CAP_DAC_OVERRIDE`: modes of files keep nobody out.
+pub const DAC_OVERRIDE: u64 = 1 << 1;
+
 /// The permitted set.
 pub fn permitted() -> io::Result<u64> {
+    held(|data| data.permitted)
+}
+
+/// The effective set.
+pub fn effective() -> io::Result<u64> {
+    held(|data| data.effective)
+}
+
+fn held(set: impl Fn(&Data) -> u32) -> io::Result<u64> {
     let mut header = Header {
         version: VERSION_3,
         pid: 0,
@@ -35,7 +47,7 @@ pub fn permitted() -> io::Result<u64> {
     if done != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(u64::from(data[0].permitted) | u64::from(data[1].permitted) << 32)
+    Ok(u64::from(set(&data[0])) | u64::from(set(&data[1])) << 32)
 }
 
 /// Makes `mask` the effective and permitted set; inheritable and ambient
@@ -98,10 +110,14 @@ pub fn limit_bounding(mask: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn permitted_is_what_proc_says() {
+    fn sets_are_what_proc_says() {
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-        let line = status.lines().find(|l| l.starts_with("CapPrm:")).unwrap();
-        let shown = u64::from_str_radix(line["CapPrm:".len()..].trim(), 16).unwrap();
-        assert_eq!(super::permitted().unwrap(), shown);
+        let shown = |name: &str| {
+            let mut lines = status.lines();
+            let mask = lines.find_map(|line| line.strip_prefix(name)).unwrap();
+            u64::from_str_radix(mask.trim(), 16).unwrap()
+        };
+        assert_eq!(super::permitted().unwrap(), shown("CapPrm:"));
+        assert_eq!(super::effective().unwrap(), shown("CapEff:"));
     }
 }

@@ -89,6 +89,17 @@ const ROWS: &[Row] = &[
         command: "build -t out dirs",
         each: NAMES,
     },
+    Row {
+        before: &["append base dirs/m -t dirs"],
+        command: "unpack dirs dirtree",
+        each: NAMES,
+    },
+    // The same with a file in each.
+    Row {
+        before: &["$ find dirs/m -mindepth 1 | sed s,$,/f, | xargs touch"],
+        command: "build -t out dirs",
+        each: NAMES,
+    },
     row("unpack base tree", NAMES),
     row("unpack --rootless base mine", NAMES),
     row("append top tree/m -t out", NOTHING),

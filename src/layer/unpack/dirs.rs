@@ -22,21 +22,18 @@ use rustix::io::Errno;
 use super::error::Step;
 use super::{Form, Lower, UnpackError, UnpackOptions, Unpacked, attrs, remove};
 use crate::layer::{Entry, Kind, Meta, Mtime};
-use crate::sys::capability;
-use crate::sys::fs::{Root, components, lstat_at};
+use crate::sys::capability::{self, DAC_OVERRIDE};
+use crate::sys::fs::{Root, components, lstat_at, proc_fd};
 
 /// Open directories that are kept.
 const CACHE: usize = 256;
-/// Directories whose modes and times are kept until they are set. Unit tests go
-/// through it all with a few.
-const KEPT: usize = if cfg!(test) { 3 } else { 1 << 15 };
 /// Links followed on the way to one directory, as the kernel has it.
 const MAX_LINKS: usize = 40;
 /// Mode of a directory while it is worked in.
 const WORKING: Mode = Mode::RWXU;
 
-/// `CAP_DAC_OVERRIDE`.
-const DAC_OVERRIDE: u64 = 1 << 1;
+/// Paths of directories that are kept for [`Dirs::place`].
+const PLACES: usize = 1 << 12;
 
 const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
@@ -50,7 +47,7 @@ pub(super) struct Dir {
     pub(super) ino: u64,
 }
 
-/// What a directory gets at the end.
+/// What a directory gets when it is not worked in.
 #[derive(Debug)]
 struct Final {
     path: PathBuf,
@@ -64,11 +61,17 @@ pub(super) struct Dirs<'a> {
     lower: Option<&'a dyn Lower>,
     /// Modes of directories keep this process out.
     limited: bool,
+    /// The process's group.
+    gid: u32,
     cache: HashMap<PathBuf, Rc<Dir>>,
     finals: HashMap<u64, Final>,
-    /// How many of them there may be before they are set.
+    /// How many of them there may be before they are set, but for those that
+    /// stay; and with those.
+    kept: usize,
     most: usize,
     implied: HashMap<u64, PathBuf>,
+    /// Paths of directories without links, by inode.
+    places: HashMap<u64, PathBuf>,
     used_lower: bool,
     /// Flat form: fingerprints of the layer's own entries, and directories
     /// that it has some or whiteouts in, however deep.
@@ -111,15 +114,23 @@ struct Entered {
 }
 
 impl<'a> Dirs<'a> {
-    pub(super) fn new(root: &'a Root, options: &UnpackOptions<'a>) -> Result<Self, UnpackError> {
+    /// Modes and times of about `kept` directories are known before they are set.
+    pub(super) fn new(
+        root: &'a Root,
+        options: &UnpackOptions<'a>,
+        kept: usize,
+    ) -> Result<Self, UnpackError> {
         let mut dirs = Self {
             root,
             form: options.form,
             lower: options.lower,
-            limited: !capability::permitted().is_ok_and(|held| held & DAC_OVERRIDE != 0),
+            limited: !capability::effective().is_ok_and(|held| held & DAC_OVERRIDE != 0),
+            gid: rustix::process::getegid().as_raw(),
             cache: HashMap::new(),
             finals: HashMap::new(),
-            most: KEPT,
+            kept,
+            most: kept,
+            places: HashMap::new(),
             implied: HashMap::new(),
             used_lower: false,
             own: HashSet::new(),
@@ -287,6 +298,20 @@ impl<'a> Dirs<'a> {
         Ok(Rc::new(Dir { fd, ino }))
     }
 
+    /// The same for one that was just made: it may have its parent's group.
+    fn open_made(&self, dir: &Dir, name: &OsStr) -> Result<Rc<Dir>, Errno> {
+        let fd = rustix::fs::openat(&dir.fd, name, DIRECTORY, Mode::empty())?;
+        let stat = rustix::fs::fstat(&fd)?;
+        if stat.st_gid != self.gid {
+            match rustix::fs::fchown(&fd, None, Some(Gid::from_raw(self.gid))) {
+                Ok(()) | Err(Errno::PERM | Errno::INVAL) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let ino = stat.st_ino;
+        Ok(Rc::new(Dir { fd, ino }))
+    }
+
     /// [`open_child`](Self::open_child), to work in it.
     pub(super) fn enter_child(
         &mut self,
@@ -309,7 +334,7 @@ impl<'a> Dirs<'a> {
         for _ in 0..super::TRIES {
             match rustix::fs::mkdirat(&dir.fd, name, WORKING) {
                 Ok(()) => {
-                    let made = self.open_child(dir, name).step("open", path)?;
+                    let made = self.open_made(dir, name).step("open", path)?;
                     // It may have the number of one that was removed.
                     self.touched.remove(&made.ino);
                     if hides {
@@ -438,9 +463,31 @@ impl<'a> Dirs<'a> {
             Err(e) => return Err(e).step("look at", path),
         };
         if kind.is_dir() || kind.is_symlink() {
-            self.cache.clear();
+            self.forget();
         }
         remove::remove(dir.fd.as_fd(), name).step("replace", path)
+    }
+
+    /// A directory or a link goes: any path may lead through it, and another
+    /// directory may get its inode.
+    fn forget(&mut self) {
+        self.cache.clear();
+        self.places.clear();
+    }
+
+    /// Where `dir` is, without links.
+    pub(super) fn place(&mut self, dir: &Dir) -> io::Result<PathBuf> {
+        if let Some(place) = self.places.get(&dir.ino) {
+            return Ok(place.clone());
+        }
+        let root = std::fs::read_link(proc_fd(self.root.fd().as_fd()))?;
+        let place = std::fs::read_link(proc_fd(dir.fd.as_fd()))?;
+        let place = place.strip_prefix(root).map_err(io::Error::other)?;
+        if self.places.len() >= PLACES {
+            self.places.clear();
+        }
+        self.places.insert(dir.ino, place.to_owned());
+        Ok(place.to_owned())
     }
 
     fn key(&self, ino: u64, name: &OsStr) -> u64 {
@@ -484,13 +531,13 @@ impl<'a> Dirs<'a> {
         name: &OsStr,
         path: &Path,
     ) -> Result<(), UnpackError> {
-        self.cache.clear();
+        self.forget();
         self.prune_entry(dir, name, path)
     }
 
     /// Flat form: removes what is in `dir` but for what is the layer's own.
     pub(super) fn prune_children(&mut self, dir: &Dir, path: &Path) -> Result<(), UnpackError> {
-        self.cache.clear();
+        self.forget();
         for name in remove::names(&dir.fd).step("list", path)?.iter() {
             self.prune_entry(dir, name, &path.join(name))?;
         }
@@ -523,7 +570,8 @@ impl<'a> Dirs<'a> {
     }
 
     /// Between two entries, when nothing is being worked in: gives directories
-    /// their modes and times if there are many.
+    /// their modes and times if there are many. Those that would keep a process
+    /// out that modes concern stay until the end, however many they are.
     pub(super) fn relieve(&mut self) -> Result<(), UnpackError> {
         if self.finals.len() < self.most {
             return Ok(());
@@ -534,7 +582,7 @@ impl<'a> Dirs<'a> {
             let is_shut = |last: &mut Final| last.mode.is_some_and(|mode| !is_open(mode));
             self.finals = finals.extract_if(|_, last| is_shut(last)).collect();
         }
-        self.most = KEPT + 2 * self.finals.len();
+        self.most = self.kept + 2 * self.finals.len();
         self.set_all(finals)
     }
 

@@ -6,8 +6,8 @@
 //! recorded as implied. The last of two entries of one name wins; a directory
 //! on a directory keeps what is in it, anything else is removed first.
 //! Whiteouts concern what lower layers have, never entries of the layer
-//! itself. Modes and times of directories are set when they are not worked in
-//! any more.
+//! itself. Modes and times of directories are set when nothing in them was
+//! changed for long, and at the end.
 //!
 //! Never applied: extended attributes that mean something to overlayfs or the
 //! host (all but `user.*` and `security.capability`), and whiteouts in
@@ -24,11 +24,10 @@ mod dirs;
 mod error;
 mod remove;
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -43,12 +42,12 @@ use super::notes::{CAPABILITY, Noted, Notes};
 use super::originals::Originals;
 use super::tar_read::{Body, Item, Names, TarReader};
 use super::{Entry, Kind, MAX_ENTRIES, MAX_TAR_BYTES, Meta};
-use crate::sys::fs::{Root, lstat_at, proc_fd};
+use crate::sys::fs::{Root, lstat_at};
 
 /// Bytes that files are written in.
 const BUFFER: usize = 256 << 10;
-/// Paths of directories that are kept for the notes.
-const PLACES: usize = 1 << 12;
+/// Directories that are given their modes and times together.
+const KEPT: usize = 1 << 15;
 /// How often an entry is tried again when something else keeps making it.
 const TRIES: usize = 16;
 
@@ -193,14 +192,23 @@ pub fn unpack_onto(
     options: &UnpackOptions<'_>,
     notes: Notes,
 ) -> Result<Unpacked, UnpackError> {
+    apply(tar, root, options, notes, KEPT)
+}
+
+fn apply(
+    tar: impl Read,
+    root: &Root,
+    options: &UnpackOptions<'_>,
+    notes: Notes,
+    kept: usize,
+) -> Result<Unpacked, UnpackError> {
     let mut unpacker = Unpacker {
         options: *options,
-        dirs: Dirs::new(root, options)?,
+        dirs: Dirs::new(root, options, kept)?,
         result: Unpacked {
             notes,
             ..Unpacked::default()
         },
-        places: HashMap::new(),
         buffer: vec![0; BUFFER],
         ids: (
             rustix::process::geteuid().as_raw(),
@@ -276,8 +284,6 @@ struct Unpacker<'a> {
     dirs: Dirs<'a>,
     result: Unpacked,
     buffer: Vec<u8>,
-    /// Paths of directories without links, by inode, for the notes.
-    places: HashMap<u64, PathBuf>,
     /// The process's user and group.
     ids: (u32, u32),
 }
@@ -338,22 +344,7 @@ impl Unpacker<'_> {
         if self.options.owners && !placeholder {
             return Ok(());
         }
-        let place = match self.places.get(&dir.ino) {
-            Some(place) => place.clone(),
-            None => {
-                let read = |fd: BorrowedFd<'_>| std::fs::read_link(proc_fd(fd));
-                let path = &entry.path;
-                let root = read(self.dirs.root_dir()?.fd.as_fd()).step("look at", path)?;
-                let place = read(dir.fd.as_fd()).step("look at", path)?;
-                let place = place.strip_prefix(root).map_err(io::Error::other);
-                let place = place.step("look at", path)?.to_owned();
-                if self.places.len() >= PLACES {
-                    self.places.clear();
-                }
-                self.places.insert(dir.ino, place.clone());
-                place
-            }
-        };
+        let place = self.dirs.place(dir).step("look at", &entry.path)?;
         let mut noted = noted(entry, placeholder);
         if self.options.owners {
             noted.capability = None;

@@ -4,7 +4,16 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use super::*;
 use crate::layer::tar_read::raw::Raw;
 use crate::layer::ustar;
-use crate::sys::capability;
+use crate::sys::capability::{self, DAC_OVERRIDE};
+
+/// Sets what directories shall have after every few of them.
+fn unpack(
+    tar: impl Read,
+    root: &Root,
+    options: &UnpackOptions<'_>,
+) -> Result<Unpacked, UnpackError> {
+    apply(tar, root, options, Notes::new(!options.owners), 3)
+}
 
 /// A directory with the roots in it, and one beside them that nothing may
 /// touch.
@@ -1116,6 +1125,45 @@ fn owners_can_be_left_alone() {
     assert_eq!(unpack(&layer[..], &root, &keep).unwrap().skipped_owners, 1);
 }
 
+/// The file system may give a directory the inode of one that was removed.
+#[test]
+fn notes_are_of_the_place_that_a_directory_has() {
+    let edit = |b: &mut ustar::Block| ustar::UID.put_octal(b, 12345);
+    for round in 0..3 {
+        let mut layer = raw();
+        for n in 0..20 {
+            let name = |what: &str| format!("{n}/{what}");
+            layer = layer.dir(&format!("{n}"), 0o755).dir(&name("a"), 0o755);
+            layer = layer.header(b'0', name("a/f").as_bytes(), 0, edit);
+            layer = match round {
+                0 => layer.file(&name("a"), b""),
+                1 => layer.link(&name("a"), "x"),
+                _ => layer.fifo(&name("a")),
+            };
+            layer = layer.dir(&name("b"), 0o755);
+            layer = layer.header(b'0', name("b/g").as_bytes(), 0, edit);
+        }
+        let sandbox = Sandbox::new();
+        let root = sandbox.root("r", false);
+        let keep = UnpackOptions {
+            owners: false,
+            devices: Devices::Placeholder,
+            ..options(false)
+        };
+        let done = unpack(&layer.end()[..], &root, &keep).unwrap();
+        let owner = |path: String| {
+            let mut meta = Meta::default();
+            let mut kind = Kind::File { size: 0 };
+            done.notes.correct(Path::new(&path), &mut kind, &mut meta);
+            meta.uid
+        };
+        for n in 0..20 {
+            assert_eq!(owner(format!("{n}/b/g")), 12345);
+            assert_eq!(owner(format!("{n}/a/g")), 0);
+        }
+    }
+}
+
 #[test]
 fn the_root_is_locked_last() {
     for overlay in [false, true] {
@@ -1148,7 +1196,7 @@ fn many_directories_have_their_modes_and_times() {
             let time = format!("{}", 1000 + n);
             layer = match round {
                 0 => layer
-                    .pax(&[("mtime", time.as_bytes())])
+                    .pax(&[("mtime", time.as_bytes()), ("gid", b"50")])
                     .dir(&name(n), modes[n % 5]),
                 _ => layer.file(&format!("{}/implied/f", name(n)), b"1"),
             };
@@ -1159,9 +1207,9 @@ fn many_directories_have_their_modes_and_times() {
         let sandbox = Sandbox::new();
         let root = sandbox.root("r", variant.walking);
         let unpack = || {
-            // Without CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH.
+            // Without CAP_DAC_READ_SEARCH too.
             let held = capability::permitted().unwrap();
-            capability::set(held & !0b110).unwrap();
+            capability::set(held & !(DAC_OVERRIDE | 1 << 2)).unwrap();
             unpack(&layer[..], &root, &options(variant.overlay)).unwrap()
         };
         let done = std::thread::scope(|scope| scope.spawn(unpack).join().unwrap());
@@ -1180,6 +1228,8 @@ fn many_directories_have_their_modes_and_times() {
             let stat = std::fs::metadata(top.join(&path)).unwrap();
             let found = (stat.mode() & 0o7777, stat.mtime());
             assert_eq!(found, (mode, time), "{path} {variant:?}");
+            let group = if (1000..2000).contains(&time) { 50 } else { 0 };
+            assert!(!is_root() || stat.gid() == group, "{path} {}", stat.gid());
             std::fs::set_permissions(top.join(&path), PermissionsExt::from_mode(0o700)).unwrap();
         }
     }

@@ -10,8 +10,7 @@ use std::sync::Arc;
 use super::archive::{Archive, ArchiveWriter, Fault, Place};
 use super::copy::{Body, Source};
 use crate::context::checksum::Contents;
-use crate::context::entries::Entries;
-use crate::context::select::{Found, Match, Of, is_portable_xattr};
+use crate::context::select::{Found, Kinds, Match, Of, is_portable_xattr};
 use crate::event::Cancel;
 use crate::layer::Kind;
 use crate::layer::archive::open_archive;
@@ -37,6 +36,9 @@ pub enum AddError {
         /// Why.
         source: TarError,
     },
+    /// What was selected can't be had back from where it waits.
+    #[error("can't read the list of what is added")]
+    Waiting(#[source] io::Error),
     /// Contents can't be put aside.
     #[error("storing the content of {path:?}")]
     Spool {
@@ -95,9 +97,12 @@ pub fn unpack_archives(
                 found: Some(found),
                 contents,
             } => {
-                let Of::Path { top, .. } = &found.of else {
-                    unpack_matches(&contents, found, options, &mut out)?;
-                    continue;
+                let top = match &found.of {
+                    Of::Path { top, .. } => top,
+                    Of::Pattern(kinds) => {
+                        unpack_matches(&contents, &found, *kinds, options, &mut out)?;
+                        continue;
+                    }
                 };
                 out.push(match archive_of(&contents, &found, top, options)? {
                     Some(archive) => Source::Archive(archive),
@@ -153,63 +158,77 @@ fn archive_of(
 /// Parts the matches of a pattern where archives are.
 fn unpack_matches(
     contents: &Arc<Contents>,
-    found: Match,
+    found: &Match,
+    all: Kinds,
     options: &UnpackOptions<'_>,
     out: &mut Vec<Source>,
 ) -> Result<(), AddError> {
-    let Of::Pattern(kinds) = found.of else {
-        return Ok(());
-    };
-    let fail = |source| AddError::Read {
-        path: found.path.clone(),
-        source,
-    };
-    let part = |below: Entries, bytes: u64| Source::Tree {
-        contents: Arc::clone(contents),
-        found: Some(Match {
-            of: Of::Pattern(kinds),
-            path: found.path.clone(),
-            below: Arc::new(below),
-            bytes,
-        }),
-    };
-    // What was looked at and not taken over yet.
-    let mut behind = found.below.read();
-    let (mut left, mut bytes) = (0, 0_u64);
-    let mut parted = false;
-    for entry in found.below.read() {
-        let entry = entry.map_err(fail)?;
+    let mut reader = found.below.read();
+    let mut part = Part::new(reader.place());
+    // Also where there is nothing in it, it makes the destination.
+    (part.kinds.dirs, part.kinds.dir_first) = (all.dir_first, all.dir_first);
+    while let Some(entry) = reader.next() {
+        let entry = entry.map_err(AddError::Waiting)?;
         let archive = match entry.itself {
-            true => archive_of(contents, &found, &entry, options)?,
+            true => archive_of(contents, found, &entry, options)?,
             false => None,
         };
-        let Some(archive) = archive else {
-            left += 1;
-            if let (Kind::File { size }, 0) = (entry.node.kind, entry.back) {
-                bytes = bytes.saturating_add(size);
+        match archive {
+            Some(archive) => {
+                let ended = std::mem::replace(&mut part, Part::new(reader.place()));
+                out.extend(ended.of(contents, found));
+                out.push(Source::Archive(archive));
             }
-            continue;
-        };
-        let before = behind.by_ref().take(left);
-        let before = found.below.some(before, options.new_file).map_err(fail)?;
-        behind.next();
-        if left > 0 || kinds.dirs {
-            out.push(part(before, bytes));
+            None => part.add(&entry),
         }
-        out.push(Source::Archive(archive));
-        (left, bytes) = (0, 0);
-        parted = true;
     }
-    if parted {
-        let rest = found.below.some(behind, options.new_file).map_err(fail)?;
-        out.push(part(rest, bytes));
-        return Ok(());
-    }
-    out.push(Source::Tree {
-        contents: Arc::clone(contents),
-        found: Some(found),
-    });
+    // Where nothing else is in them, directories make the destination too.
+    part.kinds.dirs |= all.dirs && part.count == found.below.len();
+    out.extend(part.of(contents, found));
     Ok(())
+}
+
+/// Some of the matches of a pattern.
+struct Part {
+    place: u64,
+    count: u64,
+    bytes: u64,
+    kinds: Kinds,
+}
+
+impl Part {
+    fn new(place: u64) -> Self {
+        Self {
+            place,
+            count: 0,
+            bytes: 0,
+            kinds: Kinds::default(),
+        }
+    }
+
+    fn add(&mut self, entry: &Found) {
+        self.count += 1;
+        match entry.itself {
+            true => self.kinds.others = true,
+            false => self.kinds.add_dir(),
+        }
+        if let (Kind::File { size }, 0) = (&entry.node.kind, entry.back) {
+            self.bytes = self.bytes.saturating_add(*size);
+        }
+    }
+
+    /// The source that it is; `None` for nothing.
+    fn of(self, contents: &Arc<Contents>, all: &Match) -> Option<Source> {
+        (self.count > 0 || self.kinds.dirs).then(|| Source::Tree {
+            contents: Arc::clone(contents),
+            found: Some(Match {
+                of: Of::Pattern(self.kinds),
+                path: all.path.clone(),
+                below: Arc::new(all.below.part(self.place, self.count)),
+                bytes: self.bytes,
+            }),
+        })
+    }
 }
 
 /// The entries of the archive `reader`, `None` when it is none.

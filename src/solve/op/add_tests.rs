@@ -160,6 +160,45 @@ fn matches_are_parted_by_archives() {
 }
 
 #[test]
+fn archives_beside_directories() {
+    for (files, expected) in [
+        (&["1.tar", "2/f"][..], "n/ n/f:1 n/x:3"),
+        (&["1/", "2.tar"], "n/ n/x:3"),
+        (&["1/", "2", "3.tar"], "n/ n/2:1 n/x:3"),
+        (&["1.tar", "2", "3/f", "4/"], "n/ n/2:1 n/f:1 n/x:3"),
+        // The later one goes on top.
+        (&["1/x", "2.tar", "3/f"], "n/ n/f:1 n/x:3"),
+        (&["1/f", "2.tar", "3/x"], "n/ n/f:1 n/x:1"),
+        (&["1/", "2/"], "n/"),
+        (&["1/a", "1/b = 1/a", "2.tar"], "n/ n/a:1 n/b=n/a n/x:3"),
+        (&["1.tar", "2/a", "2/b = 2/a"], "n/ n/a:1 n/b=n/a n/x:3"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            let (name, other) = file.split_once(" = ").unwrap_or((file, ""));
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            if name.ends_with(".tar") {
+                let mut tar = tar::Builder::new(Vec::new());
+                let mut header = tar::Header::new_ustar();
+                header.set_size(3);
+                header.set_mode(0o644);
+                tar.append_data(&mut header, "x", &b"new"[..]).unwrap();
+                std::fs::write(path, tar.into_inner().unwrap()).unwrap();
+            } else if name.ends_with('/') {
+                std::fs::create_dir(path).unwrap();
+            } else if other.is_empty() {
+                std::fs::write(path, "1").unwrap();
+            } else {
+                std::fs::hard_link(dir.path().join(other), path).unwrap();
+            }
+        }
+        let sources = unpack(sources(dir.path(), "*"), 1 << 30).unwrap();
+        assert_eq!(show(sources, "/n"), expected, "{files:?}");
+    }
+}
+
+#[test]
 fn downloads_can_be_unpacked() {
     let dir = context();
     let bytes = std::fs::read(dir.path().join("a.tar")).unwrap();

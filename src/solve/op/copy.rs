@@ -23,6 +23,7 @@
 //! | existing directories on the way to something written | part of the layer, as they are |
 //! | `--link` | the destination's tree counts as empty; no effect together with `--chmod` |
 //! | two names of one file in one match | stay two names of one file |
+//! | several matches have the same path | the last one's file, directories merged; a file and a directory are an error |
 //! | entry of an archive | replaces what is there, but for a directory on a directory; links on the way to it are followed inside the root |
 //!
 //! # Specification
@@ -424,7 +425,6 @@ impl Planner<'_> {
             lane.sorted = Some(sorter.finish());
         }
         self.lanes.push(lane);
-        self.order += 1;
         Ok(())
     }
 

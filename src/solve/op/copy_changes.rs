@@ -116,7 +116,7 @@ impl CopyChanges {
         let mut link = |id: FileId, names: u64| {
             let file = match id {
                 FileId::Lone(number) => (u64::MAX, number as u64),
-                FileId::InMatch(number, file) => (number as u64, file.into()),
+                FileId::InSource(number, file) => (number as u64, file.into()),
             };
             let known = self.first.link(file, &path, names);
             known.map(|target| Kind::Hardlink { target })

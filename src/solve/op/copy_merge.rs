@@ -1,8 +1,8 @@
 //! What the sources of a copy come to together, in path order.
 //!
-//! Each source is a lane of entries that are in path order already.
-//! Merging them holds one entry of each, and the directories above it. Where
-//! several have the same path, the later sources go on top of the earlier ones.
+//! Each source is a lane of entries in path order. Merging them holds little of
+//! each, and the directories above the last one. Where several have the same
+//! path, the later go on top of the earlier ones.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -40,7 +40,13 @@ pub(super) struct Lane {
 /// A lane that is being read.
 struct Open {
     lane: Lane,
-    reader: Reader,
+    entries: Ordered,
+}
+
+/// Its entries in path order.
+enum Ordered {
+    Listed(Reader),
+    Sorted(Values<Found>),
 }
 
 impl Open {
@@ -50,9 +56,9 @@ impl Open {
         if let Some(top) = self.lane.top.take() {
             return Some(Ok((base.clone(), top)));
         }
-        let found = match &mut self.lane.sorted {
-            Some(values) => values.next()?.map(|(_, found)| found),
-            None => self.reader.next()?,
+        let found = match &mut self.entries {
+            Ordered::Listed(reader) => reader.next()?,
+            Ordered::Sorted(values) => values.next()?.map(|(_, found)| found),
         };
         Some(found.map(|found| match self.lane.into {
             true => (base.join(&found.name), found),
@@ -110,8 +116,11 @@ pub(super) struct Merge {
 impl Merge {
     pub(super) fn new(planned: Spilled<Planned>, lanes: Vec<Lane>) -> Self {
         let count = lanes.len();
-        let open = |lane: Lane| Open {
-            reader: lane.below.read_as_one_of(count),
+        let open = |mut lane: Lane| Open {
+            entries: match lane.sorted.take() {
+                Some(values) => Ordered::Sorted(values),
+                None => Ordered::Listed(lane.below.read_as_one_of(count)),
+            },
             lane,
         };
         Self {
@@ -196,7 +205,7 @@ impl Merge {
                 let of = contents.get(lane.contents);
                 of.and_then(|of| of.file(&found)).map(|file| {
                     let shared = found.file.filter(|file| lane.below.is_shared(*file));
-                    let id = |file| FileId::InMatch(lane.order, file);
+                    let id = |file| FileId::InSource(lane.order, file);
                     (lane.contents, file, shared.map(id))
                 })
             }

@@ -58,8 +58,8 @@ pub(super) enum LoneBody {
 pub(super) enum FileId {
     /// The number of a file that is in no tree.
     Lone(usize),
-    /// The number of a source, and that of a file in it.
-    InMatch(usize, u32),
+    /// The order of a source, and the number of a file in its selection.
+    InSource(usize, u32),
 }
 
 #[derive(Debug, Clone)]
@@ -133,7 +133,7 @@ impl What {
             } => {
                 let (tag, id) = match shared {
                     None => (b'f', [0, 0]),
-                    Some(FileId::InMatch(order, file)) => (b'm', [*order as u64, (*file).into()]),
+                    Some(FileId::InSource(order, file)) => (b'm', [*order as u64, (*file).into()]),
                     Some(FileId::Lone(number)) => (b'l', [*number as u64, 0]),
                 };
                 out.push(tag);
@@ -165,7 +165,7 @@ impl What {
                     size,
                     shared: match tag {
                         b'f' => None,
-                        b'm' => Some(FileId::InMatch(first, second)),
+                        b'm' => Some(FileId::InSource(first, second)),
                         _ => Some(FileId::Lone(first)),
                     },
                     contents,
@@ -216,7 +216,9 @@ impl Packed for Planned {
 
 impl Packed for Found {
     fn weight(&self) -> usize {
-        target_bytes(&self.node.kind) + xattr_bytes(&self.node.meta)
+        let place = self.place.as_ref();
+        let paths = self.name.as_os_str().len() + place.map_or(0, |p| p.as_os_str().len());
+        paths + target_bytes(&self.node.kind) + xattr_bytes(&self.node.meta)
     }
 
     fn pack(&self, out: &mut Vec<u8>) {

@@ -247,7 +247,8 @@ impl<V: Packed + Clone> Spilled<V> {
     }
 }
 
-/// A map's values on their way out, in path order.
+/// Values on their way out, in path order: those of a map, or all that a
+/// [`Sorter`](super::sorted::Sorter) has taken.
 pub(super) struct Values<V> {
     recent: vec::IntoIter<(PathBuf, V)>,
     /// What is left of the runs, and how many records that is.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::layer::Change;
 use crate::layer::tar_write::TarWriter;
+use crate::layer::unpack::unpack;
 use crate::layer::{Content, Mtime};
 use proptest::prelude::*;
 
