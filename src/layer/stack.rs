@@ -18,6 +18,7 @@
 //! # Specification
 //! image-spec `layer.md`, "Applying Changesets".
 
+mod dirs;
 mod nodes;
 mod packed;
 
@@ -26,9 +27,11 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+pub use self::dirs::Dir;
+use self::dirs::{DirData, EMPTY};
 use self::nodes::Nodes;
 pub use self::packed::Metas;
-use self::packed::{Lower, NONE, Name, Packed, What};
+use self::packed::{Lower, Name, Packed, What};
 use super::tar_read::Item;
 use super::{Entry, Kind, Meta};
 use crate::sys::fs::components;
@@ -91,40 +94,6 @@ impl NodeId {
 }
 
 const ROOT: NameId = NameId(0);
-
-/// What is known of a directory.
-#[derive(Debug, Clone, Copy)]
-struct DirData {
-    /// The first of the names in it, and of those that layers below the split
-    /// have in it and that are gone.
-    children: u32,
-    removed: u32,
-    /// The last entry for it, by its number among those of all layers, and the
-    /// number of its attributes; none where it was made on the way to something
-    /// else.
-    stated: u32,
-    meta: u32,
-    /// The layer that has pruned it, if any.
-    pruned: u32,
-    /// Nothing of what layers below the split have in it is left.
-    is_opaque: bool,
-}
-
-const EMPTY: DirData = DirData {
-    children: NONE,
-    removed: NONE,
-    stated: NONE,
-    meta: NONE,
-    pruned: NONE,
-    is_opaque: false,
-};
-
-/// A directory.
-#[derive(Debug, Clone, Copy)]
-pub struct Dir<'a> {
-    stack: &'a Stack,
-    data: &'a DirData,
-}
 
 /// Layers, applied one on another.
 #[derive(Debug)]
@@ -623,42 +592,6 @@ impl Stack {
     /// Whether layers below the split have something else of this name.
     pub fn replaces(&self, id: NameId) -> bool {
         self.names.get(id).lower == Lower::Other
-    }
-}
-
-impl<'a> Dir<'a> {
-    /// What is in it, in the order of bytes.
-    pub fn children(&self) -> Vec<NameId> {
-        self.stack.names.sorted(self.data.children)
-    }
-
-    /// Whether there is nothing in it.
-    pub fn is_empty(&self) -> bool {
-        self.data.children == NONE
-    }
-
-    /// The last entry for it, and its attributes.
-    pub fn stated(&self) -> Option<(Origin, &'a Meta)> {
-        let entry = self.entry()?;
-        let meta = self.stack.metas.get(self.data.meta)?;
-        Some((self.stack.nodes.origin(NodeId(entry)), meta))
-    }
-
-    /// The number of the last entry for it, among the [`NodeId::index`] of all
-    /// others.
-    pub(crate) fn entry(&self) -> Option<u32> {
-        (self.data.stated != NONE).then_some(self.data.stated)
-    }
-
-    /// Names below the split that are gone and that nothing took the place of,
-    /// in the order of bytes.
-    pub fn removed(&self) -> impl Iterator<Item = &'a OsStr> + use<'a> {
-        let names = &self.stack.names;
-        let list = match self.data.is_opaque {
-            true => Vec::new(),
-            false => names.sorted(self.data.removed),
-        };
-        list.into_iter().map(move |name| names.name(name))
     }
 }
 

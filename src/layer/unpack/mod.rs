@@ -22,6 +22,7 @@
 mod attrs;
 mod dirs;
 mod error;
+mod lower;
 mod remove;
 
 use std::ffi::OsStr;
@@ -265,7 +266,7 @@ pub fn remove_tree(dir: &Path) -> io::Result<()> {
 /// `Ok(false)` when that is not enough, because `lower` has something else in
 /// such a place: the layer must then be applied again, with `lower`.
 pub fn settle(root: &Root, implied: &[PathBuf], lower: &dyn Lower) -> Result<bool, UnpackError> {
-    dirs::settle(root, implied, lower)
+    lower::settle(root, implied, lower)
 }
 
 /// What is to be noted of an entry; its device, if that is a placeholder.
