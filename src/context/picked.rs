@@ -27,8 +27,8 @@ pub(super) struct Picked<'a> {
     below: u64,
     /// What the matches of a pattern are; `None` for a path.
     kinds: Option<Kinds>,
-    /// What a path stands for.
-    only: Option<Match>,
+    /// What a path stands for, and where that is.
+    only: Option<(Of, PathBuf)>,
     description: Vec<u8>,
     /// The digest of nothing.
     of_nothing: Sha256,
@@ -90,7 +90,13 @@ impl<'a> Picked<'a> {
 
     /// Ends the match at `path`, which was found by `name`.
     pub(super) fn end(&mut self, name: OsString, path: PathBuf, top: Found) -> io::Result<()> {
-        self.end_match(&name);
+        self.shape.field(name.as_encoded_bytes());
+        self.shape.field(&self.below.to_le_bytes());
+        let own = std::mem::take(&mut self.own);
+        self.shape.field(&own.finish_raw().0);
+        self.below = 0;
+        self.matches += 1;
+        self.list.end_match();
         let is_dir = top.node.kind == Kind::Dir;
         match &mut self.kinds {
             Some(kinds) if is_dir => kinds.add_dir(),
@@ -104,28 +110,11 @@ impl<'a> Picked<'a> {
                 })?;
             }
             None => {
-                self.only = Some(Match {
-                    of: Of::Path {
-                        name,
-                        top: Box::new(top),
-                    },
-                    path,
-                    below: Arc::default(),
-                    bytes: 0,
-                });
+                let top = Box::new(top);
+                self.only = Some((Of::Path { name, top }, path));
             }
         }
         Ok(())
-    }
-
-    fn end_match(&mut self, name: &OsString) {
-        self.shape.field(name.as_encoded_bytes());
-        self.shape.field(&self.below.to_le_bytes());
-        let own = std::mem::take(&mut self.own);
-        self.shape.field(&own.finish_raw().0);
-        self.below = 0;
-        self.matches += 1;
-        self.list.end_match();
     }
 
     /// Adds a match of a pattern that is neither a directory nor a link, as it
@@ -148,12 +137,7 @@ impl<'a> Picked<'a> {
     /// All matches that were ended.
     pub(super) fn finish(mut self) -> Selection {
         self.shape.field(&self.matches.to_le_bytes());
-        let pattern = |kinds| Match {
-            of: Of::Pattern(kinds),
-            path: PathBuf::new(),
-            below: Arc::default(),
-            bytes: 0,
-        };
+        let pattern = |kinds| (Of::Pattern(kinds), PathBuf::new());
         let found = match self.matches {
             0 => None,
             _ => self.only.or(self.kinds.map(pattern)),
@@ -161,10 +145,11 @@ impl<'a> Picked<'a> {
         let files = self.list.files();
         let below = Arc::new(self.list.finish());
         Selection {
-            found: found.map(|found| Match {
+            found: found.map(|(of, path)| Match {
+                of,
+                path,
                 below,
                 bytes: self.bytes,
-                ..found
             }),
             files,
             shape: self.shape.finish(),

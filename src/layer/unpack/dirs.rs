@@ -644,7 +644,12 @@ impl<'a> Dirs<'a> {
 }
 
 /// Gives an open directory its mode and time.
-fn set(fd: &OwnedFd, path: &Path, mode: Option<u32>, time: Mtime) -> Result<(), UnpackError> {
+pub(super) fn set(
+    fd: &OwnedFd,
+    path: &Path,
+    mode: Option<u32>,
+    time: Mtime,
+) -> Result<(), UnpackError> {
     if let Some(mode) = mode {
         rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)).step("set the mode of", path)?;
     }

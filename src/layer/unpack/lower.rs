@@ -4,12 +4,12 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Gid, Mode, Uid, XattrFlags};
+use rustix::fs::{Gid, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::dirs::Dir;
+use super::dirs::{Dir, set};
 use super::error::Step;
-use super::{Lower, UnpackError, attrs};
+use super::{Lower, UnpackError};
 use crate::layer::{Kind, Meta};
 use crate::sys::fs::Root;
 
@@ -81,9 +81,7 @@ pub(super) fn settle(
         let ino = rustix::fs::fstat(&fd).step("look at", path)?.st_ino;
         let dir = Dir { fd, ino };
         adopt(&dir, path, meta)?;
-        rustix::fs::fchmod(&dir.fd, Mode::from_raw_mode(meta.mode))
-            .step("set the mode of", path)?;
-        rustix::fs::futimens(&dir.fd, &attrs::times(meta.mtime)).step("set the time of", path)?;
+        set(&dir.fd, path, Some(meta.mode), meta.mtime)?;
     }
     Ok(true)
 }

@@ -417,8 +417,8 @@ impl Planner<'_> {
             // They come from many directories.
             let mut sorter = Sorter::<Found>::new();
             for entry in lane.below.read() {
-                let entry = entry.map_err(waiting(&lane.base))?;
-                let name = entry.name.clone();
+                let mut entry = entry.map_err(waiting(&lane.base))?;
+                let name = std::mem::take(&mut entry.name);
                 let pushed = sorter.push(name, entry, self.new_file);
                 pushed.map_err(waiting(&lane.base))?;
             }
@@ -430,19 +430,15 @@ impl Planner<'_> {
 
     /// Where the matches of a pattern go, and whether into a directory there.
     fn place_all(&mut self, target: &Target, kinds: Kinds) -> Result<(PathBuf, bool), CopyError> {
-        let mut place = (PathBuf::new(), false);
-        for is_dir in [kinds.dir_first, !kinds.dir_first] {
-            match is_dir {
-                // A file may have taken the place.
-                true if kinds.dirs && kinds.others && !kinds.dir_first && !place.1 => {
-                    return Err(CopyError::DirectoryOntoFile(place.0));
-                }
-                true if kinds.dirs => place = (self.place_of(target, true)?.0, true),
-                false if kinds.others => place = self.place_of(target, false)?,
-                _ => {}
-            }
+        if kinds.dir_first {
+            return Ok((self.place_of(target, true)?.0, true));
         }
-        Ok(place)
+        let (path, into) = self.place_of(target, false)?;
+        match kinds.dirs && !into {
+            // A file has taken the place.
+            true => Err(CopyError::DirectoryOntoFile(path)),
+            false => Ok((path, into)),
+        }
     }
 
     /// Plans `dir` and what is above it, as far as the root has them.

@@ -31,7 +31,7 @@ pub(super) struct Lane {
     /// What a path stands for, unless it is a directory.
     pub(super) top: Option<Found>,
     pub(super) below: Arc<Entries>,
-    /// The same in path order, where it is in another one.
+    /// The same in path order, where it is in another one; names are the paths.
     pub(super) sorted: Option<Values<Found>>,
     /// Later ones go on top of earlier ones.
     pub(super) order: usize,
@@ -58,7 +58,7 @@ impl Open {
         }
         let found = match &mut self.entries {
             Ordered::Listed(reader) => reader.next()?,
-            Ordered::Sorted(values) => values.next()?.map(|(_, found)| found),
+            Ordered::Sorted(values) => values.next()?.map(|(name, found)| Found { name, ..found }),
         };
         Some(found.map(|found| match self.lane.into {
             true => (base.join(&found.name), found),

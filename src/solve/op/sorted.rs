@@ -3,11 +3,9 @@
 //! in a file.
 
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use super::spilled::{Packed, RECENT, RECENT_BYTES, Values};
-use crate::layer::code::field;
+use super::spilled::{self, Packed, RECENT, RECENT_BYTES, Values};
 use crate::layer::path_order;
 use crate::layer::records::{NewFile, Records};
 
@@ -54,10 +52,7 @@ impl<V: Packed> Sorter<V> {
         let count = self.recent.len() as u64;
         let mut begin = None;
         for (path, value) in self.recent.drain(..) {
-            let at = self.records.push(new_file, |out| {
-                field(out, path.as_os_str().as_bytes());
-                value.pack(out);
-            })?;
+            let at = spilled::push(&mut self.records, &path, &value, new_file)?;
             begin.get_or_insert(at);
         }
         self.runs.extend(begin.map(|begin| (begin, count)));
@@ -72,6 +67,7 @@ impl<V: Packed> Sorter<V> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::spilled::tests::mixed;
     use super::*;
 
     #[test]
@@ -79,9 +75,7 @@ mod tests {
         for count in [0_u64, 10, 3 * RECENT as u64 + 5] {
             let mut sorter = Sorter::new();
             let mut expected = Vec::new();
-            for n in 0..count {
-                let name = n.wrapping_mul(7_919) % (count / 2 + 1);
-                let path = PathBuf::from(format!("d{}/n-{name}", name % 7));
+            for (path, n) in mixed(count) {
                 sorter.push(path.clone(), n, &tempfile::tempfile).unwrap();
                 expected.push((path, n));
             }

@@ -118,6 +118,19 @@ impl Run {
     }
 }
 
+/// Adds the record of a value; says where it is.
+pub(super) fn push<V: Packed>(
+    records: &mut Records,
+    path: &Path,
+    value: &V,
+    new_file: NewFile<'_>,
+) -> io::Result<u64> {
+    records.push(new_file, |out| {
+        field(out, path.as_os_str().as_bytes());
+        value.pack(out);
+    })
+}
+
 /// The path that a record begins with, and what is behind it.
 fn path_of(record: &[u8]) -> io::Result<(&Path, Input<'_>)> {
     let mut input = Input(record);
@@ -174,10 +187,7 @@ impl<V: Packed + Clone> Spilled<V> {
                     *word |= bit;
                 }
             }
-            let at = self.records.push(new_file, |out| {
-                field(out, path.as_os_str().as_bytes());
-                value.pack(out);
-            })?;
+            let at = push(&mut self.records, &path, &value, new_file)?;
             if number.is_multiple_of(STRIDE) {
                 places.push(at);
             }
@@ -230,20 +240,11 @@ impl<V: Packed + Clone> Spilled<V> {
 
     /// All of it, in path order.
     pub(super) fn into_values(self) -> Values<V> {
-        let records = Arc::new(self.records);
-        let open = |run: Run| {
-            let mut cursor = Cursor::new(Arc::clone(&records)).by(CHUNK);
-            cursor.seek(run.places.first().copied().unwrap_or(0));
-            (cursor, run.count)
-        };
-        Values {
-            recent: self.recent.into_iter().collect::<Vec<_>>().into_iter(),
-            runs: self.runs.into_iter().map(open).collect(),
-            gone: self.gone,
-            all: false,
-            heads: BinaryHeap::new(),
-            begun: false,
-        }
+        let extent = |run: Run| (run.places.first().copied().unwrap_or(0), run.count);
+        let runs = self.runs.into_iter().map(extent).collect();
+        let mut values = Values::of_all(self.records, runs, self.recent.into_iter().collect());
+        (values.gone, values.all) = (self.gone, false);
+        values
     }
 }
 
@@ -373,7 +374,7 @@ impl<V: Packed> Iterator for Values<V> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::layer::code::number;
 
@@ -389,15 +390,20 @@ mod tests {
         }
     }
 
+    /// So many paths and numbers, up and down, and some of the paths again.
+    pub(in super::super) fn mixed(count: u64) -> impl Iterator<Item = (PathBuf, u64)> {
+        (0..count).map(move |n| {
+            let name = n.wrapping_mul(7_919) % (count / 2 + 1);
+            (PathBuf::from(format!("d{}/n-{name}", name % 7)), n)
+        })
+    }
+
     #[test]
     fn what_is_spilled_is_found_and_comes_in_order() {
         for count in [0_u64, 10, 3 * RECENT as u64 + 5] {
             let mut map = Spilled::new();
             let mut known = BTreeMap::new();
-            for n in 0..count {
-                // Up and down, and some of them again.
-                let name = n.wrapping_mul(7_919) % (count / 2 + 1);
-                let path = PathBuf::from(format!("d{}/n-{name}", name % 7));
+            for (path, n) in mixed(count) {
                 map.insert(path.clone(), n, &tempfile::tempfile).unwrap();
                 known.insert(path, n);
             }
