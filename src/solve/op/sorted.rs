@@ -18,7 +18,7 @@ pub(super) struct Sorter<V> {
     runs: Vec<(u64, u64)>,
 }
 
-impl<V: Packed> Sorter<V> {
+impl<V: Packed + Send + 'static> Sorter<V> {
     pub(super) fn new() -> Self {
         Self {
             recent: Vec::new(),
@@ -61,7 +61,7 @@ impl<V: Packed> Sorter<V> {
 
     pub(super) fn finish(mut self) -> Values<V> {
         self.sort();
-        Values::of_all(self.records, self.runs, self.recent)
+        Values::of_all(self.records, self.runs, self.recent.into_iter())
     }
 }
 

@@ -16,7 +16,6 @@ use std::ops::Bound;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::vec;
 
 use crate::layer::code::{Input, field};
 use crate::layer::path_order;
@@ -142,7 +141,7 @@ fn value<V: Packed>(input: &mut Input<'_>) -> io::Result<V> {
     V::unpack(input).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-impl<V: Packed + Clone> Spilled<V> {
+impl<V: Packed + Clone + Send + 'static> Spilled<V> {
     pub(super) fn new() -> Self {
         Self {
             recent: BTreeMap::new(),
@@ -242,16 +241,19 @@ impl<V: Packed + Clone> Spilled<V> {
     pub(super) fn into_values(self) -> Values<V> {
         let extent = |run: Run| (run.places.first().copied().unwrap_or(0), run.count);
         let runs = self.runs.into_iter().map(extent).collect();
-        let mut values = Values::of_all(self.records, runs, self.recent.into_iter().collect());
+        let mut values = Values::of_all(self.records, runs, self.recent.into_iter());
         (values.gone, values.all) = (self.gone, false);
         values
     }
 }
 
+/// What is in memory, in path order.
+type Recent<V> = Box<dyn Iterator<Item = (PathBuf, V)> + Send>;
+
 /// Values on their way out, in path order: those of a map, or all that a
 /// [`Sorter`](super::sorted::Sorter) has taken.
 pub(super) struct Values<V> {
-    recent: vec::IntoIter<(PathBuf, V)>,
+    recent: Recent<V>,
     /// What is left of the runs, and how many records that is.
     runs: Vec<(Cursor<Arc<Records>>, u64)>,
     gone: HashMap<PathBuf, usize>,
@@ -300,7 +302,7 @@ impl<V: Packed> Values<V> {
     pub(super) fn of_all(
         records: Records,
         runs: Vec<(u64, u64)>,
-        recent: Vec<(PathBuf, V)>,
+        recent: impl Iterator<Item = (PathBuf, V)> + Send + 'static,
     ) -> Self {
         let records = Arc::new(records);
         let open = |(place, count)| {
@@ -309,7 +311,7 @@ impl<V: Packed> Values<V> {
             (cursor, count)
         };
         Self {
-            recent: recent.into_iter(),
+            recent: Box::new(recent),
             runs: runs.into_iter().map(open).collect(),
             gone: HashMap::new(),
             all: true,
