@@ -26,6 +26,7 @@ mod outputs;
 mod platforms;
 mod pods;
 mod probe;
+mod processes;
 mod push_pull;
 mod real_program;
 mod registries;

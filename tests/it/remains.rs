@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::processes::{Process, family, living, processes};
 use crate::sandbox::{Sandbox, eventually, skip};
 use crate::ways::{self, Way};
 
@@ -13,54 +14,6 @@ use crate::ways::{self, Way};
 /// sleep for this many seconds.
 fn marker(serial: u32) -> String {
     format!("{}{serial:03}", 40_000 + std::process::id() % 10_000)
-}
-
-/// A process: its number alone may be another's a moment later.
-type Process = (u32, String);
-
-/// All processes: number, parent, start, and the words of the command line.
-fn processes() -> Vec<(u32, u32, String, String)> {
-    let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    let look = |entry: std::fs::DirEntry| {
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        if fields.first() == Some(&"Z") {
-            return None;
-        }
-        let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let words = String::from_utf8_lossy(&words).replace('\0', " ");
-        Some((
-            pid,
-            fields.get(1)?.parse().ok()?,
-            (*fields.get(19)?).to_owned(),
-            words,
-        ))
-    };
-    entries.filter_map(look).collect()
-}
-
-/// `root` and all processes below it.
-fn family(root: u32) -> BTreeSet<Process> {
-    let all = processes();
-    let mut found = vec![root];
-    let mut next = 0;
-    while let Some(parent) = found.get(next).copied() {
-        found.extend(all.iter().filter(|p| p.1 == parent).map(|p| p.0));
-        next += 1;
-    }
-    let own = all.into_iter().filter(|p| found.contains(&p.0));
-    own.map(|(pid, _, start, _)| (pid, start)).collect()
-}
-
-/// Those of `family` that live, and all processes with `marker` in their words.
-fn living(family: &BTreeSet<Process>, marker: &str) -> Vec<String> {
-    let all = processes().into_iter();
-    let own = all.filter(|(pid, _, start, words)| {
-        words.contains(marker) || family.contains(&(*pid, start.clone()))
-    });
-    own.map(|(pid, _, _, words)| format!("{pid} {words}"))
-        .collect()
 }
 
 /// Mounts, named network namespaces and control groups that are ours.
@@ -180,8 +133,8 @@ impl<'a> Builds<'a> {
 
     /// Nothing of these processes is there any more, after at most a while.
     fn nothing_left(&self, family: &BTreeSet<Process>, group: &str, how: &str) {
-        let gone = eventually(|| living(family, &self.marker).is_empty());
-        let left = living(family, &self.marker);
+        let gone = eventually(|| living(family, Some(&self.marker)).is_empty());
+        let left = living(family, Some(&self.marker));
         assert!(gone, "{}, {how}: {left:#?}", self.way.name);
         let gone = eventually(|| left_on_the_machine(self.s, group).is_empty());
         let left = left_on_the_machine(self.s, group);
@@ -259,14 +212,17 @@ fn nothing_remains_of_builds_that_are_killed() {
                 .args(["-KILL", &pid.to_string()])
                 .status();
         }
+        // Those that are still on their way out hold the locks of the dead.
+        let gone = eventually(|| living(&family, Some(&builds.marker)).is_empty());
+        let left = living(&family, Some(&builds.marker));
+        assert!(gone, "{}: {left:#?}", way.name);
         builds.whole();
         builds.nothing_left(&BTreeSet::new(), &group, "afterwards");
         let found = holding(&way.store(&s), &value);
         assert_eq!(found, "", "{}: the secret is left", way.name);
-        let tmp = std::fs::read_dir(way.store(&s).join("tmp"))
-            .unwrap()
-            .count();
-        assert_eq!(tmp, 0, "{}", way.name);
+        let tmp = std::fs::read_dir(way.store(&s).join("tmp")).unwrap();
+        let tmp: Vec<_> = tmp.flatten().map(|e| e.path()).collect();
+        assert!(tmp.is_empty(), "{}: {tmp:#?}", way.name);
     }
     for hierarchy in std::fs::read_dir("/sys/fs/cgroup")
         .into_iter()
@@ -305,7 +261,7 @@ fn daemons_end_with_their_step_everywhere() {
                 way.name,
                 ran.stderr
             );
-            let left = living(&BTreeSet::new(), &marker);
+            let left = living(&BTreeSet::new(), Some(&marker));
             assert!(left.is_empty(), "{}: {left:#?}", way.name);
         }
         // Ended from outside while it does not listen.
@@ -328,7 +284,7 @@ fn daemons_end_with_their_step_everywhere() {
         signal(child.id(), "-INT");
         let code = child.wait().unwrap();
         assert!(!code.success());
-        let left = living(&BTreeSet::new(), &marker);
+        let left = living(&BTreeSet::new(), Some(&marker));
         assert!(left.is_empty(), "{}: {left:#?}", way.name);
     }
 }
@@ -388,7 +344,7 @@ fn a_fork_bomb_ends_with_its_step() {
         s.context("bomb", &[("Dockerfile", &file)]);
         let ran = way.build(&s, "bomb", &["--pids-limit=60"]);
         assert_eq!(ran.code, Some(1), "{}: {}", way.name, ran.stderr);
-        let left = living(&BTreeSet::new(), &marker);
+        let left = living(&BTreeSet::new(), Some(&marker));
         assert!(left.is_empty(), "{}: {left:#?}", way.name);
     }
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 
+use crate::processes::{family, living};
 use crate::registries::fake::{Auth, Registry};
 use crate::sandbox::{Ran, Sandbox, eventually, has, skip};
 use crate::ways::{self, Way};
@@ -485,25 +486,6 @@ fn secrets_are_found_nowhere() {
     }
 }
 
-/// All processes that `of` is an ancestor of, with itself.
-fn family(of: u32) -> Vec<String> {
-    let listed = Command::new("ps").args(["-eo", "pid,ppid"]).output();
-    let listed = String::from_utf8(listed.unwrap().stdout).unwrap();
-    let pairs: Vec<_> = listed
-        .lines()
-        .filter_map(|l| l.trim().split_once(char::is_whitespace))
-        .map(|(pid, parent)| (pid, parent.trim()))
-        .collect();
-    let mut family = vec![of.to_string()];
-    let mut at = 0;
-    while let Some(parent) = family.get(at).cloned() {
-        let children = pairs.iter().filter(|(_, p)| *p == parent);
-        family.extend(children.map(|(pid, _)| (*pid).to_owned()));
-        at += 1;
-    }
-    family
-}
-
 /// Where no mount can be made secrets are files of the tree, and nobody is
 /// left to take them away.
 #[test]
@@ -533,16 +515,18 @@ fn secrets_go_with_the_next_start_when_all_was_killed() {
             .unwrap();
         let shown = || std::fs::read_to_string(&log).unwrap();
         let began = eventually(|| shown().contains("ready"));
+        let family = family(child.id());
         let signal = |signal: &str| {
-            let family = family(child.id());
-            let sent = Command::new("kill").arg(signal).args(&family).status();
-            (sent.unwrap().success(), family.len())
+            let all = family.iter().map(|(pid, _)| pid.to_string());
+            let sent = Command::new("kill").arg(signal).args(all).status();
+            sent.unwrap().success()
         };
         // Nobody does anything about another's end.
-        let (stopped, count) = signal("-STOP");
-        assert_eq!((signal("-KILL"), stopped), ((true, count), true));
+        assert!(signal("-STOP") && signal("-KILL"), "{}", way.name);
         child.wait().unwrap();
-        assert!(began && count > 2, "{}: {}", way.name, shown());
+        assert!(began && family.len() > 2, "{}: {}", way.name, shown());
+        let gone = eventually(|| living(&family, None).is_empty());
+        assert!(gone, "{}: {:#?}", way.name, living(&family, None));
         let store = way.store(&s);
         let left = search(&store, &values);
         assert_eq!(left.len(), 3, "{}: {left:#?}", way.name);
