@@ -7,7 +7,9 @@
 //! very directory it is meant for. Where there are very many it is set in
 //! between: who works in one later on notes what it has and sets that again.
 
-use std::collections::{HashMap, HashSet};
+mod finals;
+
+use std::collections::{HashMap, HashSet, hash_map};
 use std::ffi::{OsStr, OsString};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -19,9 +21,11 @@ use std::rc::Rc;
 use rustix::fs::{Gid, Mode, OFlags, Stat, XattrFlags};
 use rustix::io::Errno;
 
+use self::finals::Final;
+pub(super) use self::finals::set;
 use super::error::Step;
 use super::lower::{adopt, shows_through};
-use super::{Form, Lower, UnpackError, UnpackOptions, Unpacked, attrs, remove};
+use super::{Form, Lower, UnpackError, UnpackOptions, remove};
 use crate::layer::{Entry, Kind, Meta, Mtime};
 use crate::sys::capability::{self, DAC_OVERRIDE};
 use crate::sys::fs::{Root, components, lstat_at, proc_fd};
@@ -48,14 +52,6 @@ pub(super) struct Dir {
     pub(super) ino: u64,
 }
 
-/// What a directory gets when it is not worked in.
-#[derive(Debug)]
-struct Final {
-    path: PathBuf,
-    mode: Option<u32>,
-    mtime: Mtime,
-}
-
 pub(super) struct Dirs<'a> {
     root: &'a Root,
     form: Form,
@@ -66,6 +62,8 @@ pub(super) struct Dirs<'a> {
     gid: u32,
     cache: HashMap<PathBuf, Rc<Dir>>,
     finals: HashMap<u64, Final>,
+    /// Those of them whose paths may lead through links.
+    loose: Vec<u64>,
     /// How many of them there may be before they are set, but for those that
     /// stay; and with those.
     kept: usize,
@@ -129,6 +127,7 @@ impl<'a> Dirs<'a> {
             gid: rustix::process::getegid().as_raw(),
             cache: HashMap::new(),
             finals: HashMap::new(),
+            loose: Vec::new(),
             kept,
             most: kept,
             places: HashMap::new(),
@@ -364,11 +363,14 @@ impl<'a> Dirs<'a> {
             ino: stat.st_ino,
         });
         let mode = self.open_up(&dir, &stat)?;
-        self.finals.entry(dir.ino).or_insert_with(|| Final {
-            path: path.to_owned(),
-            mode,
-            mtime: mtime(&stat),
-        });
+        if let hash_map::Entry::Vacant(place) = self.finals.entry(dir.ino) {
+            place.insert(Final {
+                path: path.to_owned(),
+                mode,
+                mtime: mtime(&stat),
+            });
+            self.loose.push(dir.ino);
+        }
         Ok(dir)
     }
 
@@ -394,6 +396,7 @@ impl<'a> Dirs<'a> {
     /// The layer says what this directory shall have.
     pub(super) fn explicit(&mut self, path: &Path, dir: &Dir, meta: &Meta) {
         self.implied.remove(&dir.ino);
+        self.loose.push(dir.ino);
         self.finals.insert(
             dir.ino,
             Final {
@@ -464,16 +467,18 @@ impl<'a> Dirs<'a> {
             Err(e) => return Err(e).step("look at", path),
         };
         if kind.is_dir() || kind.is_symlink() {
-            self.forget();
+            self.forget()?;
         }
         remove::remove(dir.fd.as_fd(), name).step("replace", path)
     }
 
     /// A directory or a link goes: any path may lead through it, and another
     /// directory may get its inode.
-    fn forget(&mut self) {
+    fn forget(&mut self) -> Result<(), UnpackError> {
+        self.tie()?;
         self.cache.clear();
         self.places.clear();
+        Ok(())
     }
 
     /// Where `dir` is, without links.
@@ -532,13 +537,13 @@ impl<'a> Dirs<'a> {
         name: &OsStr,
         path: &Path,
     ) -> Result<(), UnpackError> {
-        self.forget();
+        self.forget()?;
         self.prune_entry(dir, name, path)
     }
 
     /// Flat form: removes what is in `dir` but for what is the layer's own.
     pub(super) fn prune_children(&mut self, dir: &Dir, path: &Path) -> Result<(), UnpackError> {
-        self.forget();
+        self.forget()?;
         for name in remove::names(&dir.fd).step("list", path)?.iter() {
             self.prune_entry(dir, name, &path.join(name))?;
         }
@@ -569,91 +574,6 @@ impl<'a> Dirs<'a> {
         }
         Ok(())
     }
-
-    /// Between two entries, when nothing is being worked in: gives directories
-    /// their modes and times if there are many. Those that would keep a process
-    /// out that modes concern stay until the end, however many they are.
-    pub(super) fn relieve(&mut self) -> Result<(), UnpackError> {
-        if self.finals.len() < self.most {
-            return Ok(());
-        }
-        let mut finals = std::mem::take(&mut self.finals);
-        if self.limited {
-            // It must stay possible to get to what is below them.
-            let is_shut = |last: &mut Final| last.mode.is_some_and(|mode| !is_open(mode));
-            self.finals = finals.extract_if(|_, last| is_shut(last)).collect();
-        }
-        self.most = self.kept + 2 * self.finals.len();
-        self.set_all(finals)
-    }
-
-    /// Gives all directories their modes and times.
-    pub(super) fn finish(mut self, result: &mut Unpacked) -> Result<(), UnpackError> {
-        for (ino, path) in std::mem::take(&mut self.implied) {
-            if self.open_last(&path, ino)?.is_some() {
-                result.implied.push(path);
-            }
-        }
-        let finals = std::mem::take(&mut self.finals);
-        self.set_all(finals)?;
-        result.implied.sort();
-        result.used_lower = self.used_lower;
-        Ok(())
-    }
-
-    /// Sets modes and times, the deepest directory first so that none is closed
-    /// before what is below it is done.
-    fn set_all(&mut self, finals: HashMap<u64, Final>) -> Result<(), UnpackError> {
-        self.cache.clear();
-        let kept = std::mem::take(&mut self.finals);
-        let mut finals: Vec<(u64, Final)> = finals.into_iter().collect();
-        finals.sort_unstable_by(|a, b| b.1.path.cmp(&a.1.path));
-        for (ino, last) in finals {
-            if let Some(fd) = self.open_last(&last.path, ino)? {
-                set(&fd, &last.path, last.mode, last.mtime)?;
-            }
-        }
-        // What was noted on the way is not what shall be.
-        self.finals = kept;
-        Ok(())
-    }
-
-    /// Opens the directory that was at `path`; `None` when it was removed or
-    /// replaced later on.
-    fn open_last(&mut self, path: &Path, ino: u64) -> Result<Option<OwnedFd>, UnpackError> {
-        let found = match self.root.open_dir(path) {
-            Ok(fd) => Some(fd),
-            Err(e) => match Errno::from_io_error(&e) {
-                Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => None,
-                Some(Errno::NAMETOOLONG) => self.walk_only(path)?,
-                _ => return Err(e).step("open", path),
-            },
-        };
-        let Some(fd) = found else { return Ok(None) };
-        let stat = rustix::fs::fstat(&fd).step("look at", path)?;
-        Ok((stat.st_ino == ino).then_some(fd))
-    }
-
-    /// Opens a directory whose path is too long for one call.
-    fn walk_only(&mut self, path: &Path) -> Result<Option<OwnedFd>, UnpackError> {
-        match self.walk(path, Make::Nothing)? {
-            Some((dir, _)) => Ok(Rc::try_unwrap(dir).ok().map(|dir| dir.fd)),
-            None => Ok(None),
-        }
-    }
-}
-
-/// Gives an open directory its mode and time.
-pub(super) fn set(
-    fd: &OwnedFd,
-    path: &Path,
-    mode: Option<u32>,
-    time: Mtime,
-) -> Result<(), UnpackError> {
-    if let Some(mode) = mode {
-        rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)).step("set the mode of", path)?;
-    }
-    rustix::fs::futimens(fd, &attrs::times(time)).step("set the time of", path)
 }
 
 fn real_path(stack: &[Entered]) -> PathBuf {

@@ -1183,6 +1183,50 @@ fn the_root_is_locked_last() {
 }
 
 /// Directories are left and come back to; some keep their owner out.
+/// Does it where modes of files count.
+fn without_privilege<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let work = || {
+        // Without CAP_DAC_READ_SEARCH too.
+        let held = capability::permitted().unwrap();
+        capability::set(held & !(DAC_OVERRIDE | 1 << 2)).unwrap();
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(work).join().unwrap())
+}
+
+#[test]
+fn directories_that_links_led_to_have_their_modes_and_times() {
+    let layer = raw()
+        .dir("d", 0o500)
+        .link("l", "d")
+        .dir("l/a", 0o500)
+        .file("l/a/f", b"f")
+        .link("k/m/x", "/d")
+        .dir("k/m/x/b", 0o000)
+        .link("again", "d/a")
+        .dir("again/c", 0o511)
+        .file("l", b"no link any more")
+        .file("k", b"no directory any more")
+        .file("again", b"no link any more")
+        .end();
+    for (variant, limited) in VARIANTS.into_iter().flat_map(|v| [(v, false), (v, true)]) {
+        let sandbox = Sandbox::new();
+        let root = sandbox.root("r", variant.walking);
+        let work = || unpack(&layer[..], &root, &options(variant.overlay)).unwrap();
+        match limited {
+            true => without_privilege(work),
+            false => work(),
+        };
+        let top = sandbox.dir.path().join("r");
+        for (path, mode) in [("d", 0o500), ("d/a", 0o500), ("d/b", 0), ("d/a/c", 0o511)] {
+            let stat = std::fs::metadata(top.join(path)).unwrap();
+            let found = (stat.mode() & 0o7777, stat.mtime());
+            assert_eq!(found, (mode, 1_500_000_000), "{path} {variant:?}");
+            std::fs::set_permissions(top.join(path), PermissionsExt::from_mode(0o700)).unwrap();
+        }
+    }
+}
+
 #[test]
 fn many_directories_have_their_modes_and_times() {
     let modes = [0o755, 0o500, 0o000, 0o2770, 0o111];
@@ -1206,13 +1250,8 @@ fn many_directories_have_their_modes_and_times() {
     for variant in VARIANTS {
         let sandbox = Sandbox::new();
         let root = sandbox.root("r", variant.walking);
-        let unpack = || {
-            // Without CAP_DAC_READ_SEARCH too.
-            let held = capability::permitted().unwrap();
-            capability::set(held & !(DAC_OVERRIDE | 1 << 2)).unwrap();
-            unpack(&layer[..], &root, &options(variant.overlay)).unwrap()
-        };
-        let done = std::thread::scope(|scope| scope.spawn(unpack).join().unwrap());
+        let done =
+            without_privilege(|| unpack(&layer[..], &root, &options(variant.overlay)).unwrap());
         let mut implied: Vec<PathBuf> = (0..40).map(|n| name(n).into()).collect();
         implied.iter_mut().for_each(|path| path.push("implied"));
         implied.extend(variant.overlay.then(PathBuf::new));
