@@ -423,6 +423,7 @@ impl<W: Write> Writer<'_, W> {
             if self.stack.needs_opaque(name) {
                 self.dir(name)?;
                 self.out.opaque(&self.stack.path(name))?;
+                continue;
             }
             let mut path: Option<PathBuf> = None;
             for gone in dir.removed() {

@@ -11,13 +11,14 @@
 //! Layers up to [`Stack::split`] can be told from those above it, so that the
 //! tree also says what the upper ones change.
 //!
-//! Memory is some forty bytes for each name beside its text, however many
+//! Memory is some thirty bytes for each name beside its text, however many
 //! entries there are of it; the number of names and the length of a path are
 //! limited.
 //!
 //! # Specification
 //! image-spec `layer.md`, "Applying Changesets".
 
+mod chains;
 mod dirs;
 mod nodes;
 mod packed;
@@ -42,6 +43,8 @@ const MAX_LINKS: usize = 40;
 const MAX_LINK: usize = 4095;
 /// The most names that a tree may have.
 const MAX_NAMES: usize = 20_000_000;
+/// No number of a layer.
+const NO_LAYER: u16 = u16::MAX;
 /// The longest path without links, in bytes: eight times what a system call
 /// takes.
 const MAX_PATH: usize = 32 << 10;
@@ -103,9 +106,9 @@ pub struct Stack {
     free_dirs: Vec<u32>,
     nodes: Nodes,
     metas: Metas,
-    layer: u32,
+    layer: u16,
     entry: u32,
-    split: Option<u32>,
+    split: Option<u16>,
     /// What hard links above the split say of their files.
     linked: HashMap<NameId, u32>,
 }
@@ -132,6 +135,13 @@ pub enum Found<'a> {
     Node(NodeId),
 }
 
+/// A directory, and the bytes of its path with the slash behind it.
+#[derive(Clone, Copy)]
+struct Place {
+    dir: NameId,
+    length: usize,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Make {
     Nothing,
@@ -147,7 +157,7 @@ impl Default for Stack {
 impl Stack {
     /// An empty tree; entries that come belong to layer 0.
     pub fn new() -> Self {
-        let mut root = Name::new(ROOT, 0, 0, What::Dir(0));
+        let mut root = Name::new(ROOT, 0, What::Dir(0));
         root.lower = Lower::Same;
         Self {
             names: Packed::new(root),
@@ -162,9 +172,9 @@ impl Stack {
         }
     }
 
-    /// Ends the current layer.
+    /// Ends the current layer. There may be 65,535 of them.
     pub fn next_layer(&mut self) {
-        self.layer += 1;
+        self.layer = self.layer.saturating_add(1);
         self.nodes.next_layer(self.entry);
         self.entry = 0;
     }
@@ -183,6 +193,7 @@ impl Stack {
     /// When an unpacker would refuse it.
     pub fn apply(&mut self, item: &Item) -> Result<Applied, StackError> {
         let done = match item {
+            _ if self.layer == NO_LAYER => Err(format!("there are {NO_LAYER} layers below it")),
             Item::Put(entry) => self.put(entry),
             Item::Whiteout(path) => self.whiteout(path),
             Item::Opaque(path) => self.opaque(path),
@@ -235,7 +246,7 @@ impl Stack {
         let parent = self.make(parent)?;
         let link = match &entry.kind {
             Kind::Dir => {
-                let id = match self.child(parent, name) {
+                let id = match self.child(parent.dir, name) {
                     Some(id) if self.dir(id).is_some() => id,
                     _ => self.add_dir(parent, name)?,
                 };
@@ -281,7 +292,7 @@ impl Stack {
 
     fn hard_link(
         &mut self,
-        parent: NameId,
+        parent: Place,
         name: &OsStr,
         target: &Path,
     ) -> Result<(NameId, NameId), String> {
@@ -291,7 +302,7 @@ impl Stack {
             return missing("is the root");
         };
         let found = match self.walk(target_parent, Make::Nothing)? {
-            Some(dir) => self.child(dir, target_name),
+            Some(place) => self.child(place.dir, target_name),
             None => None,
         };
         let Some(found) = found else {
@@ -300,7 +311,7 @@ impl Stack {
         let What::Node(node) = self.names.get(found).what() else {
             return missing("is a directory");
         };
-        let place = self.child(parent, name);
+        let place = self.child(parent.dir, name);
         if place == Some(found) {
             return missing("is itself");
         }
@@ -321,7 +332,7 @@ impl Stack {
         above == ROOT
     }
 
-    fn add_dir(&mut self, parent: NameId, name: &OsStr) -> Result<NameId, String> {
+    fn add_dir(&mut self, parent: Place, name: &OsStr) -> Result<NameId, String> {
         let dir = match self.free_dirs.pop() {
             Some(dir) => {
                 self.dirs[dir as usize] = EMPTY;
@@ -337,77 +348,87 @@ impl Stack {
     }
 
     /// Puts something at `name` in `parent`, in the place of what is there.
-    fn add(&mut self, parent: NameId, name: &OsStr, what: What) -> Result<NameId, String> {
-        if let Some(old) = self.child(parent, name) {
-            self.remove(old);
+    fn add(&mut self, place: Place, name: &OsStr, what: What) -> Result<NameId, String> {
+        if place.length + name.len() > MAX_PATH {
+            return Err(format!("its path is longer than {MAX_PATH} bytes"));
         }
-        let above = usize::from(self.names.get(parent).length);
-        let length = above + usize::from(above > 0) + name.len();
-        let too_long = || format!("its path is longer than {MAX_PATH} bytes");
-        let length = u16::try_from(length).map_err(|_| too_long())?;
-        if usize::from(length) > MAX_PATH {
-            return Err(too_long());
-        }
-        let new = Name::new(parent, length, self.layer, what);
-        let What::Dir(dir) = self.names.get(parent).what() else {
-            return Err("its parent is no directory".into());
+        let parent = place.dir;
+        let Some(found) = self.names.find(parent, name.as_bytes()) else {
+            let new = Name::new(parent, self.layer, what);
+            let What::Dir(dir) = self.names.get(parent).what() else {
+                return Err("its parent is no directory".into());
+            };
+            let first = &mut self.dirs[dir as usize].first;
+            return self.names.add(new, name.as_bytes(), first);
         };
-        let dir = &mut self.dirs[dir as usize];
-        let (here, removed) = (&mut dir.children, &mut dir.removed);
-        self.names.add(new, name.as_bytes(), here, removed)
+        self.clear(found);
+        let is_split = self.split.is_some();
+        let old = self.names.get_mut(found);
+        old.set(what);
+        old.layer = self.layer;
+        old.lower = match old.lower {
+            Lower::Same | Lower::Emptied | Lower::Other if is_split => Lower::Other,
+            _ => Lower::Nothing,
+        };
+        Ok(found)
     }
 
     /// Removes a name with all below it.
     fn remove(&mut self, id: NameId) {
-        let (parent, lower, what) = {
-            let name = self.names.get(id);
-            (name.parent, name.lower, name.what())
-        };
-        let What::Dir(dir) = self.names.get(parent).what() else {
-            return;
-        };
-        let dir = &mut self.dirs[dir as usize];
-        match self.split.is_some() && lower != Lower::Nothing {
-            true => (self.names).set_removed(id, &mut dir.children, &mut dir.removed),
-            false => self.names.remove(id, &mut dir.children),
+        self.clear(id);
+        let name = self.names.get_mut(id);
+        if self.split.is_some() && name.lower != Lower::Nothing {
+            name.set(What::Removed);
+        } else if self.names.remove(id) {
+            for dir in &mut self.dirs {
+                self.names.sweep(&mut dir.first);
+            }
         }
-        let mut todo = Vec::from_iter(match what {
+    }
+
+    /// Removes all that is below a name.
+    fn clear(&mut self, id: NameId) {
+        let mut todo = Vec::from_iter(match self.names.get(id).what() {
             What::Dir(dir) => Some(dir),
             _ => None,
         });
-        let mut names = Vec::new();
         while let Some(dir) = todo.pop() {
             let data = std::mem::replace(&mut self.dirs[dir as usize], EMPTY);
             self.free_dirs.push(dir);
-            names.extend(self.names.list(data.children));
-            names.extend(self.names.list(data.removed));
-            for id in names.drain(..) {
-                if let What::Dir(dir) = self.names.get(id).what() {
-                    todo.push(dir);
-                }
-                self.names.release(id);
-            }
+            self.names.clear(data.first, &mut todo);
         }
     }
 
     /// The directory `path`, which is made if there is none.
-    fn make(&mut self, path: &Path) -> Result<NameId, String> {
+    fn make(&mut self, path: &Path) -> Result<Place, String> {
+        let layer = self.layer;
         let made = self.walk(path, Make::Anything)?;
-        made.ok_or_else(|| "its parent does not exist".into())
+        let made = made.ok_or("its parent does not exist")?;
+        if let Some(dir) = self.dir_mut(made.dir) {
+            dir.entered = layer;
+        }
+        Ok(made)
     }
 
-    fn walk(&mut self, path: &Path, make: Make) -> Result<Option<NameId>, String> {
+    fn walk(&mut self, path: &Path, make: Make) -> Result<Option<Place>, String> {
+        const TOP: Place = Place {
+            dir: ROOT,
+            length: 0,
+        };
         let mut todo = components(path);
-        let mut here = ROOT;
+        let mut here = TOP;
         let mut links = 0;
         while let Some(name) = todo.pop_front() {
             if name == ".." {
-                here = self.names.get(here).parent;
+                if here.dir != ROOT {
+                    here.length -= self.names.text(here.dir).len() + 1;
+                    here.dir = self.names.get(here.dir).parent;
+                }
                 continue;
             }
-            let child = self.child(here, &name);
+            let child = self.child(here.dir, &name);
             let found = child.map(|id| (id, self.names.get(id).what()));
-            here = match found {
+            let dir = match found {
                 Some((id, What::Dir(_))) => id,
                 Some((_, What::Node(node))) => {
                     if let Some(link) = self.link(node) {
@@ -417,7 +438,7 @@ impl Stack {
                         }
                         let target = PathBuf::from(OsStr::from_bytes(link));
                         if target.has_root() {
-                            here = ROOT;
+                            here = TOP;
                         }
                         for part in components(&target).into_iter().rev() {
                             todo.push_front(part);
@@ -437,6 +458,10 @@ impl Stack {
                     Make::Anything => self.add_dir(here, &name)?,
                 },
             };
+            here = Place {
+                dir,
+                length: here.length + name.len() + 1,
+            };
         }
         Ok(Some(here))
     }
@@ -445,7 +470,7 @@ impl Stack {
         let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else {
             return Err("the root can't be removed".into());
         };
-        let parent = self.make(parent)?;
+        let parent = self.make(parent)?.dir;
         if let Some(id) = self.child(parent, name) {
             self.prune(id);
         }
@@ -453,18 +478,13 @@ impl Stack {
     }
 
     fn opaque(&mut self, path: &Path) -> Result<Applied, String> {
-        let id = self.make(path)?;
-        let children = self.dir(id).map(|dir| dir.children());
-        for child in children.unwrap_or_default() {
+        let id = self.make(path)?.dir;
+        for child in self.not_pruned(id) {
             self.prune(child);
         }
-        let is_old = self.names.get(id).lower == Lower::Same;
-        let split = self.split.is_some();
-        if let Some(dir) = self.dir_mut(id)
-            && split
-            && is_old
-        {
-            dir.is_opaque = true;
+        let name = self.names.get_mut(id);
+        if self.split.is_some() && name.lower == Lower::Same {
+            name.lower = Lower::Emptied;
         }
         Ok(Applied::Emptied(id))
     }
@@ -476,28 +496,34 @@ impl Stack {
         let mut todo = vec![top];
         let layer = self.layer;
         while let Some(id) = todo.pop() {
-            let Some(dir) = self.dir_mut(id) else {
-                order.push(id);
-                continue;
-            };
-            // What came into it since then is the layer's own.
-            if std::mem::replace(&mut dir.pruned, layer) != layer {
-                let children = dir.children;
-                todo.extend(self.names.list(children));
-                order.push(id);
-            }
+            order.push(id);
+            todo.extend(self.not_pruned(id));
         }
         // Children come before their directories.
         for id in order.into_iter().rev() {
             let is_own = self.names.get(id).layer == layer;
             match self.dir(id) {
-                Some(dir) if !is_own && !dir.is_empty() => {
-                    // It goes and comes back as what leads to the own ones.
+                Some(dir) if !is_own && (dir.data.entered == layer || !dir.is_empty()) => {
+                    // It goes and comes back as what the own ones are in.
                     self.names.get_mut(id).layer = layer;
                 }
                 _ if !is_own => self.remove(id),
                 _ => {}
             }
+        }
+    }
+
+    /// What is in a directory, unless the current layer has pruned that: what
+    /// came into it since then is the layer's own. It has from now on.
+    fn not_pruned(&mut self, id: NameId) -> Vec<NameId> {
+        let layer = self.layer;
+        match self.dir_mut(id) {
+            Some(dir) if dir.pruned != layer => {
+                dir.pruned = layer;
+                let first = dir.first;
+                self.names.list(first, true).collect()
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -564,12 +590,8 @@ impl Stack {
     /// what it is.
     pub fn is_new(&self, id: NameId) -> bool {
         let name = self.names.get(id);
-        name.lower != Lower::Same || self.split.is_none_or(|split| name.layer >= split)
-    }
-
-    /// Whether lower layers have the same there.
-    pub fn is_old(&self, id: NameId) -> bool {
-        self.names.get(id).lower == Lower::Same && self.split.is_some()
+        let is_same = matches!(name.lower, Lower::Same | Lower::Emptied);
+        !is_same || self.split.is_none_or(|split| name.layer >= split)
     }
 
     /// All names, a directory before what is in it, in the order of bytes.
@@ -583,10 +605,8 @@ impl Stack {
     /// Whether the name hides something that lower layers have there, but does
     /// not do so by what it is.
     pub fn needs_opaque(&self, id: NameId) -> bool {
-        let Some(dir) = self.dir(id) else {
-            return false;
-        };
-        dir.data.is_opaque || self.replaces(id)
+        let lower = self.names.get(id).lower;
+        matches!(lower, Lower::Emptied | Lower::Other) && self.dir(id).is_some()
     }
 
     /// Whether layers below the split have something else of this name.

@@ -26,6 +26,11 @@ fn has_cgroups(test: &str) -> bool {
     made
 }
 
+/// This process' own: others may run the same test.
+fn parent_group() -> String {
+    format!("shiplap-it-{}", std::process::id())
+}
+
 fn groups() -> Vec<String> {
     let mounts = std::fs::read_dir("/sys/fs/cgroup")
         .into_iter()
@@ -33,7 +38,7 @@ fn groups() -> Vec<String> {
         .flatten();
     mounts
         .flat_map(|m| {
-            std::fs::read_dir(m.path().join("shiplap-it"))
+            std::fs::read_dir(m.path().join(parent_group()))
                 .into_iter()
                 .flatten()
                 .flatten()
@@ -76,7 +81,7 @@ fn limits_hold_and_groups_go() {
     if !has_cgroups("limits_hold_and_groups_go") {
         return;
     }
-    let parent = "--cgroup-parent=/shiplap-it";
+    let parent = &format!("--cgroup-parent=/{}", parent_group());
     for rung in rungs() {
         let isolation = format!("--isolation={rung}");
         let ran = s.step(
@@ -106,7 +111,7 @@ fn limits_hold_and_groups_go() {
         ran.stderr
     );
     for mount in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-        let _ = std::fs::remove_dir(mount.path().join("shiplap-it"));
+        let _ = std::fs::remove_dir(mount.path().join(parent_group()));
     }
 }
 

@@ -3,34 +3,32 @@
 use std::ffi::OsStr;
 
 use super::packed::NONE;
-use super::{NameId, NodeId, Origin, Stack};
+use super::{NO_LAYER, NameId, NodeId, Origin, Stack};
 use crate::layer::Meta;
 
 /// What is known of a directory.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DirData {
-    /// The first of the names in it, and of those that layers below the split
+    /// The first of the names in it, with those that layers below the split
     /// have in it and that are gone.
-    pub(super) children: u32,
-    pub(super) removed: u32,
+    pub(super) first: u32,
     /// The last entry for it, by its number among those of all layers, and the
     /// number of its attributes; none where it was made on the way to something
     /// else.
     pub(super) stated: u32,
     pub(super) meta: u32,
-    /// The layer that has pruned it, if any.
-    pub(super) pruned: u32,
-    /// Nothing of what layers below the split have in it is left.
-    pub(super) is_opaque: bool,
+    /// The last layer that has pruned it, and the last one that has something
+    /// in it, which may be a whiteout.
+    pub(super) pruned: u16,
+    pub(super) entered: u16,
 }
 
 pub(super) const EMPTY: DirData = DirData {
-    children: NONE,
-    removed: NONE,
+    first: NONE,
     stated: NONE,
     meta: NONE,
-    pruned: NONE,
-    is_opaque: false,
+    pruned: NO_LAYER,
+    entered: NO_LAYER,
 };
 
 /// A directory.
@@ -43,12 +41,13 @@ pub struct Dir<'a> {
 impl<'a> Dir<'a> {
     /// What is in it, in the order of bytes.
     pub fn children(&self) -> Vec<NameId> {
-        self.stack.names.sorted(self.data.children)
+        self.stack.names.sorted(self.data.first, true)
     }
 
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
-        self.data.children == NONE
+        let mut there = self.stack.names.list(self.data.first, true);
+        there.next().is_none()
     }
 
     /// The last entry for it, and its attributes.
@@ -65,13 +64,11 @@ impl<'a> Dir<'a> {
     }
 
     /// Names below the split that are gone and that nothing took the place of,
-    /// in the order of bytes.
+    /// in the order of bytes. Not all of them where the directory
+    /// [hides](Stack::needs_opaque) the others.
     pub fn removed(&self) -> impl Iterator<Item = &'a OsStr> + use<'a> {
         let names = &self.stack.names;
-        let list = match self.data.is_opaque {
-            true => Vec::new(),
-            false => names.sorted(self.data.removed),
-        };
-        list.into_iter().map(move |name| names.name(name))
+        let gone = names.sorted(self.data.first, false);
+        gone.into_iter().map(move |name| names.name(name))
     }
 }

@@ -1,7 +1,8 @@
-//! The names of a [`Stack`](super::Stack), packed: some forty bytes for each
+//! The names of a [`Stack`](super::Stack), packed: some thirty bytes for each
 //! beside its text.
 //!
-//! What is in a directory is a list in no order; a table finds a name in it.
+//! What is in a directory is a list in no order, with those that are gone; a
+//! table finds a name in it.
 
 use std::ffi::OsStr;
 use std::hash::{BuildHasher, RandomState};
@@ -9,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use hashbrown::HashTable;
 
+use super::chains::Chains;
 use super::{MAX_NAMES, NameId, NodeId, ROOT, too_many};
 use crate::layer::Meta;
 use crate::layer::code::{Input, field};
@@ -54,7 +56,7 @@ pub(super) enum What {
     Node(NodeId),
     /// Nothing: layers below the split have it, and it is gone.
     Removed,
-    /// The place is free.
+    /// Nothing: the place is free, or will be when its list is looked through.
     Free,
 }
 
@@ -73,6 +75,8 @@ pub(super) enum Lower {
     Nothing,
     /// The same thing.
     Same,
+    /// The same directory, but nothing of what they have in it is left.
+    Emptied,
     /// Something else, which is gone.
     Other,
 }
@@ -81,37 +85,28 @@ pub(super) enum Lower {
 pub(super) struct Name {
     pub(super) parent: NameId,
     text: u32,
-    /// The names beside it in its list.
-    before: u32,
+    /// The next one of its list.
     after: u32,
     what: u32,
     /// The layer that put it here, or made it on the way to something else.
-    pub(super) layer: u32,
-    /// Bytes of the path.
-    pub(super) length: u16,
+    pub(super) layer: u16,
     form: Form,
     pub(super) lower: Lower,
 }
 
 impl Name {
-    pub(super) fn new(parent: NameId, length: u16, layer: u32, what: What) -> Self {
-        let (form, what) = match what {
-            What::Dir(dir) => (Form::Dir, dir),
-            What::Node(node) => (Form::Node, node.0),
-            What::Removed => (Form::Removed, NONE),
-            What::Free => (Form::Free, NONE),
-        };
-        Self {
+    pub(super) fn new(parent: NameId, layer: u16, what: What) -> Self {
+        let mut name = Self {
             parent,
             text: NONE,
-            before: NONE,
             after: NONE,
-            what,
+            what: NONE,
             layer,
-            length,
-            form,
+            form: Form::Free,
             lower: Lower::Nothing,
-        }
+        };
+        name.set(what);
+        name
     }
 
     pub(super) fn what(&self) -> What {
@@ -122,6 +117,15 @@ impl Name {
             Form::Free => What::Free,
         }
     }
+
+    pub(super) fn set(&mut self, what: What) {
+        (self.form, self.what) = match what {
+            What::Dir(dir) => (Form::Dir, dir),
+            What::Node(node) => (Form::Node, node.0),
+            What::Removed => (Form::Removed, NONE),
+            What::Free => (Form::Free, NONE),
+        };
+    }
 }
 
 /// All names.
@@ -131,9 +135,11 @@ pub(super) struct Packed {
     pub(super) texts: Texts,
     /// The first of the free places.
     free: u32,
+    /// How many free places are still in the lists of directories.
+    gone: usize,
     hasher: RandomState,
-    /// Names by their directories and texts, those that are gone too.
-    table: HashTable<u32>,
+    /// Names by their directories and texts, but for free places.
+    table: Chains,
 }
 
 impl Packed {
@@ -142,14 +148,15 @@ impl Packed {
             names: vec![root],
             texts: Texts::default(),
             free: NONE,
+            gone: 0,
             hasher: RandomState::new(),
-            table: HashTable::new(),
+            table: Chains::default(),
         }
     }
 
     /// No name will be looked for any more.
     pub(super) fn finish(&mut self) {
-        self.table = HashTable::new();
+        self.table = Chains::default();
     }
 
     /// Numbers of names are below this.
@@ -179,13 +186,13 @@ impl Packed {
     }
 
     /// What has this name in `dir`, or had it and is gone.
-    fn find(&self, dir: NameId, text: &[u8]) -> Option<NameId> {
+    pub(super) fn find(&self, dir: NameId, text: &[u8]) -> Option<NameId> {
         let hash = self.hasher.hash_one((dir.0, text));
-        let is_it = |id: &u32| {
-            let name = self.get(NameId(*id));
+        let is_it = |id| {
+            let name = self.get(NameId(id));
             name.parent == dir && self.texts.get(name.text) == text
         };
-        self.table.find(hash, is_it).copied().map(NameId)
+        self.table.find(hash, is_it).map(NameId)
     }
 
     /// What has this name in `dir`.
@@ -194,28 +201,14 @@ impl Packed {
         (self.get(found).form != Form::Removed).then_some(found)
     }
 
-    /// Adds a name to the list that begins with `here`. It is not there yet;
-    /// where it is among those that are gone, in the list `removed`, it takes
-    /// that place.
+    /// Adds a name that can't be found yet to the list that begins with
+    /// `first`.
     pub(super) fn add(
         &mut self,
         name: Name,
         text: &[u8],
-        here: &mut u32,
-        removed: &mut u32,
+        first: &mut u32,
     ) -> Result<NameId, String> {
-        if let Some(id) = self.find(name.parent, text) {
-            self.unlink(id, removed);
-            let text = self.get(id).text;
-            let lower = Lower::Other;
-            *self.get_mut(id) = Name {
-                text,
-                lower,
-                ..name
-            };
-            self.link(id, here);
-            return Ok(id);
-        }
         let id = match self.free {
             NONE if self.names.len() >= MAX_NAMES => return Err(too_many()),
             NONE => {
@@ -238,13 +231,7 @@ impl Packed {
                 free
             }
         };
-        self.link(id, here);
-        self.enter(id);
-        Ok(id)
-    }
-
-    /// Puts a name into the table.
-    fn enter(&mut self, id: NameId) {
+        self.get_mut(id).after = std::mem::replace(first, id.0);
         let Self {
             names,
             texts,
@@ -252,84 +239,100 @@ impl Packed {
             table,
             ..
         } = self;
-        let hash = |id: &u32| {
-            let name = &names[*id as usize];
+        table.insert(id.0, |id| {
+            let name = &names[id as usize];
             hasher.hash_one((name.parent.0, texts.get(name.text)))
-        };
-        table.insert_unique(hash(&id.0), id.0, hash);
+        });
+        Ok(id)
     }
 
     /// Takes a name out of the table.
     fn leave(&mut self, id: NameId) {
-        let name = self.get(id);
-        let text = self.texts.get(name.text);
-        let hash = self.hasher.hash_one((name.parent.0, text));
-        if let Ok(found) = self.table.find_entry(hash, |found| *found == id.0) {
-            found.remove();
-        }
+        let text = self.text(id);
+        let hash = self.hasher.hash_one((self.get(id).parent.0, text));
+        self.table.remove(id.0, hash);
     }
 
-    fn link(&mut self, id: NameId, first: &mut u32) {
-        let after = std::mem::replace(first, id.0);
-        if after != NONE {
-            self.get_mut(NameId(after)).before = id.0;
-        }
-        let name = self.get_mut(id);
-        (name.before, name.after) = (NONE, after);
-    }
-
-    fn unlink(&mut self, id: NameId, first: &mut u32) {
-        let (before, after) = (self.get(id).before, self.get(id).after);
-        match before {
-            NONE => *first = after,
-            before => self.get_mut(NameId(before)).after = after,
-        }
-        if after != NONE {
-            self.get_mut(NameId(after)).before = before;
-        }
-    }
-
-    /// Moves a name from the list of those that are there to the list of those
-    /// that are gone.
-    pub(super) fn set_removed(&mut self, id: NameId, here: &mut u32, removed: &mut u32) {
-        self.unlink(id, here);
-        let name = self.get_mut(id);
-        (name.form, name.what) = (Form::Removed, NONE);
-        self.link(id, removed);
-    }
-
-    /// Frees a name that is in the list which begins with `first`.
-    pub(super) fn remove(&mut self, id: NameId, first: &mut u32) {
-        self.unlink(id, first);
-        self.release(id);
-    }
-
-    /// Frees a name whose list is of no use any more.
-    pub(super) fn release(&mut self, id: NameId) {
+    /// Frees a name, whose place stays in its list for now. Whether there are
+    /// so many of such places that the lists should be looked through.
+    pub(super) fn remove(&mut self, id: NameId) -> bool {
         self.leave(id);
+        self.get_mut(id).set(What::Free);
+        self.gone += 1;
+        self.gone > 1000 && self.gone > self.names.len() / 4
+    }
+
+    /// Takes free places out of the list that begins with `first`.
+    pub(super) fn sweep(&mut self, first: &mut u32) {
+        let mut next = std::mem::replace(first, NONE);
+        let mut last = None;
+        while next != NONE {
+            let id = NameId(next);
+            next = self.get(id).after;
+            if self.get(id).form == Form::Free {
+                self.gone -= 1;
+                self.release(id);
+                continue;
+            }
+            match last.replace(id) {
+                Some(last) => self.get_mut(last).after = id.0,
+                None => *first = id.0,
+            }
+            self.get_mut(id).after = NONE;
+        }
+    }
+
+    /// Frees a list that is of no use any more. Those that were directories
+    /// come to the end of `dirs`.
+    pub(super) fn clear(&mut self, first: u32, dirs: &mut Vec<u32>) {
+        let mut next = first;
+        while next != NONE {
+            let id = NameId(next);
+            next = self.get(id).after;
+            match self.get(id).what() {
+                What::Free => self.gone -= 1,
+                What::Dir(dir) => {
+                    dirs.push(dir);
+                    self.leave(id);
+                }
+                What::Node(_) | What::Removed => self.leave(id),
+            }
+            self.release(id);
+        }
+    }
+
+    /// Puts a place that is in no list and not in the table to the free ones.
+    fn release(&mut self, id: NameId) {
         let after = std::mem::replace(&mut self.free, id.0);
         // The next one's text may fit into the place of this one's.
         let text = self.get(id).text;
         *self.get_mut(id) = Name {
             after,
             text,
-            ..Name::new(ROOT, 0, 0, What::Free)
+            ..Name::new(ROOT, 0, What::Free)
         };
     }
 
-    /// The names of a list, in no order.
-    pub(super) fn list(&self, first: u32) -> impl Iterator<Item = NameId> + '_ {
+    /// Those of a list that are there, or those that are gone, in no order.
+    pub(super) fn list(&self, first: u32, is_there: bool) -> impl Iterator<Item = NameId> + '_ {
         let mut next = first;
         std::iter::from_fn(move || {
-            let id = (next != NONE).then_some(NameId(next))?;
-            next = self.get(id).after;
-            Some(id)
+            loop {
+                let id = (next != NONE).then_some(NameId(next))?;
+                let name = self.get(id);
+                next = name.after;
+                match name.form {
+                    Form::Dir | Form::Node if is_there => return Some(id),
+                    Form::Removed if !is_there => return Some(id),
+                    _ => {}
+                }
+            }
         })
     }
 
-    /// The names of a list in the order of bytes.
-    pub(super) fn sorted(&self, first: u32) -> Vec<NameId> {
-        let mut list: Vec<NameId> = self.list(first).collect();
+    /// The same in the order of bytes.
+    pub(super) fn sorted(&self, first: u32, is_there: bool) -> Vec<NameId> {
+        let mut list: Vec<NameId> = self.list(first, is_there).collect();
         // Most come in order, so that the list is just the wrong way round.
         list.sort_unstable_by(|a, b| self.text(*a).cmp(self.text(*b)));
         list
