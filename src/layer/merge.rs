@@ -20,13 +20,17 @@
 //! # Specification
 //! image-spec `layer.md`.
 
-use std::collections::{HashSet, VecDeque};
+mod order;
+
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
+use self::order::Order;
+use super::bits::Bits;
 use super::index::LayerIndex;
-use super::stack::{Found, NameId, NodeId, Origin, Stack, StackError};
+use super::stack::{Found, NameId, NodeId, Stack, StackError};
 use super::tar_read::{Item, Names, TarError, TarReader};
 use super::tar_write::{TarWriter, WriteError};
 use super::{Entry, Kind, MAX_ENTRIES, MAX_TAR_BYTES, Meta, pipeline};
@@ -35,7 +39,7 @@ use crate::image::{BlobSource, Descriptor, Image};
 
 /// Items that are handed over at a time, and how many times the readers of
 /// layers may be ahead, all together.
-const BATCH: usize = 512;
+const BATCH: usize = 256;
 const AHEAD: usize = 32;
 
 /// A layer of an image.
@@ -281,18 +285,13 @@ impl Merge {
         let mut writer = Writer {
             stack: &self.stack,
             out,
-            written: vec![false; self.stack.capacity()],
+            written: Bits::default(),
         };
         writer.markers()?;
         let order = Order::of(&self.stack);
-        let mut dirs = order.dirs.iter().peekable();
-        let numbers = order.layers(&self.stack);
-        let origin = |names: &[(NodeId, NameId)]| {
-            let first = names.first();
-            first.map(|(node, _)| self.stack.origin_of(*node))
-        };
+        let mut entries = order.entries();
+        let numbers = &order.layers;
         let mut opened = VecDeque::new();
-        let mut wanted = order.nodes.chunk_by(|a, b| a.0 == b.0).peekable();
         for (at, number) in numbers.iter().enumerate() {
             for ahead in &numbers[at + opened.len()..numbers.len().min(at + 2)] {
                 let layer = &self.layers[*ahead as usize];
@@ -303,29 +302,22 @@ impl Merge {
             let Some(tar) = opened.pop_front() else { break };
             let layer = &self.layers[*number as usize];
             let mut reader = TarReader::new(tar, Names::Layer);
-            let mut entry_number = 0;
+            let mut here = self.stack.first_of(*number);
             while let Some(item) = reader.next_entry().map_err(MergeError::tar(layer))? {
-                let here = Origin {
-                    layer: *number,
-                    entry: entry_number,
-                };
-                entry_number += 1;
-                let names = wanted.next_if(|names| origin(names) == Some(here));
-                let (Some(names @ [(node, _), ..]), Item::Put(entry)) = (names, item) else {
-                    continue;
-                };
-                let before = |(entry, _): &&(u32, NameId)| (*entry as usize) < node.index();
-                while let Some((_, dir)) = dirs.next_if(before) {
-                    writer.dir(*dir)?;
+                while let Some(dir) = entries.dir_before(here) {
+                    writer.dir(dir)?;
                 }
-                writer.node(entry, names, &mut reader.body())?;
+                if let (names @ [_, ..], Item::Put(entry)) = (entries.names_of(here), item) {
+                    writer.node(entry, names, &mut reader.body())?;
+                }
+                here = here.saturating_add(1);
             }
             reader
                 .finish(MAX_TAR_BYTES)
                 .map_err(MergeError::tar(layer))?;
         }
-        for (_, dir) in dirs {
-            writer.dir(*dir)?;
+        while let Some(dir) = entries.dir_before(u32::MAX) {
+            writer.dir(dir)?;
         }
         for dir in &order.implied {
             writer.dir(*dir)?;
@@ -339,78 +331,11 @@ impl Merge {
     }
 }
 
-/// What is written, and when.
-#[derive(Debug, Default)]
-struct Order {
-    /// Directories with an entry, and its number.
-    dirs: Vec<(u32, NameId)>,
-    /// Directories without one that nothing else brings into being.
-    implied: Vec<NameId>,
-    /// Everything else with its names, in the order of the entries.
-    nodes: Vec<(NodeId, NameId)>,
-    /// New names for what lower layers have under the other name.
-    links: Vec<(NameId, NameId)>,
-}
-
-impl Order {
-    fn of(stack: &Stack) -> Self {
-        let mut order = Self::default();
-        let mut nodes: Vec<(NodeId, NameId)> = Vec::new();
-        for name in stack.names() {
-            match stack.get(name) {
-                Some(Found::Dir(dir)) if stack.is_new(name) => match dir.entry() {
-                    Some(entry) => order.dirs.push((entry, name)),
-                    None if stack.needs_opaque(name) => {}
-                    None if dir.is_empty() => order.implied.push(name),
-                    None => {}
-                },
-                Some(Found::Node(node)) => nodes.push((node, name)),
-                Some(Found::Dir(_)) | None => {}
-            }
-        }
-        order.dirs.sort_unstable();
-        // Numbers of nodes rise with their entries. The names of one stay in
-        // the order of their paths.
-        nodes.sort_unstable_by(|(a, x), (b, y)| {
-            let paths = || stack.path(*x).cmp(&stack.path(*y));
-            a.cmp(b).then_with(paths)
-        });
-        let mut shared = HashSet::new();
-        for group in nodes.chunk_by(|a, b| a.0 == b.0) {
-            let new = group.iter().map(|(_, name)| *name);
-            let new = new.filter(|name| stack.is_new(*name));
-            let old = group.iter().find(|(_, name)| !stack.is_new(*name));
-            if let Some((node, old)) = old {
-                let before = order.links.len();
-                order.links.extend(new.map(|name| (name, *old)));
-                if order.links.len() > before {
-                    shared.insert(*node);
-                }
-            }
-        }
-        nodes.retain(|(node, name)| stack.is_new(*name) && !shared.contains(node));
-        order.nodes = nodes;
-        order
-    }
-
-    /// The layers that contents come from, in order.
-    fn layers(&self, stack: &Stack) -> Vec<u32> {
-        let mut layers = Vec::new();
-        for (node, _) in &self.nodes {
-            let layer = stack.origin_of(*node).layer;
-            if layers.last() != Some(&layer) {
-                layers.push(layer);
-            }
-        }
-        layers
-    }
-}
-
 struct Writer<'a, W: Write> {
     stack: &'a Stack,
     out: &'a mut TarWriter<W>,
     /// Directories that were written, with all above them.
-    written: Vec<bool>,
+    written: Bits,
 }
 
 impl<W: Write> Writer<'_, W> {
@@ -438,7 +363,7 @@ impl<W: Write> Writer<'_, W> {
     fn dir(&mut self, name: NameId) -> Result<(), MergeError> {
         let mut todo = Vec::new();
         let mut here = name;
-        while !std::mem::replace(&mut self.written[here.index()], true) {
+        while self.written.insert(here.index() as u32) {
             todo.push(here);
             here = self.stack.parent(here);
         }

@@ -316,13 +316,13 @@ impl Stack {
             return missing("is itself");
         }
         // What is in the way is removed, with all below it.
-        if place.is_some_and(|place| self.is_below(found, place)) {
+        if place.is_some_and(|place| self.leads_below(found, place)) {
             return missing("does not exist");
         }
         Ok((self.add(parent, name, What::Node(node))?, found))
     }
 
-    fn is_below(&self, mut id: NameId, above: NameId) -> bool {
+    fn leads_below(&self, mut id: NameId, above: NameId) -> bool {
         while id != ROOT {
             if id == above {
                 return true;
@@ -565,6 +565,18 @@ impl Stack {
     /// The entry that brought it.
     pub fn origin_of(&self, node: NodeId) -> Origin {
         self.nodes.origin(node)
+    }
+
+    /// The number of a layer's first entry: that of a node is its entry's,
+    /// among those of all layers.
+    pub(crate) fn first_of(&self, layer: u32) -> u32 {
+        self.nodes.first_of(layer)
+    }
+
+    /// Whether a layer below the split brought it.
+    pub(crate) fn is_below(&self, node: NodeId) -> bool {
+        let split = self.split.map(u32::from);
+        split.is_some_and(|split| node.0 < self.first_of(split))
     }
 
     /// Whether a symbolic link.

@@ -2,12 +2,12 @@
 //!
 //! A table that doubles has half of itself again beside it while it grows, and
 //! is half empty afterwards. This one grows by one chain at a time (linear
-//! hashing), and takes six bytes of a number.
+//! hashing), and takes some five bytes of a number.
 
 use super::packed::NONE;
 
 /// So many numbers are in a chain, on the average.
-const LENGTH: usize = 2;
+const LENGTH: usize = 3;
 
 /// A set of small numbers, of which each has a hash that its owner knows.
 #[derive(Debug, Default)]

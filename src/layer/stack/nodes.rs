@@ -27,6 +27,12 @@ impl Nodes {
         self.firsts.push(first.saturating_add(entries));
     }
 
+    /// The number of the first entry of a layer.
+    pub(super) fn first_of(&self, layer: u32) -> u32 {
+        let first = self.firsts.get(layer as usize);
+        first.or(self.firsts.last()).copied().unwrap_or(0)
+    }
+
     /// The node of an entry of the last layer.
     pub(super) fn of(&self, entry: u32) -> Result<NodeId, String> {
         let first = self.firsts.last().copied().unwrap_or(0);
