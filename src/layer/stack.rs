@@ -12,8 +12,8 @@
 //! tree also says what the upper ones change.
 //!
 //! Memory is some thirty bytes for each name beside its text, however many
-//! entries there are of it; the number of names and the length of a path are
-//! limited.
+//! entries there are of it but for symbolic links, of which each has its text;
+//! the number of names and the length of a path are limited.
 //!
 //! # Specification
 //! image-spec `layer.md`, "Applying Changesets".
@@ -41,7 +41,7 @@ use crate::sys::fs::components;
 const MAX_LINKS: usize = 40;
 /// The longest text of a link, in bytes, as the kernel has it.
 const MAX_LINK: usize = 4095;
-/// The most names that a tree may have.
+/// The most places for names that a tree may have.
 const MAX_NAMES: usize = 20_000_000;
 /// No number of a layer.
 const NO_LAYER: u16 = u16::MAX;
@@ -111,6 +111,8 @@ pub struct Stack {
     split: Option<u16>,
     /// What hard links above the split say of their files.
     linked: HashMap<NameId, u32>,
+    /// The directory of the last entry, as long as its path leads to it.
+    last: Option<(PathBuf, Place)>,
 }
 
 /// What an entry was about, once it is applied.
@@ -136,7 +138,7 @@ pub enum Found<'a> {
 }
 
 /// A directory, and the bytes of its path with the slash behind it.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Place {
     dir: NameId,
     length: usize,
@@ -169,6 +171,7 @@ impl Stack {
             entry: 0,
             split: None,
             linked: HashMap::new(),
+            last: None,
         }
     }
 
@@ -213,6 +216,7 @@ impl Stack {
         self.names.finish();
         self.nodes.finish();
         self.free_dirs = Vec::new();
+        self.last = None;
     }
 
     /// The directory that has this name.
@@ -334,10 +338,7 @@ impl Stack {
 
     fn add_dir(&mut self, parent: Place, name: &OsStr) -> Result<NameId, String> {
         let dir = match self.free_dirs.pop() {
-            Some(dir) => {
-                self.dirs[dir as usize] = EMPTY;
-                dir
-            }
+            Some(dir) => dir,
             None => {
                 let dir = u32::try_from(self.dirs.len()).map_err(|_| too_many())?;
                 self.dirs.push(EMPTY);
@@ -381,13 +382,15 @@ impl Stack {
             name.set(What::Removed);
         } else if self.names.remove(id) {
             for dir in &mut self.dirs {
-                self.names.sweep(&mut dir.first);
+                self.names.sweep(&mut dir.first, true);
             }
         }
     }
 
-    /// Removes all that is below a name.
+    /// Removes all that is below a name, whatever it is: paths may have led
+    /// through it.
     fn clear(&mut self, id: NameId) {
+        self.last = None;
         let mut todo = Vec::from_iter(match self.names.get(id).what() {
             What::Dir(dir) => Some(dir),
             _ => None,
@@ -402,8 +405,15 @@ impl Stack {
     /// The directory `path`, which is made if there is none.
     fn make(&mut self, path: &Path) -> Result<Place, String> {
         let layer = self.layer;
-        let made = self.walk(path, Make::Anything)?;
-        let made = made.ok_or("its parent does not exist")?;
+        let made = match &self.last {
+            Some((known, place)) if known.as_os_str() == path.as_os_str() => *place,
+            _ => {
+                let made = self.walk(path, Make::Anything)?;
+                let made = made.ok_or("its parent does not exist")?;
+                self.last = Some((path.to_owned(), made));
+                made
+            }
+        };
         if let Some(dir) = self.dir_mut(made.dir) {
             dir.entered = layer;
         }
@@ -520,8 +530,15 @@ impl Stack {
         match self.dir_mut(id) {
             Some(dir) if dir.pruned != layer => {
                 dir.pruned = layer;
-                let first = dir.first;
-                self.names.list(first, true).collect()
+                let mut first = dir.first;
+                // So that each of those that are gone is passed once.
+                let shows_through = self.names.get(id).lower == Lower::Same;
+                self.names.sweep(&mut first, shows_through);
+                let children = self.names.list(first, true).collect();
+                if let Some(dir) = self.dir_mut(id) {
+                    dir.first = first;
+                }
+                children
             }
             _ => Vec::new(),
         }

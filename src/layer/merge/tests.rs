@@ -309,6 +309,8 @@ mod random {
                 0..3 => raw.file(path, other.as_bytes()),
                 3..5 => raw.dir(&format!("{path}/"), 0o700 + other.len() as u64),
                 5 => raw.hard(path, other),
+                6 if other.len() == 1 => raw.link(path, &format!("../{other}")),
+                6 if other.len() == 3 => raw.link(path, &format!("/{other}")),
                 6 => raw.link(path, other),
                 7 => raw.file(&marker(path, Some(".wh..wh..opq")), b""),
                 _ => raw.file(&marker(path, None), b""),

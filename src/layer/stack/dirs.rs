@@ -10,7 +10,7 @@ use crate::layer::Meta;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DirData {
     /// The first of the names in it, with those that layers below the split
-    /// have in it and that are gone.
+    /// have in it and that are gone, and some free places.
     pub(super) first: u32,
     /// The last entry for it, by its number among those of all layers, and the
     /// number of its attributes; none where it was made on the way to something

@@ -262,23 +262,27 @@ impl Packed {
         self.gone > 1000 && self.gone > self.names.len() / 4
     }
 
-    /// Takes free places out of the list that begins with `first`.
-    pub(super) fn sweep(&mut self, first: &mut u32) {
+    /// Takes free places out of the list that begins with `first`, and where
+    /// nothing shows through from below also what is removed.
+    pub(super) fn sweep(&mut self, first: &mut u32, shows_through: bool) {
         let mut next = std::mem::replace(first, NONE);
         let mut last = None;
         while next != NONE {
             let id = NameId(next);
             next = self.get(id).after;
-            if self.get(id).form == Form::Free {
-                self.gone -= 1;
-                self.release(id);
-                continue;
+            match self.get(id).form {
+                Form::Free => self.gone -= 1,
+                Form::Removed if !shows_through => self.leave(id),
+                Form::Dir | Form::Node | Form::Removed => {
+                    match last.replace(id) {
+                        Some(last) => self.get_mut(last).after = id.0,
+                        None => *first = id.0,
+                    }
+                    self.get_mut(id).after = NONE;
+                    continue;
+                }
             }
-            match last.replace(id) {
-                Some(last) => self.get_mut(last).after = id.0,
-                None => *first = id.0,
-            }
-            self.get_mut(id).after = NONE;
+            self.release(id);
         }
     }
 

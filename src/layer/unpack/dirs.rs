@@ -4,13 +4,14 @@
 //! Open directories are cached by path; the cache is dropped whenever a
 //! directory or link is removed, as any path may lead through it. What
 //! directories shall have in the end is kept by inode and set last, to the
-//! very directory it is meant for. Where there are very many it is set in
+//! very directory it is meant for; before a link goes, it is found out where
+//! those are without links. Where there are very many it is set in
 //! between: who works in one later on notes what it has and sets that again.
 
 mod finals;
 
-use std::collections::{HashMap, HashSet, hash_map};
-use std::ffi::{OsStr, OsString};
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -63,7 +64,7 @@ pub(super) struct Dirs<'a> {
     cache: HashMap<PathBuf, Rc<Dir>>,
     finals: HashMap<u64, Final>,
     /// Those of them whose paths may lead through links.
-    loose: Vec<u64>,
+    loose: HashSet<u64>,
     /// How many of them there may be before they are set, but for those that
     /// stay; and with those.
     kept: usize,
@@ -106,12 +107,6 @@ enum Make {
     Anything,
 }
 
-/// What stands on the way from the root to a directory.
-struct Entered {
-    dir: Rc<Dir>,
-    name: OsString,
-}
-
 impl<'a> Dirs<'a> {
     /// Modes and times of about `kept` directories are known before they are set.
     pub(super) fn new(
@@ -127,7 +122,7 @@ impl<'a> Dirs<'a> {
             gid: rustix::process::getegid().as_raw(),
             cache: HashMap::new(),
             finals: HashMap::new(),
-            loose: Vec::new(),
+            loose: HashSet::new(),
             kept,
             most: kept,
             places: HashMap::new(),
@@ -160,6 +155,7 @@ impl<'a> Dirs<'a> {
         match self.root.open_dir(path) {
             Ok(fd) => {
                 let dir = self.take(fd, path).step("open", path)?;
+                self.loose.insert(dir.ino);
                 self.touch(&dir).step("open", path)?;
                 self.remember(path, &dir);
                 Ok(Some(dir))
@@ -167,7 +163,13 @@ impl<'a> Dirs<'a> {
             Err(e) => match Errno::from_io_error(&e) {
                 Some(Errno::NOENT | Errno::NOTDIR) => Ok(None),
                 // Longer than one call takes, but not for a walk.
-                Some(Errno::NAMETOOLONG) => Ok(self.walk(path, Make::Nothing)?.map(|(dir, _)| dir)),
+                Some(Errno::NAMETOOLONG) => {
+                    let found = self.walk(path, Make::Nothing)?;
+                    if let Some((dir, _)) = &found {
+                        self.touch(dir).step("open", path)?;
+                    }
+                    Ok(found.map(|(dir, _)| dir))
+                }
                 _ => Err(e).step("open", path),
             },
         }
@@ -195,6 +197,7 @@ impl<'a> Dirs<'a> {
         }
         match self.walk(path, Make::Anything)? {
             Some((dir, _)) => {
+                self.touch(&dir).step("open", path)?;
                 self.remember(path, &dir);
                 Ok(dir)
             }
@@ -218,22 +221,22 @@ impl<'a> Dirs<'a> {
         let mut todo = components(path);
         let top = self.root.open_dir(Path::new("")).step("open", path)?;
         let top = self.take(top, Path::new("")).step("open", path)?;
-        let mut stack = vec![Entered {
-            dir: top,
-            name: OsString::new(),
-        }];
+        let mut stack = vec![top];
+        // Of the last one, without links.
+        let mut real = PathBuf::new();
         let mut links = 0;
         while let Some(name) = todo.pop_front() {
-            let Some(here) = stack.last().map(|s| Rc::clone(&s.dir)) else {
+            let Some(here) = stack.last().cloned() else {
                 break;
             };
             if name == ".." {
                 if stack.len() > 1 {
                     stack.pop();
+                    real.pop();
                 }
                 continue;
             }
-            let real = real_path(&stack).join(&name);
+            real.push(&name);
             let mut found = self.enter_child(&here, &name, &real);
             let link = match found.as_ref().err().copied() {
                 None => None,
@@ -255,8 +258,10 @@ impl<'a> Dirs<'a> {
                 if links > MAX_LINKS {
                     return Err(Errno::LOOP).step("open", path);
                 }
+                real.pop();
                 if target.has_root() {
                     stack.truncate(1);
+                    real.clear();
                 }
                 for part in components(&target).into_iter().rev() {
                     todo.push_front(part);
@@ -272,19 +277,14 @@ impl<'a> Dirs<'a> {
                 }
                 Err(_) => {
                     let dir = self.make_child(&here, &name, &real)?;
-                    self.imply(&dir, real)?;
+                    self.imply(&dir, real.clone())?;
                     self.own(&here, &name);
                     dir
                 }
             };
-            stack.push(Entered { dir, name });
+            stack.push(dir);
         }
-        let real = real_path(&stack);
-        let found = stack.pop().map(|s| (s.dir, real));
-        if let Some((dir, _)) = &found {
-            self.touch(dir).step("open", path)?;
-        }
-        Ok(found)
+        Ok(stack.pop().map(|dir| (dir, real)))
     }
 
     fn is_whiteout_at(&self, dir: &Dir, name: &OsStr) -> bool {
@@ -363,14 +363,11 @@ impl<'a> Dirs<'a> {
             ino: stat.st_ino,
         });
         let mode = self.open_up(&dir, &stat)?;
-        if let hash_map::Entry::Vacant(place) = self.finals.entry(dir.ino) {
-            place.insert(Final {
-                path: path.to_owned(),
-                mode,
-                mtime: mtime(&stat),
-            });
-            self.loose.push(dir.ino);
-        }
+        self.finals.entry(dir.ino).or_insert_with(|| Final {
+            path: path.to_owned(),
+            mode,
+            mtime: mtime(&stat),
+        });
         Ok(dir)
     }
 
@@ -396,7 +393,7 @@ impl<'a> Dirs<'a> {
     /// The layer says what this directory shall have.
     pub(super) fn explicit(&mut self, path: &Path, dir: &Dir, meta: &Meta) {
         self.implied.remove(&dir.ino);
-        self.loose.push(dir.ino);
+        self.loose.insert(dir.ino);
         self.finals.insert(
             dir.ino,
             Final {
@@ -474,7 +471,7 @@ impl<'a> Dirs<'a> {
 
     /// A directory or a link goes: any path may lead through it, and another
     /// directory may get its inode.
-    fn forget(&mut self) -> Result<(), UnpackError> {
+    pub(super) fn forget(&mut self) -> Result<(), UnpackError> {
         self.tie()?;
         self.cache.clear();
         self.places.clear();
@@ -574,10 +571,6 @@ impl<'a> Dirs<'a> {
         }
         Ok(())
     }
-}
-
-fn real_path(stack: &[Entered]) -> PathBuf {
-    stack.iter().skip(1).map(|s| &s.name).collect()
 }
 
 /// The text of the link `name` in `dir`; `None` when it is no link.

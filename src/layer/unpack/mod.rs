@@ -600,6 +600,10 @@ impl Unpacker<'_> {
         if self.options.form == Form::Flat {
             return self.dirs.prune(&dir, name, path);
         }
+        if self.options.lower.is_some() {
+            // It may be a link that paths have led through.
+            self.dirs.forget()?;
+        }
         let kind = FileType::CharacterDevice;
         match rustix::fs::mknodat(&dir.fd, name, kind, Mode::empty(), 0) {
             Ok(()) => Ok(()),

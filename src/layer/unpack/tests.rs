@@ -1021,6 +1021,34 @@ fn implied_directories_are_told_and_leave_others_alone() {
 }
 
 #[test]
+fn links_of_lower_layers_lead_on() {
+    let sandbox = Sandbox::new();
+    let lower = sandbox.root("lower", false);
+    let base = raw().dir("usr/lib", 0o755).link("lib", "usr/lib").end();
+    unpack(&base[..], &lower, &options(true)).unwrap();
+    let stack = Stack(vec![sandbox.dir.path().join("lower")]);
+    let layer = raw()
+        .dir("lib/new", 0o711)
+        .file("lib/new/f", b"f")
+        .file(".wh.lib", b"")
+        .dir("lib/own", 0o711)
+        .end();
+    let mut with_lower = options(true);
+    with_lower.lower = Some(&stack);
+    for (name, kept) in [("few", 3), ("all", KEPT)] {
+        let root = sandbox.root(name, false);
+        let notes = Notes::new(false);
+        apply(&layer[..], &root, &with_lower, notes, kept).unwrap();
+        for path in ["usr/lib/new", "lib/own"] {
+            let path = sandbox.dir.path().join(name).join(path);
+            let stat = std::fs::symlink_metadata(path).unwrap();
+            let found = (stat.mode() & 0o7777, stat.mtime());
+            assert_eq!(found, (0o711, 1_500_000_000), "{name}");
+        }
+    }
+}
+
+#[test]
 fn budgets_stop_bombs() {
     let sandbox = Sandbox::new();
     let limited = |max_bytes, max_entries| UnpackOptions {
@@ -1182,7 +1210,6 @@ fn the_root_is_locked_last() {
     }
 }
 
-/// Directories are left and come back to; some keep their owner out.
 /// Does it where modes of files count.
 fn without_privilege<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let work = || {
@@ -1227,6 +1254,7 @@ fn directories_that_links_led_to_have_their_modes_and_times() {
     }
 }
 
+/// Directories are left and come back to; some keep their owner out.
 #[test]
 fn many_directories_have_their_modes_and_times() {
     let modes = [0o755, 0o500, 0o000, 0o2770, 0o111];

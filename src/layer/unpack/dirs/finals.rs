@@ -110,6 +110,10 @@ impl Dirs<'_> {
         let found = match self.root.open_dir(path) {
             Ok(fd) => Some(fd),
             Err(e) => match Errno::from_io_error(&e) {
+                // It may lead through a link that only lower layers have.
+                Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if self.lower.is_some() => {
+                    self.walk_only(path)?
+                }
                 Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => None,
                 Some(Errno::NAMETOOLONG) => self.walk_only(path)?,
                 _ => return Err(e).step("open", path),
