@@ -1,7 +1,7 @@
 //! Without some files: hidden by whiteouts in one layer more, or taken out of
 //! the layers themselves.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, hash_map};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -220,23 +220,9 @@ impl Current {
     }
 }
 
-/// A name that stays, for each file that has one; a name's number plus one.
-#[derive(Default)]
-struct Kept(Vec<u32>);
-
-impl Kept {
-    fn get(&self, node: NodeId) -> Option<NameId> {
-        let number = self.0.get(node.index())?.checked_sub(1)?;
-        Some(NameId::at(number as usize))
-    }
-
-    fn set(&mut self, node: NodeId, name: NameId) {
-        if self.0.len() <= node.index() {
-            self.0.resize(node.index() + 1, 0);
-        }
-        self.0[node.index()] = name.index() as u32 + 1;
-    }
-}
+/// A name that stays, for each file that hard links were made of and that has
+/// one.
+type Kept = HashMap<NodeId, NameId>;
 
 impl Plan {
     fn make(
@@ -273,25 +259,24 @@ impl Plan {
                 Applied::Emptied(dir) => (stack.path(*dir), None),
                 Applied::Removed(dir, name) => (stack.path(*dir).join(name), None),
             };
+            if let (Some(node), Applied::Linked(_, target)) = (node, &applied)
+                && let hash_map::Entry::Vacant(place) = kept.entry(node)
+                && !goes(matches, &stack.path(*target))
+            {
+                // Without any link before, it is the file's only name.
+                place.insert(*target);
+            }
             let current = &mut seen[number];
             if goes(matches, &path) {
                 plan.links_go |= node.is_some_and(|node| stack.is_link(node));
                 current.cuts.drops.push(entry);
-            } else if let (Some(node), Item::Put(put)) = (node, &item) {
-                match &applied {
-                    Applied::Linked(name, target)
-                        // Else its target is written only at the end.
-                        if goes(matches, &stack.path(*target))
-                            || current.is_late(node) =>
-                    {
-                        let link = (node, *name, plan.metas.intern(&put.meta));
-                        current.link(entry, &path, link, &stack, matches, &mut kept);
-                    }
-                    Applied::Put(name) | Applied::Linked(name, _) if kept.get(node).is_none() => {
-                        kept.set(node, *name);
-                    }
-                    _ => {}
-                }
+            } else if let (Some(node), Item::Put(put)) = (node, &item)
+                && let Applied::Linked(name, target) = &applied
+                // Else its target is written only at the end.
+                && (goes(matches, &stack.path(*target)) || current.is_late(node))
+            {
+                let link = (node, *name, plan.metas.intern(&put.meta));
+                current.link(entry, &path, link, &stack, matches, &mut kept);
             }
             let stated = match &item {
                 Item::Put(put) => &put.path,
@@ -353,7 +338,7 @@ impl Current {
                 !goes(matches, &stack.path(*other))
             }
         };
-        match kept.get(node).filter(stands) {
+        match kept.get(&node).copied().filter(stands) {
             Some(other) => {
                 let change = Change {
                     path: Some(path.to_owned()),
@@ -364,7 +349,7 @@ impl Current {
             None => {
                 self.late_files.insert(node.index() as u32);
                 self.late.push(link);
-                kept.set(node, name);
+                kept.insert(node, name);
                 self.cuts.drops.push(entry);
             }
         }
