@@ -1032,6 +1032,8 @@ fn links_of_lower_layers_lead_on() {
         .file("lib/new/f", b"f")
         .file(".wh.lib", b"")
         .dir("lib/own", 0o711)
+        .dir("loop", 0o755)
+        .link("loop", "loop")
         .end();
     let mut with_lower = options(true);
     with_lower.lower = Some(&stack);

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::super::error::Step;
 use super::super::{UnpackError, Unpacked, attrs};
-use super::{Dirs, Make, is_open};
+use super::{Dir, Dirs, Make, is_open};
 use crate::layer::Mtime;
 
 /// What a directory gets when it is not worked in.
@@ -31,7 +31,7 @@ impl Dirs<'_> {
             };
             let path = last.path.clone();
             let found = match self.open_last(&path, ino)? {
-                Some(_) => self.walk(&path, Make::Nothing)?,
+                Some(_) => self.walk_again(&path)?,
                 None => None,
             };
             match (found, self.finals.get_mut(&ino)) {
@@ -124,11 +124,23 @@ impl Dirs<'_> {
         Ok((stat.st_ino == ino).then_some(fd))
     }
 
-    /// Opens a directory whose path is too long for one call.
+    /// The same for a path that one call can't lead along.
     fn walk_only(&mut self, path: &Path) -> Result<Option<OwnedFd>, UnpackError> {
-        match self.walk(path, Make::Nothing)? {
-            Some((dir, _)) => Ok(Rc::try_unwrap(dir).ok().map(|dir| dir.fd)),
-            None => Ok(None),
+        let found = self.walk_again(path)?;
+        Ok(found.and_then(|(dir, _)| Rc::try_unwrap(dir).ok().map(|dir| dir.fd)))
+    }
+
+    fn walk_again(&mut self, path: &Path) -> Result<Option<(Rc<Dir>, PathBuf)>, UnpackError> {
+        match self.walk(path, Make::Nothing) {
+            Err(UnpackError::Io { source, .. })
+                if matches!(
+                    Errno::from_io_error(&source),
+                    Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
+                ) =>
+            {
+                Ok(None)
+            }
+            done => done,
         }
     }
 }
