@@ -20,7 +20,9 @@ pub(super) fn shows_through(
     real: &Path,
     lower: &dyn Lower,
 ) -> Result<bool, UnpackError> {
-    for parent in real.ancestors().skip(1) {
+    // From the top: further down a path would lead through what is none.
+    let parents: Vec<&Path> = real.ancestors().skip(1).collect();
+    for parent in parents.into_iter().rev() {
         let is_dir = parent.as_os_str().is_empty()
             || lower
                 .entry(parent)

@@ -232,6 +232,9 @@ fn apply(
     unpacker.dirs.finish(&mut result)?;
     if let Some(lower) = options.lower {
         for path in &result.implied {
+            if !lower::shows_through(root, path, lower)? {
+                continue;
+            }
             let below = lower.entry(path).step("look below the layer at", path)?;
             if let Some(below) = below.filter(|below| below.kind == Kind::Dir) {
                 result.notes.set(path, noted(&below, false));

@@ -227,6 +227,11 @@ impl IsDirChar for std::fs::FileType {
 
 impl Lower for Stack {
     fn entry(&self, path: &Path) -> io::Result<Option<Entry>> {
+        // Others would follow it.
+        let links = path.ancestors().skip(1).filter_map(|p| self.locate(p));
+        if links.into_iter().any(|link| link.is_symlink()) {
+            return Err(Errno::LOOP.into());
+        }
         let Some(real) = self.locate(path) else {
             return Ok(None);
         };
@@ -1024,7 +1029,11 @@ fn implied_directories_are_told_and_leave_others_alone() {
 fn links_of_lower_layers_lead_on() {
     let sandbox = Sandbox::new();
     let lower = sandbox.root("lower", false);
-    let base = raw().dir("usr/lib", 0o755).link("lib", "usr/lib").end();
+    let base = raw()
+        .dir("usr/lib", 0o755)
+        .link("lib", "usr/lib")
+        .link("turn", "turn")
+        .end();
     unpack(&base[..], &lower, &options(true)).unwrap();
     let stack = Stack(vec![sandbox.dir.path().join("lower")]);
     let layer = raw()
@@ -1034,6 +1043,8 @@ fn links_of_lower_layers_lead_on() {
         .dir("lib/own", 0o711)
         .dir("loop", 0o755)
         .link("loop", "loop")
+        .file("turn", b"no link any more")
+        .file("turn/into/directories/f", b"f")
         .end();
     let mut with_lower = options(true);
     with_lower.lower = Some(&stack);
