@@ -73,6 +73,9 @@ pub(super) struct Dirs<'a> {
     /// Paths of directories without links, by inode.
     places: HashMap<u64, PathBuf>,
     used_lower: bool,
+    /// Fingerprints of the places of links that only lower layers have and that
+    /// paths have led through.
+    passed: HashSet<u64>,
     /// Flat form: fingerprints of the layer's own entries, and directories
     /// that it has some or whiteouts in, however deep.
     own: HashSet<u64>,
@@ -128,6 +131,7 @@ impl<'a> Dirs<'a> {
             places: HashMap::new(),
             implied: HashMap::new(),
             used_lower: false,
+            passed: HashSet::new(),
             own: HashSet::new(),
             touched: HashSet::new(),
             fingerprint: RandomState::new(),
@@ -241,7 +245,10 @@ impl<'a> Dirs<'a> {
             let link = match found.as_ref().err().copied() {
                 None => None,
                 Some(Errno::NOENT) => match self.lower_kind(&real)? {
-                    Some(Kind::Symlink { target }) => Some(target),
+                    Some(Kind::Symlink { target }) => {
+                        self.passed.insert(self.key(here.ino, &name));
+                        Some(target)
+                    }
                     None | Some(Kind::Dir) => None,
                     Some(_) => {
                         found = Err(Errno::NOTDIR);
@@ -469,9 +476,18 @@ impl<'a> Dirs<'a> {
         remove::remove(dir.fd.as_fd(), name).step("replace", path)
     }
 
+    /// Before the layer has something of its own there: a link that only lower
+    /// layers have goes with that.
+    pub(super) fn hide(&mut self, dir: &Dir, name: &OsStr) -> Result<(), UnpackError> {
+        match self.passed.is_empty() || !self.passed.remove(&self.key(dir.ino, name)) {
+            true => Ok(()),
+            false => self.forget(),
+        }
+    }
+
     /// A directory or a link goes: any path may lead through it, and another
     /// directory may get its inode.
-    pub(super) fn forget(&mut self) -> Result<(), UnpackError> {
+    fn forget(&mut self) -> Result<(), UnpackError> {
         self.tie()?;
         self.cache.clear();
         self.places.clear();

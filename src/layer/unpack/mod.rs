@@ -323,6 +323,7 @@ impl Unpacker<'_> {
             return self.directory_attrs(&root, path, &entry.meta, true);
         };
         let dir = self.dirs.make(parent)?;
+        self.dirs.hide(&dir, name)?;
         match &entry.kind {
             Kind::File { size } => {
                 let file = self.create(&dir, name, path)?;
@@ -603,10 +604,7 @@ impl Unpacker<'_> {
         if self.options.form == Form::Flat {
             return self.dirs.prune(&dir, name, path);
         }
-        if self.options.lower.is_some() {
-            // It may be a link that paths have led through.
-            self.dirs.forget()?;
-        }
+        self.dirs.hide(&dir, name)?;
         let kind = FileType::CharacterDevice;
         match rustix::fs::mknodat(&dir.fd, name, kind, Mode::empty(), 0) {
             Ok(()) => Ok(()),

@@ -1033,6 +1033,7 @@ fn links_of_lower_layers_lead_on() {
         .dir("usr/lib", 0o755)
         .link("lib", "usr/lib")
         .link("turn", "turn")
+        .link("also", "usr/lib")
         .end();
     unpack(&base[..], &lower, &options(true)).unwrap();
     let stack = Stack(vec![sandbox.dir.path().join("lower")]);
@@ -1041,6 +1042,9 @@ fn links_of_lower_layers_lead_on() {
         .file("lib/new/f", b"f")
         .file(".wh.lib", b"")
         .dir("lib/own", 0o711)
+        .file("also/x/f", b"f")
+        .file("also", b"no link any more")
+        .dir("also/x/more", 0o711)
         .dir("loop", 0o755)
         .link("loop", "loop")
         .file("turn", b"no link any more")
@@ -1052,7 +1056,7 @@ fn links_of_lower_layers_lead_on() {
         let root = sandbox.root(name, false);
         let notes = Notes::new(false);
         apply(&layer[..], &root, &with_lower, notes, kept).unwrap();
-        for path in ["usr/lib/new", "lib/own"] {
+        for path in ["usr/lib/new", "lib/own", "also/x/more"] {
             let path = sandbox.dir.path().join(name).join(path);
             let stat = std::fs::symlink_metadata(path).unwrap();
             let found = (stat.mode() & 0o7777, stat.mtime());
