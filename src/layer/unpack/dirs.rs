@@ -448,8 +448,12 @@ impl<'a> Dirs<'a> {
         lower.entry(real).step("look below the layer at", real)
     }
 
-    /// Makes a directory opaque in overlay form.
+    /// Makes a directory opaque in overlay form: links that lower layers have in
+    /// it go with that.
     pub(super) fn set_opaque(&mut self, dir: &Dir, path: &Path) -> Result<(), UnpackError> {
+        if !std::mem::take(&mut self.passed).is_empty() {
+            self.forget()?;
+        }
         let name = match self.form {
             Form::Overlay { user_xattr: true } => "user.overlay.opaque",
             Form::Overlay { user_xattr: false } => "trusted.overlay.opaque",

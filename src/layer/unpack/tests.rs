@@ -1034,6 +1034,7 @@ fn links_of_lower_layers_lead_on() {
         .link("lib", "usr/lib")
         .link("turn", "turn")
         .link("also", "usr/lib")
+        .link("k/l", "/usr/lib")
         .end();
     unpack(&base[..], &lower, &options(true)).unwrap();
     let stack = Stack(vec![sandbox.dir.path().join("lower")]);
@@ -1045,6 +1046,9 @@ fn links_of_lower_layers_lead_on() {
         .file("also/x/f", b"f")
         .file("also", b"no link any more")
         .dir("also/x/more", 0o711)
+        .file("k/l/y", b"y")
+        .file("k/.wh..wh..opq", b"")
+        .dir("k/l/new", 0o711)
         .dir("loop", 0o755)
         .link("loop", "loop")
         .file("turn", b"no link any more")
@@ -1056,7 +1060,7 @@ fn links_of_lower_layers_lead_on() {
         let root = sandbox.root(name, false);
         let notes = Notes::new(false);
         apply(&layer[..], &root, &with_lower, notes, kept).unwrap();
-        for path in ["usr/lib/new", "lib/own", "also/x/more"] {
+        for path in ["usr/lib/new", "lib/own", "also/x/more", "k/l/new"] {
             let path = sandbox.dir.path().join(name).join(path);
             let stat = std::fs::symlink_metadata(path).unwrap();
             let found = (stat.mode() & 0o7777, stat.mtime());
