@@ -526,22 +526,19 @@ impl Stack {
     /// What is in a directory, unless the current layer has pruned that: what
     /// came into it since then is the layer's own. It has from now on.
     fn not_pruned(&mut self, id: NameId) -> Vec<NameId> {
-        let layer = self.layer;
-        match self.dir_mut(id) {
-            Some(dir) if dir.pruned != layer => {
-                dir.pruned = layer;
-                let mut first = dir.first;
-                // So that each of those that are gone is passed once.
-                let shows_through = self.names.get(id).lower == Lower::Same;
-                self.names.sweep(&mut first, shows_through);
-                let children = self.names.list(first, true).collect();
-                if let Some(dir) = self.dir_mut(id) {
-                    dir.first = first;
-                }
-                children
-            }
-            _ => Vec::new(),
+        let name = self.names.get(id);
+        let What::Dir(dir) = name.what() else {
+            return Vec::new();
+        };
+        let shows_through = name.lower == Lower::Same;
+        let dir = &mut self.dirs[dir as usize];
+        if dir.pruned == self.layer {
+            return Vec::new();
         }
+        dir.pruned = self.layer;
+        // So that each of those that are gone is passed once.
+        self.names.sweep(&mut dir.first, shows_through);
+        self.names.list(dir.first, true).collect()
     }
 
     /// The path of a name, without links.

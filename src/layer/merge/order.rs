@@ -88,6 +88,9 @@ impl<'a> Order<'a> {
                 links.push((node, name));
             }
         }
+        if links.is_empty() {
+            return;
+        }
         let mut targets: HashMap<NodeId, Option<NameId>> =
             links.iter().map(|(node, _)| (*node, None)).collect();
         for (name, found) in all(stack) {

@@ -30,10 +30,8 @@ impl Dirs<'_> {
                 continue;
             };
             let path = last.path.clone();
-            let found = match self.open_last(&path, ino)? {
-                Some(_) => self.walk_again(&path)?,
-                None => None,
-            };
+            let found = self.walk_again(&path)?;
+            let found = found.filter(|(dir, _)| dir.ino == ino);
             match (found, self.finals.get_mut(&ino)) {
                 (Some((_, real)), Some(last)) => last.path = real,
                 _ => drop(self.finals.remove(&ino)),
