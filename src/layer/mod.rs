@@ -11,9 +11,11 @@
 
 pub mod archive;
 pub(crate) mod bits;
+pub(crate) mod chains;
 pub(crate) mod code;
 pub mod compress;
 pub(crate) mod first_names;
+pub(crate) mod frames;
 pub mod ids;
 pub mod index;
 pub mod listing;

@@ -18,7 +18,6 @@
 //! # Specification
 //! image-spec `layer.md`, "Applying Changesets".
 
-mod chains;
 mod dirs;
 mod nodes;
 mod packed;

@@ -5,14 +5,15 @@
 //! more than their entries: what is removed leaves the lists that removals walk
 //! through, and a directory's lower entries are removed once in each layer.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::names::Table;
-use super::tree::{MAX_LINKS, NONE, Nodes, Tree, components};
+use super::tree::{MAX_LINKS, Nodes, Tree, components};
 use super::versions::Version;
+use crate::layer::bits::Bits;
+use crate::layer::frames::{Frames, NONE};
 use crate::layer::index::{Indexed, LayerIndex};
 use crate::layer::tar_read::Item;
 use crate::layer::{Entry, Kind};
@@ -70,52 +71,21 @@ const LAST: u32 = NONE;
 /// In no list.
 const UNLISTED: u32 = NONE - 1;
 
-/// Numbers of layers, plus one; layer 0 has nothing below that they matter for.
-#[derive(Debug, Clone, Copy, Default)]
-struct Stamps {
-    /// Removed all that lower ones had below the directory.
-    cleared: u32,
-    /// Has something in this directory, if only a whiteout: it does not go with
-    /// what lower layers have.
-    entered: u32,
-}
-
-/// Of each node the first in the list of what is there now below it. Most nodes
-/// have none: there is a page only where one of its nodes has.
-#[derive(Default)]
-struct Firsts(Vec<Option<Box<[u32; PAGE]>>>);
-
-/// Nodes of one page of [`Firsts`].
-const PAGE: usize = 64;
-
-impl Firsts {
-    fn get(&self, node: u32) -> u32 {
-        let page = self.0.get(node as usize / PAGE);
-        let page = page.and_then(Option::as_ref);
-        page.map_or(LAST, |page| page[node as usize % PAGE])
-    }
-
-    /// Puts another one there; the one before.
-    fn replace(&mut self, node: u32, first: u32) -> u32 {
-        let at = node as usize / PAGE;
-        if at >= self.0.len() {
-            self.0.resize(at + 1, None);
-        }
-        let page = self.0[at].get_or_insert_with(|| Box::new([LAST; PAGE]));
-        std::mem::replace(&mut page[node as usize % PAGE], first)
-    }
-}
-
 struct Builder {
     tree: Tree,
     table: Table,
-    /// Some in the lists may have gone again; they leave when someone comes by.
-    first: Firsts,
+    /// Of each node the first in the list of what is there now below it. Some
+    /// may have gone again; they leave when someone comes by.
+    first: Frames,
     /// Of each node the next one in its parent's list.
-    after: Vec<u32>,
-    stamps: HashMap<u32, Stamps>,
-    /// Nodes with a version of this layer, as runs.
-    touched: Vec<(u32, u32)>,
+    after: Frames,
+    /// Directories below which this layer has removed all that lower ones had.
+    cleared: Bits,
+    /// Directories in which it has something, if only a whiteout: they do not
+    /// go with what lower layers have.
+    entered: Bits,
+    /// Nodes with a version of this layer.
+    touched: Frames,
     layer: u32,
     /// The directory of the last entry, as long as its path leads to it.
     last: Option<(std::path::PathBuf, u32)>,
@@ -125,11 +95,12 @@ impl Builder {
     fn new() -> Self {
         let mut builder = Self {
             tree: Tree::default(),
-            table: Table::new(),
-            first: Firsts::default(),
-            after: Vec::new(),
-            stamps: HashMap::new(),
-            touched: Vec::new(),
+            table: Table::default(),
+            first: Frames::default(),
+            after: Frames::default(),
+            cleared: Bits::default(),
+            entered: Bits::default(),
+            touched: Frames::default(),
             layer: 0,
             last: None,
         };
@@ -145,11 +116,14 @@ impl Builder {
     /// Makes room for what is known of a node that is new.
     fn added(&mut self) {
         self.tree.nodes.newest.push(NONE);
+        self.first.push(LAST);
         self.after.push(UNLISTED);
     }
 
     fn apply(&mut self, index: Arc<LayerIndex>) -> io::Result<()> {
         self.last = None;
+        self.cleared = Bits::default();
+        self.entered = Bits::default();
         self.nodes().inodes.begin_layer(Arc::clone(&index));
         if self.layer == 0 {
             self.imply(0);
@@ -162,9 +136,7 @@ impl Builder {
                 Err(Fault::Read(error)) => return Err(error),
             }
         }
-        let mut touched = std::mem::take(&mut self.touched);
-        touched.shrink_to_fit();
-        self.tree.touched.push(touched);
+        self.tree.touched.push(std::mem::take(&mut self.touched));
         self.layer += 1;
         Ok(())
     }
@@ -297,7 +269,7 @@ impl Builder {
     /// Whether this layer has put it there.
     fn is_own(&self, node: u32) -> bool {
         let nodes = &self.tree.nodes;
-        let version = nodes.version(nodes.newest[node as usize]);
+        let version = nodes.version(nodes.newest.get(node as usize));
         version.is_some_and(|v| v.layer == self.layer)
     }
 
@@ -318,7 +290,7 @@ impl Builder {
     fn set(&mut self, node: u32, inode: u32) {
         let at = node as usize;
         let nodes = &mut self.tree.nodes;
-        let number = nodes.newest[at];
+        let number = nodes.newest.get(at);
         let known = nodes.version(number);
         let own = known.filter(|version| version.layer == self.layer);
         let before = own.map_or(number, |version| version.before);
@@ -328,31 +300,32 @@ impl Builder {
             inode,
         };
         let old = own.map(|_| number);
-        nodes.newest[at] = nodes.versions.put(version, old, &nodes.inodes);
+        let new = nodes.versions.put(version, old, &nodes.inodes);
+        if new != number {
+            nodes.newest.set(at, new);
+        }
         let parent = nodes.names.parent(node);
         if own.is_none() {
-            match self.touched.last_mut() {
-                Some((first, count)) if *first + *count == node => *count += 1,
-                _ => self.touched.push((node, 1)),
-            }
+            self.touched.push(node);
         }
-        if inode != NONE && parent != NONE && self.after[at] == UNLISTED {
-            self.after[at] = self.first.replace(parent, node);
+        if inode != NONE && parent != NONE && self.after.get(at) == UNLISTED {
+            let first = self.first.replace(parent as usize, node);
+            self.after.set(at, first);
         }
     }
 
     /// Whether something is in `node` now. What has gone leaves the list.
     fn is_empty(&mut self, node: u32) -> bool {
         loop {
-            let here = self.first.get(node);
+            let here = self.first.get(node as usize);
             if here == LAST {
                 return true;
             }
             if self.inode_of(here).is_some() {
                 return false;
             }
-            let after = std::mem::replace(&mut self.after[here as usize], UNLISTED);
-            self.first.replace(node, after);
+            let after = self.after.replace(here as usize, UNLISTED);
+            self.first.set(node as usize, after);
         }
     }
 
@@ -362,16 +335,16 @@ impl Builder {
         if self.is_empty(node) {
             return;
         }
-        let mut here = self.first.get(node);
+        let mut here = self.first.get(node as usize);
         loop {
             found.push(here);
             let next = loop {
-                let next = self.after[here as usize];
+                let next = self.after.get(here as usize);
                 if next == LAST || self.inode_of(next).is_some() {
                     break next;
                 }
-                let after = std::mem::replace(&mut self.after[next as usize], UNLISTED);
-                self.after[here as usize] = after;
+                let after = self.after.replace(next as usize, UNLISTED);
+                self.after.set(here as usize, after);
             };
             if next == LAST {
                 return;
@@ -406,24 +379,18 @@ impl Builder {
         if self.layer == 0 {
             return;
         }
-        let stamp = self.layer + 1;
         let mut found = vec![node];
         let mut at = 0;
         while let Some(here) = found.get(at).copied() {
             at += 1;
-            if self.first.get(here) == LAST {
-                continue;
-            }
-            let stamps = self.stamps.entry(here).or_default();
-            if std::mem::replace(&mut stamps.cleared, stamp) != stamp {
+            if self.first.get(here as usize) != LAST && self.cleared.insert(here) {
                 self.live(here, &mut found);
             }
         }
         // What is below comes after what is above.
         for here in found.into_iter().rev() {
             let keep = here == node && !itself;
-            let entered = self.stamps.get(&here).is_some_and(|s| s.entered == stamp);
-            if !keep && !entered && !self.is_own(here) && self.is_empty(here) {
+            if !keep && !self.entered.has(here) && !self.is_own(here) && self.is_empty(here) {
                 self.set(here, NONE);
             }
         }
@@ -502,7 +469,7 @@ impl Builder {
     /// Notes that the layer has something in this directory.
     fn enter(&mut self, node: u32) {
         if self.layer > 0 {
-            self.stamps.entry(node).or_default().entered = self.layer + 1;
+            self.entered.insert(node);
         }
     }
 
@@ -517,7 +484,7 @@ impl Builder {
     fn finish(self) -> Tree {
         let mut tree = self.tree;
         // Its room is for what follows.
-        drop((self.table, self.first, self.after, self.stamps));
+        drop((self.table, self.first, self.after));
         tree.sorted = tree.nodes.names.sorted();
         tree
     }

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! An image may have a million files. In memory is what the tree has of each
-//! path, 40 bytes or so with its name; attributes and digests stay in the files
+//! path, some tens of bytes with its name; attributes and digests stay in the files
 //! of the indexes and are read when they are asked for, and two images are
 //! compared as [`rows`] that lie in files. So asking for them can fail.
 

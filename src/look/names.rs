@@ -3,20 +3,18 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use super::tree::{NONE, NodeId};
+use super::tree::NodeId;
 use crate::layer::bits::{Bits, Ranked};
-use crate::layer::code::{self, Input};
-
-/// It is known where each name is whose number is a multiple of this.
-const EACH: usize = 4;
+use crate::layer::chains::Chains;
+use crate::layer::frames::{Frames, NONE};
 
 /// Names of nodes, and the directories that they are in.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Names {
-    parents: Vec<u32>,
-    /// Names, each behind its length, and where every [`EACH`]th of them is.
+    parents: Frames,
     bytes: Vec<u8>,
-    places: Vec<u32>,
+    /// Where each name ends.
+    ends: Frames,
 }
 
 impl Names {
@@ -31,40 +29,35 @@ impl Names {
 
     /// [`NONE`] for the root.
     pub(super) fn parent(&self, node: u32) -> u32 {
-        self.parents[node as usize]
+        self.parents.get(node as usize)
     }
 
     pub(super) fn name(&self, node: u32) -> &[u8] {
-        let place = self.places[node as usize / EACH] as usize;
-        let mut input = Input(&self.bytes[place..]);
-        for _ in 0..node as usize % EACH {
-            input.field();
-        }
-        input.field().unwrap_or_default()
+        let node = node as usize;
+        let begin = node.checked_sub(1).map_or(0, |last| self.ends.get(last));
+        &self.bytes[begin as usize..self.ends.get(node) as usize]
     }
 
     /// Adds one; its number.
     pub(super) fn push(&mut self, parent: u32, name: &[u8]) -> u32 {
         let node = self.len() as u32;
         self.parents.push(parent);
-        if (node as usize).is_multiple_of(EACH) {
-            self.places.push(self.bytes.len() as u32);
-        }
-        code::field(&mut self.bytes, name);
+        self.bytes.extend_from_slice(name);
+        self.ends.push(self.bytes.len() as u32);
         node
     }
 
     /// All but the root by parent and name.
     pub(super) fn sorted(&self) -> Sorted {
         let mut parents = Bits::default();
-        for parent in &self.parents[1..] {
-            parents.insert(*parent);
+        for parent in self.parents.iter().skip(1) {
+            parents.insert(parent);
         }
         let parents = Ranked::of(parents);
         let place = |parent: u32| parents.place(parent).unwrap_or_default();
         let mut begins = vec![0_u32; parents.len() + 1];
-        for parent in &self.parents[1..] {
-            begins[place(*parent) + 1] += 1;
+        for parent in self.parents.iter().skip(1) {
+            begins[place(parent) + 1] += 1;
         }
         for at in 1..begins.len() {
             begins[at] += begins[at - 1];
@@ -73,7 +66,7 @@ impl Names {
         // they are already.
         let mut nodes = vec![NodeId(NONE); self.len() - 1];
         for (node, parent) in self.parents.iter().enumerate().skip(1) {
-            let next = &mut begins[place(*parent)];
+            let next = &mut begins[place(parent)];
             nodes[*next as usize] = NodeId(node as u32);
             *next += 1;
         }
@@ -116,41 +109,20 @@ impl Sorted {
 }
 
 /// Finds nodes by parent and name.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Table {
-    /// Numbers of nodes, each at the place that its hash says or behind it;
-    /// a power of two of them, a quarter free at least.
-    slots: Vec<u32>,
-    hash: RandomState,
-    count: usize,
+    nodes: Chains,
+    hasher: RandomState,
 }
 
 impl Table {
-    pub(super) fn new() -> Self {
-        Self {
-            slots: vec![NONE; 64],
-            hash: RandomState::new(),
-            count: 0,
-        }
+    fn hash(&self, parent: u32, name: &[u8]) -> u64 {
+        self.hasher.hash_one((parent, name))
     }
 
     pub(super) fn get(&self, names: &Names, parent: u32, name: &[u8]) -> Option<u32> {
-        self.place(names, parent, name).ok()
-    }
-
-    /// The node, or the free place where it would be.
-    fn place(&self, names: &Names, parent: u32, name: &[u8]) -> Result<u32, usize> {
-        let mask = self.slots.len() - 1;
-        let mut at = self.hash.hash_one((parent, name)) as usize & mask;
-        loop {
-            match self.slots[at] {
-                NONE => return Err(at),
-                node if names.parent(node) == parent && names.name(node) == name => {
-                    return Ok(node);
-                }
-                _ => at = (at + 1) & mask,
-            }
-        }
+        let is_it = |node| names.parent(node) == parent && names.name(node) == name;
+        self.nodes.find(self.hash(parent, name), is_it)
     }
 
     /// The node, which is made if there is none; whether it was.
@@ -160,24 +132,13 @@ impl Table {
         parent: u32,
         name: &[u8],
     ) -> (u32, bool) {
-        let at = match self.place(names, parent, name) {
-            Ok(node) => return (node, false),
-            Err(at) => at,
-        };
-        let node = names.push(parent, name);
-        self.slots[at] = node;
-        self.count += 1;
-        if self.count > self.slots.len() / 4 * 3 {
-            let more = self.slots.len() * 2;
-            self.slots = Vec::new();
-            self.slots = vec![NONE; more];
-            for node in 1..names.len() as u32 {
-                let (parent, name) = (names.parent(node), names.name(node));
-                if let Err(at) = self.place(names, parent, name) {
-                    self.slots[at] = node;
-                }
-            }
+        if let Some(node) = self.get(names, parent, name) {
+            return (node, false);
         }
+        let node = names.push(parent, name);
+        let hasher = &self.hasher;
+        let hash = |node| hasher.hash_one((names.parent(node), names.name(node)));
+        self.nodes.insert(node, hash);
         (node, true)
     }
 }

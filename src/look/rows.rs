@@ -7,9 +7,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::inodes::InodeSet;
-use super::tree::{Inode, NONE, NodeId, Origin, Tree};
+use super::tree::{Inode, InodeId, NodeId, Origin, Tree};
 use crate::layer::bits::Ranked;
 use crate::layer::code::{self, Input, to_path};
+use crate::layer::frames::NONE;
 use crate::layer::index::records::{Attributes, Window, is_sparse, put_attributes, tag};
 use crate::layer::index::{Spool, Stored};
 
@@ -56,7 +57,7 @@ impl Rows {
             }
             let digest = inode.digest.as_ref();
             put_attributes(out, &mut secs, &inode.kind, &inode.meta, digest)?;
-            match links.get(id.0) {
+            match links.get(id) {
                 Some(first) => {
                     out.push(1);
                     code::field(out, tree.path(first).as_os_str().as_encoded_bytes());
@@ -135,22 +136,26 @@ impl FirstNames {
             }
         }
         let several = Ranked::of(several.0);
-        let mut first = vec![NONE; several.len()];
-        if !first.is_empty() {
+        let first = vec![NONE; several.len()];
+        let mut names = Self { several, first };
+        if !names.first.is_empty() {
             for (node, _) in tree.walk() {
-                if let Some(id) = tree.now(node)
-                    && let Some(place) = several.place(id.0)
-                    && first[place] == NONE
+                if let Some(place) = tree.now(node).and_then(|id| names.place(id))
+                    && names.first[place] == NONE
                 {
-                    first[place] = node.0;
+                    names.first[place] = node.0;
                 }
             }
         }
-        Self { several, first }
+        names
     }
 
-    fn get(&self, id: u32) -> Option<NodeId> {
-        let first = self.first[self.several.place(id)?];
+    fn place(&self, id: InodeId) -> Option<usize> {
+        self.several.place(id.entry()?)
+    }
+
+    fn get(&self, id: InodeId) -> Option<NodeId> {
+        let first = self.first[self.place(id)?];
         (first != NONE).then_some(NodeId(first))
     }
 }

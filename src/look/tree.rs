@@ -10,6 +10,7 @@ use super::inodes::Inodes;
 use super::names::{Names, Sorted};
 use super::versions::{Version, Versions};
 use crate::digest::Sha256;
+use crate::layer::frames::{Frames, NONE};
 use crate::layer::{Kind, Meta};
 
 /// A path that some layer had something at. Parents have smaller numbers than
@@ -21,8 +22,6 @@ pub struct NodeId(pub(super) u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InodeId(pub(super) u32);
 
-/// Nothing, where a number is a place in a list.
-pub(super) const NONE: u32 = u32::MAX;
 /// Links followed on the way to one entry, as the kernel has it.
 pub(super) const MAX_LINKS: usize = 40;
 
@@ -104,7 +103,7 @@ pub enum ChangeKind {
 pub(super) struct Nodes {
     pub(super) names: Names,
     /// The newest version of each node.
-    pub(super) newest: Vec<u32>,
+    pub(super) newest: Frames,
     pub(super) versions: Versions,
     pub(super) inodes: Inodes,
 }
@@ -117,7 +116,7 @@ impl Nodes {
 
     /// What is at a node now.
     pub(super) fn now(&self, node: u32) -> Option<u32> {
-        self.versions.inode(self.newest[node as usize])
+        self.versions.inode(self.newest.get(node as usize))
     }
 }
 
@@ -129,9 +128,8 @@ impl Nodes {
 #[derive(Debug, Default)]
 pub struct Tree {
     pub(super) nodes: Nodes,
-    /// For each layer the nodes that it touched, as runs: the first, and how
-    /// many.
-    pub(super) touched: Vec<Vec<(u32, u32)>>,
+    /// For each layer the nodes that it touched.
+    pub(super) touched: Vec<Frames>,
     pub(super) problems: Vec<(usize, String)>,
     /// Nodes by parent and name.
     pub(super) sorted: Sorted,
@@ -220,7 +218,7 @@ impl Tree {
     /// What the layers made of `node`, the newest first: the layer, and what
     /// was there then; `None` where the layer removed it.
     pub fn versions(&self, node: NodeId) -> impl Iterator<Item = (usize, Option<InodeId>)> {
-        let mut next = self.nodes.newest[node.index()];
+        let mut next = self.nodes.newest.get(node.index());
         std::iter::from_fn(move || {
             let version = self.nodes.version(next)?;
             next = version.before;
@@ -261,8 +259,7 @@ impl Tree {
     /// What `layer` did, in the order in which its entries first touched the
     /// paths; what it put below a directory that it replaced among it.
     pub fn changes(&self, layer: usize) -> impl Iterator<Item = Change> {
-        let runs = self.touched.get(layer).map_or(&[][..], Vec::as_slice);
-        let nodes = runs.iter().flat_map(|(first, count)| *first..first + count);
+        let nodes = self.touched.get(layer).into_iter().flat_map(Frames::iter);
         nodes.filter_map(move |node| {
             let node = NodeId(node);
             let mut versions = self.versions(node).skip_while(|(by, _)| *by > layer);

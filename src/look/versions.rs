@@ -1,14 +1,18 @@
 //! What layers made of paths, one version after another.
 
-use super::inodes::{IMPLIED, Inodes};
-use super::tree::NONE;
+use super::inodes::Inodes;
+use crate::layer::frames::{Frames, NONE};
 
-/// Set where a number is one of a [`Version`] and not of an inode.
-const VERSION: u32 = 1 << 31;
-/// Set in what a version is, where that is no inode of its own layer: then the
-/// rest is the layer that removed the path, or with [`IMPLIED`] the place in
-/// [`Versions::foreign`].
-const OTHER: u32 = 1 << 31;
+/// Set where a number is that of a version which is kept, the other bits its
+/// place; else they are the number of an inode.
+const KEPT: u32 = 1;
+/// How many bits tell what kind of thing a version is, and the kinds: an inode
+/// of its own layer, nothing (the number of the last inode that the layer had
+/// at that time), a place in [`Versions::foreign`].
+const KIND_BITS: u32 = 2;
+const OWN: u32 = 0;
+const REMOVED: u32 = 1;
+const FOREIGN: u32 = 2;
 
 /// What a layer made of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,65 +30,79 @@ pub(super) struct Version {
 /// where nothing was before, or that of what is kept here.
 #[derive(Debug, Default)]
 pub(super) struct Versions {
-    /// The number of the one before, and what it is: an inode of its layer, if
-    /// not [`OTHER`].
-    packed: Vec<[u32; 2]>,
+    /// The number of the one before.
+    before: Frames,
+    /// What it is.
+    what: Frames,
     /// Layers that gave another layer's inode a name more, and the inodes.
-    foreign: Vec<(u32, u32)>,
+    foreign: (Frames, Frames),
+}
+
+/// What a number of a version stands for.
+enum Number {
+    Inode(u32),
+    Kept(usize),
+}
+
+fn number(number: u32) -> Option<Number> {
+    match number {
+        NONE => None,
+        _ if number & KEPT == 0 => Some(Number::Inode(number >> 1)),
+        _ => Some(Number::Kept((number >> 1) as usize)),
+    }
 }
 
 impl Versions {
     pub(super) fn len(&self) -> usize {
-        self.packed.len()
+        self.what.len()
     }
 
     /// The version with this number.
-    pub(super) fn get(&self, number: u32, inodes: &Inodes) -> Option<Version> {
-        if number == NONE {
-            return None;
-        }
+    pub(super) fn get(&self, version: u32, inodes: &Inodes) -> Option<Version> {
         let own = |before, inode| Version {
             before,
             layer: inodes.layer(inode),
             inode,
         };
-        if number & VERSION == 0 {
-            return Some(own(NONE, number));
-        }
-        let [before, what] = *self.packed.get((number & !VERSION) as usize)?;
-        Some(match self.other(what) {
-            None => own(before, what),
-            Some((layer, inode)) => Version {
+        let at = match number(version)? {
+            Number::Inode(inode) => return Some(own(NONE, inode)),
+            Number::Kept(at) => at,
+        };
+        let before = self.before.get(at);
+        let what = self.what.get(at);
+        let rest = what >> KIND_BITS;
+        Some(match what & ((1 << KIND_BITS) - 1) {
+            OWN => own(before, rest),
+            REMOVED => Version {
                 before,
-                layer,
-                inode,
+                layer: inodes.layer(rest),
+                inode: NONE,
+            },
+            _ => Version {
+                before,
+                layer: self.foreign.0.get(rest as usize),
+                inode: self.foreign.1.get(rest as usize),
             },
         })
     }
 
-    fn other(&self, what: u32) -> Option<(u32, u32)> {
-        match (what & OTHER, what & IMPLIED) {
-            (0, _) => None,
-            (_, 0) => Some((what & !OTHER, NONE)),
-            (_, _) => self
-                .foreign
-                .get((what & !OTHER & !IMPLIED) as usize)
-                .copied(),
-        }
-    }
-
     /// The inode of the version with this number, where that is not removed.
-    pub(super) fn inode(&self, number: u32) -> Option<u32> {
-        if number & VERSION == 0 {
-            return Some(number);
+    pub(super) fn inode(&self, version: u32) -> Option<u32> {
+        let at = match number(version)? {
+            Number::Inode(inode) => return Some(inode),
+            Number::Kept(at) => at,
+        };
+        let what = self.what.get(at);
+        let rest = what >> KIND_BITS;
+        match what & ((1 << KIND_BITS) - 1) {
+            OWN => Some(rest),
+            REMOVED => None,
+            _ => Some(self.foreign.1.get(rest as usize)),
         }
-        let [_, what] = *self.packed.get((number & !VERSION) as usize)?;
-        let inode = self.other(what).map_or(what, |(_, inode)| inode);
-        (inode != NONE).then_some(inode)
     }
 
     /// Keeps a version, in the place of `old` if that is the number of one of
-    /// the same layer; its number.
+    /// the same layer, which is the last one; its number.
     pub(super) fn put(&mut self, version: Version, old: Option<u32>, inodes: &Inodes) -> u32 {
         let Version {
             before,
@@ -93,24 +111,27 @@ impl Versions {
         } = version;
         let is_own = inode != NONE && inodes.layer(inode) == layer;
         if is_own && before == NONE {
-            return inode;
+            return inode << 1;
         }
         let what = match inode {
-            NONE => layer | OTHER,
-            _ if is_own => inode,
+            NONE => inodes.last() << KIND_BITS | REMOVED,
+            _ if is_own => inode << KIND_BITS | OWN,
             _ => {
-                self.foreign.push((layer, inode));
-                (self.foreign.len() as u32 - 1) | OTHER | IMPLIED
+                self.foreign.0.push(layer);
+                self.foreign.1.push(inode);
+                (self.foreign.0.len() as u32 - 1) << KIND_BITS | FOREIGN
             }
         };
-        match old.filter(|old| old & VERSION != 0) {
-            Some(old) => {
-                self.packed[(old & !VERSION) as usize] = [before, what];
-                old
+        match old.and_then(number) {
+            Some(Number::Kept(at)) => {
+                self.before.set(at, before);
+                self.what.set(at, what);
+                (at as u32) << 1 | KEPT
             }
-            None => {
-                self.packed.push([before, what]);
-                (self.packed.len() as u32 - 1) | VERSION
+            _ => {
+                self.before.push(before);
+                self.what.push(what);
+                (self.what.len() as u32 - 1) << 1 | KEPT
             }
         }
     }
@@ -148,12 +169,13 @@ mod tests {
             layer: 0,
             inode: low,
         };
-        assert_eq!(versions.put(first, None, &inodes), low);
-        assert_eq!(versions.get(low, &inodes), Some(first));
+        let number = versions.put(first, None, &inodes);
+        assert_eq!(versions.len(), 0);
+        assert_eq!(versions.get(number, &inodes), Some(first));
         let mut old = None;
         for inode in [NONE, low, high, implied, NONE] {
             let version = Version {
-                before: low,
+                before: number,
                 layer: 1,
                 inode,
             };

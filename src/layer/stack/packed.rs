@@ -10,9 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 
 use hashbrown::HashTable;
 
-use super::chains::Chains;
 use super::{MAX_NAMES, NameId, NodeId, ROOT, too_many};
 use crate::layer::Meta;
+use crate::layer::chains::Chains;
 use crate::layer::code::{Input, field};
 
 /// No number of anything.

@@ -4,14 +4,14 @@
 //! is half empty afterwards. This one grows by one chain at a time (linear
 //! hashing), and takes some five bytes of a number.
 
-use super::packed::NONE;
-
+/// No number.
+const NONE: u32 = u32::MAX;
 /// So many numbers are in a chain, on the average.
 const LENGTH: usize = 3;
 
 /// A set of small numbers, of which each has a hash that its owner knows.
 #[derive(Debug, Default)]
-pub(super) struct Chains {
+pub(crate) struct Chains {
     /// The first number of each chain.
     heads: Vec<u32>,
     /// The number behind each number.
@@ -40,12 +40,12 @@ impl Chains {
     }
 
     /// The number with this hash that `is_it` takes.
-    pub(super) fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+    pub(crate) fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
         self.all(self.chain(hash)).find(|number| is_it(*number))
     }
 
     /// Adds a number that is not there yet. `hash` is for all numbers.
-    pub(super) fn insert(&mut self, number: u32, hash: impl Fn(u32) -> u64) {
+    pub(crate) fn insert(&mut self, number: u32, hash: impl Fn(u32) -> u64) {
         if self.count >= self.heads.len() * LENGTH {
             self.grow(&hash);
         }
@@ -76,7 +76,7 @@ impl Chains {
     }
 
     /// Takes out a number that has this hash.
-    pub(super) fn remove(&mut self, number: u32, hash: u64) {
+    pub(crate) fn remove(&mut self, number: u32, hash: u64) {
         let chain = self.chain(hash);
         let before = self.all(chain).find(|n| self.next[*n as usize] == number);
         let after = self.next[number as usize];
