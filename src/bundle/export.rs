@@ -8,6 +8,7 @@ use super::BundleError;
 use crate::event::Cancel;
 use crate::image::{Image, WatchedBlobs};
 use crate::layer::bits::Bits;
+use crate::layer::index::Spool;
 use crate::layer::merge::{Headers, LayerBlob, Merge};
 use crate::layer::stack::{Found, NameId, Origin, Stack};
 use crate::layer::tar_write::TarWriter;
@@ -23,7 +24,12 @@ const THREADS: usize = 4;
 ///
 /// # Errors
 /// When a layer can't be had or applied, or `out` fails.
-pub fn export(image: &Image, out: impl Write, cancel: &Cancel) -> Result<(), BundleError> {
+pub fn export(
+    image: &Image,
+    spool: &(dyn Fn() -> Spool + Sync),
+    out: impl Write,
+    cancel: &Cancel,
+) -> Result<(), BundleError> {
     let layers = LayerBlob::of(image);
     let blobs = WatchedBlobs::new(Arc::clone(&image.blobs), cancel.clone());
     let write = || -> Result<(), BundleError> {
@@ -31,6 +37,7 @@ pub fn export(image: &Image, out: impl Write, cancel: &Cancel) -> Result<(), Bun
             blobs: &blobs,
             threads: THREADS,
             known: None,
+            spool,
         };
         let merge = Merge::read(layers, 0, headers)?;
         let out = BufWriter::with_capacity(1 << 20, out);

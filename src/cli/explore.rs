@@ -101,7 +101,8 @@ impl ExploreArgs {
 
 /// Reads the layers; with the `most` paths at which most is wasted.
 fn contents(indexer: &Indexer, image: &Image, most: usize) -> anyhow::Result<Contents> {
-    Ok(Contents::of(&indexer.image(image)?, most)?)
+    let indexes = indexer.image(image)?;
+    Ok(Contents::of(&indexes, indexer.spool(), most)?)
 }
 
 /// All that is known of an image. Layers are counted from 1.

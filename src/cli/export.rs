@@ -53,12 +53,13 @@ impl ExportArgs {
         let image = self.image.open(session, &store)?.image()?;
         let ui = session.ui(&self.progress)?;
         let cancel = session.interrupts.cancel();
+        let spool = || store.spool();
         let task = ui.events().start(format!("[export] {}", self.image.image));
         let done = if to_stdout {
-            export(&image, io::stdout().lock(), &cancel).map_err(anyhow::Error::from)
+            export(&image, &spool, io::stdout().lock(), &cancel).map_err(anyhow::Error::from)
         } else {
             to_file(&self.output, Access::Umask, |file| {
-                Ok(export(&image, file, &cancel)?)
+                Ok(export(&image, &spool, file, &cancel)?)
             })
         };
         task.finish(match &done {

@@ -29,7 +29,7 @@ use std::sync::mpsc;
 
 use self::order::Order;
 use super::bits::Bits;
-use super::index::LayerIndex;
+use super::index::{LayerIndex, Spool};
 use super::stack::{Found, NameId, NodeId, Stack, StackError};
 use super::tar_read::{Item, Names, TarError, TarReader};
 use super::tar_write::{TarWriter, WriteError};
@@ -130,6 +130,8 @@ pub struct Headers<'a> {
     pub threads: usize,
     /// Layers with an index are not read at all.
     pub known: Option<&'a Known>,
+    /// Makes places for the names that are kept.
+    pub spool: &'a (dyn Fn() -> Spool + Sync),
 }
 
 impl std::fmt::Debug for Headers<'_> {
@@ -244,7 +246,7 @@ impl Merge {
         below: usize,
         headers: Headers<'_>,
     ) -> Result<Self, MergeError> {
-        let mut stack = Stack::new();
+        let mut stack = Stack::new((headers.spool)());
         let mut current = 0;
         let enter = |stack: &mut Stack, current: &mut usize, number: usize| {
             while *current < number {

@@ -28,6 +28,7 @@ pub mod records;
 pub mod stack;
 pub mod tar_read;
 pub mod tar_write;
+pub(crate) mod texts;
 pub mod unpack;
 mod ustar;
 pub mod whiteout;

@@ -11,8 +11,8 @@
 //! Layers up to [`Stack::split`] can be told from those above it, so that the
 //! tree also says what the upper ones change.
 //!
-//! Memory is some thirty bytes for each name beside its text, however many
-//! entries there are of it but for symbolic links, of which each has its text;
+//! Memory is some twenty bytes for each name, however many entries there are of
+//! it. Texts, of names and of each symbolic link that there was, lie in a file;
 //! the number of names and the length of a path are limited.
 //!
 //! # Specification
@@ -32,6 +32,7 @@ use self::dirs::{DirData, EMPTY};
 use self::nodes::Nodes;
 pub use self::packed::Metas;
 use self::packed::{Lower, Name, Packed, What};
+use super::index::Spool;
 use super::tar_read::Item;
 use super::{Entry, Kind, Meta};
 use crate::sys::fs::components;
@@ -149,19 +150,17 @@ enum Make {
     Anything,
 }
 
-impl Default for Stack {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Stack {
-    /// An empty tree; entries that come belong to layer 0.
-    pub fn new() -> Self {
-        let mut root = Name::new(ROOT, 0, What::Dir(0));
-        root.lower = Lower::Same;
+    /// An empty tree; entries that come belong to layer 0. Its names lie in
+    /// `spool`, which nothing was written to.
+    pub fn new(spool: Spool) -> Self {
+        let root = Name {
+            what: What::Dir(0),
+            layer: 0,
+            lower: Lower::Same,
+        };
         Self {
-            names: Packed::new(root),
+            names: Packed::new(root, spool),
             dirs: vec![EMPTY],
             free_dirs: Vec::new(),
             nodes: Nodes::new(),
@@ -184,8 +183,8 @@ impl Stack {
     /// What is there now is what lies below; what comes changes it.
     pub fn split(&mut self) {
         self.split = Some(self.layer);
-        for name in self.names.all_mut() {
-            name.lower = Lower::Same;
+        for id in 0..self.names.len() {
+            self.names.set_lower(NameId::at(id), Lower::Same);
         }
     }
 
@@ -220,7 +219,7 @@ impl Stack {
 
     /// The directory that has this name.
     pub fn dir(&self, id: NameId) -> Option<Dir<'_>> {
-        match self.names.get(id).what() {
+        match self.names.what(id) {
             What::Dir(dir) => Some(Dir {
                 stack: self,
                 data: &self.dirs[dir as usize],
@@ -230,7 +229,7 @@ impl Stack {
     }
 
     fn dir_mut(&mut self, id: NameId) -> Option<&mut DirData> {
-        match self.names.get(id).what() {
+        match self.names.what(id) {
             What::Dir(dir) => self.dirs.get_mut(dir as usize),
             _ => None,
         }
@@ -272,7 +271,7 @@ impl Stack {
             Kind::Symlink { target } if target.as_os_str().len() > MAX_LINK => {
                 return Err(format!("its target has more than {MAX_LINK} bytes"));
             }
-            Kind::Symlink { target } => Some(self.names.texts.push(target.as_os_str().as_bytes())?),
+            Kind::Symlink { target } => Some(self.names.keep(target.as_os_str().as_bytes())?),
             Kind::File { .. } | Kind::Char { .. } | Kind::Block { .. } | Kind::Fifo => None,
         };
         let node = self.nodes.of(self.entry)?;
@@ -286,7 +285,7 @@ impl Stack {
     fn state(&mut self, id: NameId, meta: &Meta) -> Result<(), String> {
         let entry = self.nodes.of(self.entry)?.0;
         let meta = self.metas.intern(meta);
-        self.names.get_mut(id).layer = self.layer;
+        self.names.set_layer(id, self.layer);
         if let Some(dir) = self.dir_mut(id) {
             (dir.stated, dir.meta) = (entry, meta);
         }
@@ -311,7 +310,7 @@ impl Stack {
         let Some(found) = found else {
             return missing("does not exist");
         };
-        let What::Node(node) = self.names.get(found).what() else {
+        let What::Node(node) = self.names.what(found) else {
             return missing("is a directory");
         };
         let place = self.child(parent.dir, name);
@@ -330,7 +329,7 @@ impl Stack {
             if id == above {
                 return true;
             }
-            id = self.names.get(id).parent;
+            id = self.names.parent(id);
         }
         above == ROOT
     }
@@ -354,31 +353,36 @@ impl Stack {
         }
         let parent = place.dir;
         let Some(found) = self.names.find(parent, name.as_bytes()) else {
-            let new = Name::new(parent, self.layer, what);
-            let What::Dir(dir) = self.names.get(parent).what() else {
+            let What::Dir(dir) = self.names.what(parent) else {
                 return Err("its parent is no directory".into());
             };
+            let new = Name {
+                what,
+                layer: self.layer,
+                lower: Lower::Nothing,
+            };
             let first = &mut self.dirs[dir as usize].first;
-            return self.names.add(new, name.as_bytes(), first);
+            return self.names.add(parent, name.as_bytes(), new, first);
         };
         self.clear(found);
         let is_split = self.split.is_some();
-        let old = self.names.get_mut(found);
-        old.set(what);
-        old.layer = self.layer;
-        old.lower = match old.lower {
-            Lower::Same | Lower::Emptied | Lower::Other if is_split => Lower::Other,
-            _ => Lower::Nothing,
+        let new = Name {
+            what,
+            layer: self.layer,
+            lower: match self.names.lower(found) {
+                Lower::Same | Lower::Emptied | Lower::Other if is_split => Lower::Other,
+                _ => Lower::Nothing,
+            },
         };
+        self.names.set(found, new);
         Ok(found)
     }
 
     /// Removes a name with all below it.
     fn remove(&mut self, id: NameId) {
         self.clear(id);
-        let name = self.names.get_mut(id);
-        if self.split.is_some() && name.lower != Lower::Nothing {
-            name.set(What::Removed);
+        if self.split.is_some() && self.names.lower(id) != Lower::Nothing {
+            self.names.set_removed(id);
         } else if self.names.remove(id) {
             for dir in &mut self.dirs {
                 self.names.sweep(&mut dir.first, true);
@@ -390,7 +394,7 @@ impl Stack {
     /// through it.
     fn clear(&mut self, id: NameId) {
         self.last = None;
-        let mut todo = Vec::from_iter(match self.names.get(id).what() {
+        let mut todo = Vec::from_iter(match self.names.what(id) {
             What::Dir(dir) => Some(dir),
             _ => None,
         });
@@ -431,12 +435,12 @@ impl Stack {
             if name == ".." {
                 if here.dir != ROOT {
                     here.length -= self.names.text(here.dir).len() + 1;
-                    here.dir = self.names.get(here.dir).parent;
+                    here.dir = self.names.parent(here.dir);
                 }
                 continue;
             }
             let child = self.child(here.dir, &name);
-            let found = child.map(|id| (id, self.names.get(id).what()));
+            let found = child.map(|id| (id, self.names.what(id)));
             let dir = match found {
                 Some((id, What::Dir(_))) => id,
                 Some((_, What::Node(node))) => {
@@ -491,9 +495,8 @@ impl Stack {
         for child in self.not_pruned(id) {
             self.prune(child);
         }
-        let name = self.names.get_mut(id);
-        if self.split.is_some() && name.lower == Lower::Same {
-            name.lower = Lower::Emptied;
+        if self.split.is_some() && self.names.lower(id) == Lower::Same {
+            self.names.set_lower(id, Lower::Emptied);
         }
         Ok(Applied::Emptied(id))
     }
@@ -510,11 +513,11 @@ impl Stack {
         }
         // Children come before their directories.
         for id in order.into_iter().rev() {
-            let is_own = self.names.get(id).layer == layer;
+            let is_own = self.names.layer(id) == layer;
             match self.dir(id) {
                 Some(dir) if !is_own && (dir.data.entered == layer || !dir.is_empty()) => {
                     // It goes and comes back as what the own ones are in.
-                    self.names.get_mut(id).layer = layer;
+                    self.names.set_layer(id, layer);
                 }
                 _ if !is_own => self.remove(id),
                 _ => {}
@@ -525,11 +528,10 @@ impl Stack {
     /// What is in a directory, unless the current layer has pruned that: what
     /// came into it since then is the layer's own. It has from now on.
     fn not_pruned(&mut self, id: NameId) -> Vec<NameId> {
-        let name = self.names.get(id);
-        let What::Dir(dir) = name.what() else {
+        let What::Dir(dir) = self.names.what(id) else {
             return Vec::new();
         };
-        let shows_through = name.lower == Lower::Same;
+        let shows_through = self.names.lower(id) == Lower::Same;
         let dir = &mut self.dirs[dir as usize];
         if dir.pruned == self.layer {
             return Vec::new();
@@ -545,7 +547,7 @@ impl Stack {
         let mut parts: Vec<&[u8]> = Vec::new();
         while id != ROOT {
             parts.push(self.names.text(id));
-            id = self.names.get(id).parent;
+            id = self.names.parent(id);
         }
         parts.reverse();
         OsString::from_vec(parts.join(&b'/')).into()
@@ -563,12 +565,12 @@ impl Stack {
 
     /// The directory that a name is in; the root is in itself.
     pub fn parent(&self, id: NameId) -> NameId {
-        self.names.get(id).parent
+        self.names.parent(id)
     }
 
     /// What a name stands for.
     pub fn get(&self, id: NameId) -> Option<Found<'_>> {
-        match self.names.get(id).what() {
+        match self.names.what(id) {
             What::Dir(_) => self.dir(id).map(Found::Dir),
             What::Node(node) => Some(Found::Node(node)),
             What::Removed | What::Free => None,
@@ -614,9 +616,8 @@ impl Stack {
     /// Whether a layer above the [split](Self::split) put it, or said again
     /// what it is.
     pub fn is_new(&self, id: NameId) -> bool {
-        let name = self.names.get(id);
-        let is_same = matches!(name.lower, Lower::Same | Lower::Emptied);
-        !is_same || self.split.is_none_or(|split| name.layer >= split)
+        let is_same = matches!(self.names.lower(id), Lower::Same | Lower::Emptied);
+        !is_same || self.split.is_none_or(|split| self.names.layer(id) >= split)
     }
 
     /// All names, a directory before what is in it, in the order of bytes.
@@ -630,13 +631,13 @@ impl Stack {
     /// Whether the name hides something that lower layers have there, but does
     /// not do so by what it is.
     pub fn needs_opaque(&self, id: NameId) -> bool {
-        let lower = self.names.get(id).lower;
+        let lower = self.names.lower(id);
         matches!(lower, Lower::Emptied | Lower::Other) && self.dir(id).is_some()
     }
 
     /// Whether layers below the split have something else of this name.
     pub fn replaces(&self, id: NameId) -> bool {
-        self.names.get(id).lower == Lower::Other
+        self.names.lower(id) == Lower::Other
     }
 }
 

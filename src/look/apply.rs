@@ -9,12 +9,12 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::names::Table;
+use super::names::{Sorted, Table};
 use super::tree::{MAX_LINKS, Nodes, Tree, components};
 use super::versions::Version;
 use crate::layer::bits::Bits;
 use crate::layer::frames::{Frames, NONE};
-use crate::layer::index::{Indexed, LayerIndex};
+use crate::layer::index::{Indexed, LayerIndex, Spool};
 use crate::layer::tar_read::Item;
 use crate::layer::{Entry, Kind};
 
@@ -27,12 +27,16 @@ const MAX_DEPTH: usize = 4096;
 pub(super) const MAX_NODES: usize = 50_000_000;
 
 impl Tree {
-    /// Lays the layers over each other, the lowest first.
+    /// Lays the layers over each other, the lowest first. Names lie in `spool`,
+    /// which nothing was written to.
     ///
     /// # Errors
     /// When an index can't be read any more.
-    pub fn build(layers: impl IntoIterator<Item = Arc<LayerIndex>>) -> io::Result<Self> {
-        let mut builder = Builder::new();
+    pub fn build(
+        layers: impl IntoIterator<Item = Arc<LayerIndex>>,
+        spool: Spool,
+    ) -> io::Result<Self> {
+        let mut builder = Builder::new(spool);
         for index in layers {
             builder.apply(index)?;
         }
@@ -92,9 +96,14 @@ struct Builder {
 }
 
 impl Builder {
-    fn new() -> Self {
+    fn new(spool: Spool) -> Self {
         let mut builder = Self {
-            tree: Tree::default(),
+            tree: Tree {
+                nodes: Nodes::new(spool),
+                touched: Vec::new(),
+                problems: Vec::new(),
+                sorted: Sorted::default(),
+            },
             table: Table::default(),
             first: Frames::default(),
             after: Frames::default(),

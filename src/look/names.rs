@@ -7,24 +7,35 @@ use super::tree::NodeId;
 use crate::layer::bits::{Bits, Ranked};
 use crate::layer::chains::Chains;
 use crate::layer::frames::{Frames, NONE};
+use crate::layer::index::Spool;
+use crate::layer::texts::{Texts, sort};
 
 /// Names of nodes, and the directories that they are in.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 pub(super) struct Names {
     parents: Frames,
-    bytes: Vec<u8>,
-    /// Where each name ends.
-    ends: Frames,
+    texts: Texts,
+    /// The places of their texts.
+    places: Frames,
 }
 
 impl Names {
+    /// Texts lie in `spool`, which nothing was written to.
+    pub(super) fn new(spool: Spool) -> Self {
+        Self {
+            parents: Frames::default(),
+            texts: Texts::new(spool),
+            places: Frames::default(),
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.parents.len()
     }
 
     /// Whether there is no room for more.
     pub(super) fn is_full(&self, most: usize) -> bool {
-        self.len() > most || self.bytes.len() > (u32::MAX >> 1) as usize
+        self.len() > most || self.texts.len() > (u32::MAX >> 1).into()
     }
 
     /// [`NONE`] for the root.
@@ -33,17 +44,14 @@ impl Names {
     }
 
     pub(super) fn name(&self, node: u32) -> &[u8] {
-        let node = node as usize;
-        let begin = node.checked_sub(1).map_or(0, |last| self.ends.get(last));
-        &self.bytes[begin as usize..self.ends.get(node) as usize]
+        self.texts.get(self.places.get(node as usize).into())
     }
 
     /// Adds one; its number.
     pub(super) fn push(&mut self, parent: u32, name: &[u8]) -> u32 {
         let node = self.len() as u32;
         self.parents.push(parent);
-        self.bytes.extend_from_slice(name);
-        self.ends.push(self.bytes.len() as u32);
+        self.places.push(self.texts.push(name) as u32);
         node
     }
 
@@ -75,10 +83,7 @@ impl Names {
         begins[0] = 0;
         for bounds in begins.windows(2) {
             let part = &mut nodes[bounds[0] as usize..bounds[1] as usize];
-            let name = |node: &NodeId| self.name(node.0);
-            if !part.is_sorted_by(|a, b| name(a) <= name(b)) {
-                part.sort_unstable_by(|a, b| name(a).cmp(name(b)));
-            }
+            sort(part, |node| self.name(node.0));
         }
         Sorted {
             nodes,
@@ -116,8 +121,8 @@ pub(super) struct Table {
 }
 
 impl Table {
-    fn hash(&self, parent: u32, name: &[u8]) -> u64 {
-        self.hasher.hash_one((parent, name))
+    fn hash(&self, parent: u32, name: &[u8]) -> u32 {
+        self.hasher.hash_one((parent, name)) as u32
     }
 
     pub(super) fn get(&self, names: &Names, parent: u32, name: &[u8]) -> Option<u32> {
@@ -136,8 +141,7 @@ impl Table {
             return (node, false);
         }
         let node = names.push(parent, name);
-        let hasher = &self.hasher;
-        let hash = |node| hasher.hash_one((names.parent(node), names.name(node)));
+        let hash = self.hash(parent, name);
         self.nodes.insert(node, hash);
         (node, true)
     }

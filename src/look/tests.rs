@@ -71,7 +71,11 @@ fn index(tar: &[u8]) -> LayerIndex {
 }
 
 fn tree(layers: Vec<Vec<Delta>>) -> Tree {
-    Tree::build(layers.into_iter().map(|l| Arc::new(index(&tar(l))))).unwrap()
+    Tree::build(
+        layers.into_iter().map(|l| Arc::new(index(&tar(l)))),
+        Spool::memory(),
+    )
+    .unwrap()
 }
 
 /// What is there when `layer` was applied, as `path layer`.
@@ -368,7 +372,7 @@ proptest! {
             let spool = Spool::file(tempfile::tempfile().unwrap());
             let made = LayerIndex::make_in(spool, tar, Compression::Uncompressed);
             indexes.push(Arc::new(made.unwrap()));
-            let tree = Tree::build(indexes.iter().cloned()).unwrap();
+            let tree = Tree::build(indexes.iter().cloned(), Spool::memory()).unwrap();
             if unpack(&bytes[..], &root, &options).is_err() {
                 prop_assert!(!tree.problems().is_empty(), "unpacking it fails");
                 return Ok(());

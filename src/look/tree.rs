@@ -11,6 +11,7 @@ use super::names::{Names, Sorted};
 use super::versions::{Version, Versions};
 use crate::digest::Sha256;
 use crate::layer::frames::{Frames, NONE};
+use crate::layer::index::Spool;
 use crate::layer::{Kind, Meta};
 
 /// A path that some layer had something at. Parents have smaller numbers than
@@ -99,7 +100,7 @@ pub enum ChangeKind {
 }
 
 /// What the layers made of all paths.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Nodes {
     pub(super) names: Names,
     /// The newest version of each node.
@@ -109,6 +110,16 @@ pub(super) struct Nodes {
 }
 
 impl Nodes {
+    /// None. Names lie in `spool`, which nothing was written to.
+    pub(super) fn new(spool: Spool) -> Self {
+        Self {
+            names: Names::new(spool),
+            newest: Frames::default(),
+            versions: Versions::default(),
+            inodes: Inodes::default(),
+        }
+    }
+
     /// The version with this number.
     pub(super) fn version(&self, number: u32) -> Option<Version> {
         self.versions.get(number, &self.inodes)
@@ -125,7 +136,7 @@ impl Nodes {
 /// It has some tens of bytes for each path. Of what is there it knows kind and
 /// size, and looks all else up in the indexes, which is cheap in the order that
 /// they have it in.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tree {
     pub(super) nodes: Nodes,
     /// For each layer the nodes that it touched.

@@ -54,6 +54,11 @@ const fn row(command: &'static str, each: u64) -> Row {
 /// | `entries.tar` | the layer's tar: a directory `m` with a third of the files in one directory, a third in many, a third names of those |
 /// | `out` | what a row makes; the next may make it anew |
 const ROWS: &[Row] = &[
+    row("layers top", NAMES),
+    row("tree top", NAMES),
+    row("ls -lR base /m", NAMES),
+    row("wasted --top 0 top", NAMES),
+    row("explore --format json top", NAMES),
     row("flatten top -t out", NAMES),
     row("strip top **/f*7 -t out", NAMES),
     row("strip --hard top **/f*7 -t out", NAMES),

@@ -46,6 +46,11 @@ impl Spool {
         }
     }
 
+    /// The file, where there is one; nothing was written yet.
+    pub(crate) fn into_file(self) -> Option<File> {
+        self.file
+    }
+
     /// What was written last; more is put behind it.
     pub(crate) fn out(&mut self) -> &mut Vec<u8> {
         &mut self.held

@@ -2,9 +2,9 @@
 
 use std::ffi::OsStr;
 
-use super::packed::NONE;
 use super::{NO_LAYER, NameId, NodeId, Origin, Stack};
 use crate::layer::Meta;
+use crate::layer::frames::NONE;
 
 /// What is known of a directory.
 #[derive(Debug, Clone, Copy)]

@@ -1,7 +1,7 @@
 //! Where things come from: a number for each entry of all layers.
 
-use super::packed::Texts;
 use super::{NodeId, Origin, too_many};
+use crate::layer::texts::Texts;
 
 /// The nodes of a [`Stack`](super::Stack): each has the number of its entry
 /// among those of all layers, so that nothing else is kept of it.
@@ -55,7 +55,7 @@ impl Nodes {
     /// The text of a symbolic link.
     pub(super) fn link<'a>(&self, node: NodeId, texts: &'a Texts) -> Option<&'a [u8]> {
         let at = self.links.binary_search_by_key(&node, |(node, _)| *node);
-        Some(texts.get(self.links[at.ok()?].1))
+        Some(texts.get(self.links[at.ok()?].1.into()))
     }
 
     pub(super) fn finish(&mut self) {

@@ -1,4 +1,4 @@
-//! The names of a [`Stack`](super::Stack), packed: some thirty bytes for each
+//! The names of a [`Stack`](super::Stack), packed: some twenty bytes for each
 //! beside its text.
 //!
 //! What is in a directory is a list in no order, with those that are gone; a
@@ -10,43 +10,12 @@ use std::os::unix::ffi::OsStrExt;
 
 use hashbrown::HashTable;
 
-use super::{MAX_NAMES, NameId, NodeId, ROOT, too_many};
+use super::{MAX_NAMES, NameId, NodeId, too_many};
 use crate::layer::Meta;
 use crate::layer::chains::Chains;
-use crate::layer::code::{Input, field};
-
-/// No number of anything.
-pub(super) const NONE: u32 = u32::MAX;
-
-/// Names and other texts, each behind its length.
-#[derive(Debug, Default)]
-pub(super) struct Texts(Vec<u8>);
-
-impl Texts {
-    pub(super) fn push(&mut self, text: &[u8]) -> Result<u32, String> {
-        let at = u32::try_from(self.0.len()).map_err(|_| too_many())?;
-        field(&mut self.0, text);
-        Ok(at)
-    }
-
-    /// Puts `text` in the place of another one that is not wanted any more, if
-    /// there is room.
-    fn replace(&mut self, at: u32, text: &[u8]) -> bool {
-        let fits = at != NONE && text.len() <= self.get(at).len();
-        if fits {
-            let mut bytes = Vec::with_capacity(text.len() + 4);
-            field(&mut bytes, text);
-            let at = at as usize;
-            self.0[at..at + bytes.len()].copy_from_slice(&bytes);
-        }
-        fits
-    }
-
-    pub(super) fn get(&self, at: u32) -> &[u8] {
-        let bytes = self.0.get(at as usize..).unwrap_or_default();
-        Input(bytes).field().unwrap_or_default()
-    }
-}
+use crate::layer::frames::{Frames, NONE};
+use crate::layer::index::Spool;
+use crate::layer::texts::{Texts, sort};
 
 /// What a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +37,8 @@ enum Form {
     Free,
 }
 
+const FORMS: [Form; 4] = [Form::Dir, Form::Node, Form::Removed, Form::Free];
+
 /// What layers below the split have of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lower {
@@ -81,57 +52,46 @@ pub(super) enum Lower {
     Other,
 }
 
-#[derive(Debug, Clone, Copy)]
+const LOWERS: [Lower; 4] = [Lower::Nothing, Lower::Same, Lower::Emptied, Lower::Other];
+
+/// What is known of a name, but for where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Name {
-    pub(super) parent: NameId,
-    text: u32,
-    /// The next one of its list.
-    after: u32,
-    what: u32,
+    pub(super) what: What,
     /// The layer that put it here, or made it on the way to something else.
     pub(super) layer: u16,
-    form: Form,
     pub(super) lower: Lower,
 }
 
 impl Name {
-    pub(super) fn new(parent: NameId, layer: u16, what: What) -> Self {
-        let mut name = Self {
-            parent,
-            text: NONE,
-            after: NONE,
-            what: NONE,
-            layer,
-            form: Form::Free,
-            lower: Lower::Nothing,
-        };
-        name.set(what);
-        name
-    }
-
-    pub(super) fn what(&self) -> What {
-        match self.form {
-            Form::Dir => What::Dir(self.what),
-            Form::Node => What::Node(NodeId(self.what)),
-            Form::Removed => What::Removed,
-            Form::Free => What::Free,
-        }
-    }
-
-    pub(super) fn set(&mut self, what: What) {
-        (self.form, self.what) = match what {
+    /// Its number, and what says of what.
+    fn pack(self) -> (u32, u32) {
+        let (form, number) = match self.what {
             What::Dir(dir) => (Form::Dir, dir),
             What::Node(node) => (Form::Node, node.0),
             What::Removed => (Form::Removed, NONE),
             What::Free => (Form::Free, NONE),
         };
+        let flags = u32::from(self.layer) << 4 | (form as u32) << 2 | self.lower as u32;
+        (number, flags)
     }
+}
+
+fn form(flags: u32) -> Form {
+    FORMS[(flags >> 2) as usize % FORMS.len()]
 }
 
 /// All names.
 #[derive(Debug)]
 pub(super) struct Packed {
-    names: Vec<Name>,
+    parents: Frames,
+    /// The places of their texts.
+    places: Frames,
+    /// The next one of each in its list.
+    after: Frames,
+    /// See [`Name::pack`].
+    numbers: Frames,
+    flags: Frames,
     pub(super) texts: Texts,
     /// The first of the free places.
     free: u32,
@@ -143,15 +103,31 @@ pub(super) struct Packed {
 }
 
 impl Packed {
-    pub(super) fn new(root: Name) -> Self {
-        Self {
-            names: vec![root],
-            texts: Texts::default(),
+    /// With the root, the name of which is empty. Texts lie in `spool`.
+    pub(super) fn new(root: Name, spool: Spool) -> Self {
+        let mut packed = Self {
+            parents: Frames::default(),
+            places: Frames::default(),
+            after: Frames::default(),
+            numbers: Frames::default(),
+            flags: Frames::default(),
+            texts: Texts::new(spool),
             free: NONE,
             gone: 0,
             hasher: RandomState::new(),
             table: Chains::default(),
-        }
+        };
+        packed.push(0, NONE, root);
+        packed
+    }
+
+    fn push(&mut self, parent: u32, place: u32, name: Name) {
+        let (number, flags) = name.pack();
+        self.parents.push(parent);
+        self.places.push(place);
+        self.after.push(NONE);
+        self.numbers.push(number);
+        self.flags.push(flags);
     }
 
     /// No name will be looked for any more.
@@ -161,105 +137,152 @@ impl Packed {
 
     /// Numbers of names are below this.
     pub(super) fn len(&self) -> usize {
-        self.names.len()
+        self.parents.len()
     }
 
-    pub(super) fn get(&self, id: NameId) -> &Name {
-        &self.names[id.0 as usize]
+    /// The directory that it is in; the root is in itself.
+    pub(super) fn parent(&self, id: NameId) -> NameId {
+        NameId(self.parents.get(id.index()))
     }
 
-    pub(super) fn get_mut(&mut self, id: NameId) -> &mut Name {
-        &mut self.names[id.0 as usize]
+    fn after(&self, id: NameId) -> u32 {
+        self.after.get(id.index())
     }
 
-    pub(super) fn all_mut(&mut self) -> &mut [Name] {
-        &mut self.names
+    fn form(&self, id: NameId) -> Form {
+        form(self.flags.get(id.index()))
+    }
+
+    pub(super) fn what(&self, id: NameId) -> What {
+        let number = || self.numbers.get(id.index());
+        match self.form(id) {
+            Form::Dir => What::Dir(number()),
+            Form::Node => What::Node(NodeId(number())),
+            Form::Removed => What::Removed,
+            Form::Free => What::Free,
+        }
+    }
+
+    pub(super) fn layer(&self, id: NameId) -> u16 {
+        (self.flags.get(id.index()) >> 4) as u16
+    }
+
+    pub(super) fn lower(&self, id: NameId) -> Lower {
+        LOWERS[self.flags.get(id.index()) as usize % LOWERS.len()]
+    }
+
+    pub(super) fn set(&mut self, id: NameId, name: Name) {
+        let (number, flags) = name.pack();
+        self.numbers.set(id.index(), number);
+        self.flags.set(id.index(), flags);
+    }
+
+    pub(super) fn set_layer(&mut self, id: NameId, layer: u16) {
+        let flags = self.flags.get(id.index());
+        let new = flags & 0xf | u32::from(layer) << 4;
+        if new != flags {
+            self.flags.set(id.index(), new);
+        }
+    }
+
+    pub(super) fn set_lower(&mut self, id: NameId, lower: Lower) {
+        let flags = self.flags.get(id.index());
+        self.flags.set(id.index(), flags & !3 | lower as u32);
+    }
+
+    fn set_what(&mut self, id: NameId, what: What) {
+        let name = Name {
+            what,
+            layer: self.layer(id),
+            lower: self.lower(id),
+        };
+        self.set(id, name);
+    }
+
+    /// It is gone, but layers below the split have it.
+    pub(super) fn set_removed(&mut self, id: NameId) {
+        self.set_what(id, What::Removed);
     }
 
     /// The root's is empty.
     pub(super) fn text(&self, id: NameId) -> &[u8] {
-        self.texts.get(self.get(id).text)
+        match self.places.get(id.index()) {
+            NONE => &[],
+            place => self.texts.get(place.into()),
+        }
     }
 
     pub(super) fn name(&self, id: NameId) -> &OsStr {
         OsStr::from_bytes(self.text(id))
     }
 
+    fn hash(&self, dir: NameId, text: &[u8]) -> u32 {
+        self.hasher.hash_one((dir.0, text)) as u32
+    }
+
     /// What has this name in `dir`, or had it and is gone.
     pub(super) fn find(&self, dir: NameId, text: &[u8]) -> Option<NameId> {
-        let hash = self.hasher.hash_one((dir.0, text));
-        let is_it = |id| {
-            let name = self.get(NameId(id));
-            name.parent == dir && self.texts.get(name.text) == text
-        };
-        self.table.find(hash, is_it).map(NameId)
+        let is_it = |id| self.parent(NameId(id)) == dir && self.text(NameId(id)) == text;
+        self.table.find(self.hash(dir, text), is_it).map(NameId)
     }
 
     /// What has this name in `dir`.
     pub(super) fn child(&self, dir: NameId, text: &[u8]) -> Option<NameId> {
         let found = self.find(dir, text)?;
-        (self.get(found).form != Form::Removed).then_some(found)
+        (self.form(found) != Form::Removed).then_some(found)
     }
 
-    /// Adds a name that can't be found yet to the list that begins with
+    /// Keeps a text that is no name; its place.
+    pub(super) fn keep(&mut self, text: &[u8]) -> Result<u32, String> {
+        u32::try_from(self.texts.push(text))
+            .ok()
+            .filter(|place| *place != NONE)
+            .ok_or_else(too_many)
+    }
+
+    /// Adds a name in `dir` that can't be found yet to the list that begins with
     /// `first`.
     pub(super) fn add(
         &mut self,
-        name: Name,
+        dir: NameId,
         text: &[u8],
+        name: Name,
         first: &mut u32,
     ) -> Result<NameId, String> {
         let id = match self.free {
-            NONE if self.names.len() >= MAX_NAMES => return Err(too_many()),
+            NONE if self.len() >= MAX_NAMES => return Err(too_many()),
             NONE => {
-                let id = u32::try_from(self.names.len()).map_err(|_| too_many())?;
-                let text = self.texts.push(text)?;
-                self.names.push(Name { text, ..name });
+                let id = u32::try_from(self.len()).map_err(|_| too_many())?;
+                let place = self.keep(text)?;
+                self.push(dir.0, place, name);
                 NameId(id)
             }
             free => {
                 let free = NameId(free);
-                let Name {
-                    text: at, after, ..
-                } = *self.get(free);
-                let text = match self.texts.replace(at, text) {
-                    true => at,
-                    false => self.texts.push(text)?,
-                };
-                self.free = after;
-                *self.get_mut(free) = Name { text, ..name };
+                let place = self.places.get(free.index());
+                if !self.texts.replace(place.into(), text) {
+                    let place = self.keep(text)?;
+                    self.places.set(free.index(), place);
+                }
+                self.free = self.after(free);
+                self.parents.set(free.index(), dir.0);
+                self.set(free, name);
                 free
             }
         };
-        self.get_mut(id).after = std::mem::replace(first, id.0);
-        let Self {
-            names,
-            texts,
-            hasher,
-            table,
-            ..
-        } = self;
-        table.insert(id.0, |id| {
-            let name = &names[id as usize];
-            hasher.hash_one((name.parent.0, texts.get(name.text)))
-        });
+        self.after.set(id.index(), std::mem::replace(first, id.0));
+        let hash = self.hash(dir, text);
+        self.table.insert(id.0, hash);
         Ok(id)
-    }
-
-    /// Takes a name out of the table.
-    fn leave(&mut self, id: NameId) {
-        let text = self.text(id);
-        let hash = self.hasher.hash_one((self.get(id).parent.0, text));
-        self.table.remove(id.0, hash);
     }
 
     /// Frees a name, whose place stays in its list for now. Whether there are
     /// so many of such places that the lists should be looked through.
     pub(super) fn remove(&mut self, id: NameId) -> bool {
-        self.leave(id);
-        self.get_mut(id).set(What::Free);
+        self.table.remove(id.0);
+        self.set_what(id, What::Free);
         self.gone += 1;
-        self.gone > 1000 && self.gone > self.names.len() / 4
+        self.gone > 1000 && self.gone > self.len() / 4
     }
 
     /// Takes free places out of the list that begins with `first`, and where
@@ -269,20 +292,23 @@ impl Packed {
         let mut last = None;
         while next != NONE {
             let id = NameId(next);
-            next = self.get(id).after;
-            match self.get(id).form {
+            next = self.after(id);
+            match self.form(id) {
                 Form::Free => self.gone -= 1,
-                Form::Removed if !shows_through => self.leave(id),
+                Form::Removed if !shows_through => self.table.remove(id.0),
                 Form::Dir | Form::Node | Form::Removed => {
                     match last.replace(id) {
-                        Some(last) => self.get_mut(last).after = id.0,
+                        Some(last) if self.after(last) == id.0 => {}
+                        Some(last) => self.after.set(last.index(), id.0),
                         None => *first = id.0,
                     }
-                    self.get_mut(id).after = NONE;
                     continue;
                 }
             }
             self.release(id);
+        }
+        if let Some(last) = last {
+            self.after.set(last.index(), NONE);
         }
     }
 
@@ -292,14 +318,14 @@ impl Packed {
         let mut next = first;
         while next != NONE {
             let id = NameId(next);
-            next = self.get(id).after;
-            match self.get(id).what() {
+            next = self.after(id);
+            match self.what(id) {
                 What::Free => self.gone -= 1,
                 What::Dir(dir) => {
                     dirs.push(dir);
-                    self.leave(id);
+                    self.table.remove(id.0);
                 }
-                What::Node(_) | What::Removed => self.leave(id),
+                What::Node(_) | What::Removed => self.table.remove(id.0),
             }
             self.release(id);
         }
@@ -308,13 +334,14 @@ impl Packed {
     /// Puts a place that is in no list and not in the table to the free ones.
     fn release(&mut self, id: NameId) {
         let after = std::mem::replace(&mut self.free, id.0);
+        self.after.set(id.index(), after);
         // The next one's text may fit into the place of this one's.
-        let text = self.get(id).text;
-        *self.get_mut(id) = Name {
-            after,
-            text,
-            ..Name::new(ROOT, 0, What::Free)
+        let name = Name {
+            what: What::Free,
+            layer: 0,
+            lower: Lower::Nothing,
         };
+        self.set(id, name);
     }
 
     /// Those of a list that are there, or those that are gone, in no order.
@@ -323,9 +350,8 @@ impl Packed {
         std::iter::from_fn(move || {
             loop {
                 let id = (next != NONE).then_some(NameId(next))?;
-                let name = self.get(id);
-                next = name.after;
-                match name.form {
+                next = self.after(id);
+                match self.form(id) {
                     Form::Dir | Form::Node if is_there => return Some(id),
                     Form::Removed if !is_there => return Some(id),
                     _ => {}
@@ -338,7 +364,8 @@ impl Packed {
     pub(super) fn sorted(&self, first: u32, is_there: bool) -> Vec<NameId> {
         let mut list: Vec<NameId> = self.list(first, is_there).collect();
         // Most come in order, so that the list is just the wrong way round.
-        list.sort_unstable_by(|a, b| self.text(*a).cmp(self.text(*b)));
+        list.reverse();
+        sort(&mut list, |id| self.text(id));
         list
     }
 }

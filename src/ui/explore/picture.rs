@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use shiplap::image::Image;
-use shiplap::layer::index::LayerIndex;
+use shiplap::layer::index::{LayerIndex, Spool};
 use shiplap::look::waste::{Waste, waste};
 use shiplap::look::{ChangeKind, LayerSummary, NodeId, Tree, steps, summary};
 
@@ -83,12 +83,12 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
-    /// With the `most` paths at which most is wasted.
+    /// With the `most` paths at which most is wasted. Names lie in `spool`.
     ///
     /// # Errors
     /// As [`Tree::build`].
-    pub(crate) fn of(indexes: &[Arc<LayerIndex>], most: usize) -> io::Result<Self> {
-        let tree = Tree::build(indexes.iter().cloned())?;
+    pub(crate) fn of(indexes: &[Arc<LayerIndex>], spool: Spool, most: usize) -> io::Result<Self> {
+        let tree = Tree::build(indexes.iter().cloned(), spool)?;
         Ok(Self {
             layers: summary(&tree)?,
             tar_bytes: indexes.iter().map(|index| index.tar_bytes).collect(),
