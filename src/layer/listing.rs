@@ -13,14 +13,15 @@
 //! layers come in that.
 
 mod packed;
+mod paths;
 
-use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use self::packed::{Packed, Record};
+pub use self::paths::Paths;
 use super::code::{Input, field};
 use super::tar_read::{Item, Names, TarError, TarReader};
 use super::{Change, Content, Entry, Kind, MAX_ENTRIES, MAX_TAR_BYTES, Meta, path_order};
@@ -64,11 +65,19 @@ pub struct Listing {
     /// In path order once the listing is settled.
     entries: Packed,
     /// What lower layers have at these paths is gone.
-    gone: BTreeSet<PathBuf>,
+    gone: Paths,
     /// What lower layers have in these directories is gone.
-    opaque: BTreeSet<PathBuf>,
+    opaque: Paths,
     /// Directories that it has something in, but no entry for.
-    implied: BTreeSet<PathBuf>,
+    implied: Paths,
+}
+
+/// Directories on the way to paths that come in order, while they are found.
+#[derive(Debug, Default)]
+struct Lead {
+    implied: Paths,
+    /// The last path: what leads to it is known.
+    last: PathBuf,
 }
 
 impl Listing {
@@ -98,8 +107,8 @@ impl Listing {
                     }
                     listing.put(entry, content)
                 }
-                Item::Whiteout(path) => listing.mark(path, false),
-                Item::Opaque(path) => listing.mark(path, true),
+                Item::Whiteout(path) => listing.mark(&path, false),
+                Item::Opaque(path) => listing.mark(&path, true),
             } && listing.entries.len() as u64 <= MAX_ENTRIES;
         }
         reader.finish(MAX_TAR_BYTES)?;
@@ -120,18 +129,17 @@ impl Listing {
                 };
                 self.put(entry.clone(), kept)
             }
-            Change::Whiteout(path) => self.mark(path.clone(), false),
-            Change::Opaque(path) => self.mark(path.clone(), true),
+            Change::Whiteout(path) => self.mark(path, false),
+            Change::Opaque(path) => self.mark(path, true),
         }
     }
 
-    fn mark(&mut self, path: PathBuf, opaque: bool) -> bool {
-        if opaque {
-            self.opaque.insert(path);
-        } else {
-            self.gone.insert(path);
-        }
-        true
+    fn mark(&mut self, path: &Path, opaque: bool) -> bool {
+        let paths = match opaque {
+            true => &mut self.opaque,
+            false => &mut self.gone,
+        };
+        paths.push(path).is_some()
     }
 
     fn put(&mut self, entry: Entry, content: Option<Vec<u8>>) -> bool {
@@ -144,26 +152,12 @@ impl Listing {
         // A layer has seconds only.
         listed.meta.mtime.nanos = 0;
         if !(self.entries.is_loose() || self.entries.is_next(&path)) {
-            match self.loosened() {
+            match self.entries.loosened() {
                 Some(loose) => self.entries = loose,
                 None => return false,
             }
         }
         self.entries.push(&path, &listed).is_some() && self.entries.bytes().len() <= MAX_BYTES
-    }
-
-    /// The entries so far, for others that come in any order.
-    fn loosened(&self) -> Option<Packed> {
-        let mut loose = Packed::loose();
-        let mut walk = self.entries.walk();
-        while let Some(record) = walk.next_record() {
-            let listed = match record.target(walk.path()) {
-                None => record.listed()?,
-                Some(target) => Listed::link(target),
-            };
-            loose.push(walk.path(), &listed)?;
-        }
-        Some(loose)
     }
 
     fn find(&self, path: &Path) -> Option<Record<'_>> {
@@ -225,54 +219,65 @@ impl Listing {
             }
         }
         self.entries.finish();
-        self.links_are_own(in_order) && self.imply()
+        self.gone.settle().is_some()
+            && self.opaque.settle().is_some()
+            && self.links_are_own(in_order)
+            && self.imply().is_some()
     }
 
-    /// `false` when a path leads through something that is no directory.
-    fn imply(&mut self) -> bool {
-        let mut implied = BTreeSet::new();
-        let mut last = PathBuf::new();
-        let mut lead = |path: &Path| {
-            for above in path.ancestors().skip(1) {
-                if above.as_os_str().is_empty() || above == last {
-                    break;
-                }
-                match self.is_dir(above) {
-                    Some(true) => break,
-                    Some(false) => return false,
-                    None => {
-                        if !implied.insert(above.to_owned()) {
-                            break;
-                        }
+    /// Finds implied directories. `None` when a path leads through something
+    /// that is no directory.
+    fn imply(&mut self) -> Option<()> {
+        let mut lead = Lead::default();
+        let mut walk = self.entries.walk();
+        while walk.next_record().is_some() {
+            self.lead(&mut lead, walk.path())?;
+        }
+        self.implied = lead.implied;
+        self.implied.settle()?;
+        let mut lead = Lead::default();
+        for path in &self.gone {
+            self.lead(&mut lead, &path)?;
+        }
+        for path in &self.opaque {
+            match self.is_dir(&path) {
+                Some(true) => {}
+                Some(false) => return None,
+                None => {
+                    self.lead(&mut lead, &path)?;
+                    if !path.as_os_str().is_empty() {
+                        lead.implied.push(&path)?;
                     }
                 }
             }
-            if let Some(parent) = path.parent().filter(|parent| *parent != last) {
-                last = parent.to_owned();
-            }
-            true
-        };
-        let mut walk = self.entries.walk();
-        while walk.next_record().is_some() {
-            if !lead(walk.path()) {
-                return false;
-            }
         }
-        let opaque = self.opaque.iter().filter(|path| self.find(path).is_none());
-        if !self.gone.iter().chain(opaque).all(|path| lead(path)) {
-            return false;
+        for path in &lead.implied {
+            self.implied.push(&path)?;
         }
-        for path in &self.opaque {
-            match self.is_dir(path) {
-                Some(false) => return false,
-                None if !path.as_os_str().is_empty() => {
-                    implied.insert(path.clone());
-                }
-                _ => {}
+        self.implied.settle()
+    }
+
+    /// Adds the directories on the way to `path` for which there is no entry.
+    fn lead(&self, lead: &mut Lead, path: &Path) -> Option<()> {
+        let mut new = Vec::new();
+        for above in path.ancestors().skip(1) {
+            let is_known = lead.last != above && lead.last.starts_with(above);
+            if above.as_os_str().is_empty() || is_known {
+                break;
+            }
+            match self.is_dir(above) {
+                Some(true) => break,
+                Some(false) => return None,
+                None if self.implied.contains(above) => break,
+                None => new.push(above),
             }
         }
-        self.implied = implied;
-        true
+        for above in new.into_iter().rev() {
+            lead.implied.push(above)?;
+        }
+        lead.last.clear();
+        lead.last.push(path);
+        Some(())
     }
 
     /// The entry at `path`.
@@ -290,8 +295,8 @@ impl Listing {
     }
 
     /// Directories that it has something in, but no entry for.
-    pub fn implied(&self) -> impl Iterator<Item = &Path> {
-        self.implied.iter().map(PathBuf::as_path)
+    pub fn implied(&self) -> &Paths {
+        &self.implied
     }
 
     /// Whether lower layers' entry at `path` can't be seen.
@@ -337,12 +342,16 @@ impl Listing {
         while let Some(tag @ (b'g' | b'o')) = input.0.first() {
             input.byte();
             let path = PathBuf::from(OsStr::from_bytes(input.field()?));
-            listing.mark(path, *tag == b'o');
+            if !listing.mark(&path, *tag == b'o') {
+                return None;
+            }
         }
+        listing.gone.settle()?;
+        listing.opaque.settle()?;
         let marks = bytes.len() - input.0.len();
         bytes.drain(..marks);
         listing.entries = Packed::parse(bytes)?;
-        (listing.links_are_own(false) && listing.imply()).then_some(listing)
+        (listing.links_are_own(false) && listing.imply().is_some()).then_some(listing)
     }
 }
 
@@ -472,7 +481,7 @@ mod tests {
             Some(&b"root:x:0:0::/:/bin/sh\n"[..])
         );
         assert_eq!(listing.get(Path::new("etc/zz")).as_ref(), Some(&passwd));
-        let implied: Vec<&Path> = listing.implied().collect();
+        let implied: Vec<PathBuf> = listing.implied().iter().collect();
         assert_eq!(implied, [Path::new("dev"), Path::new("old")]);
         for (path, hidden) in [
             ("etc", false),

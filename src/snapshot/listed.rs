@@ -36,13 +36,17 @@ impl Layered {
     pub fn new(listings: Vec<Arc<Listing>>, bottom: Option<Merged>) -> io::Result<Option<Self>> {
         let tree = Self { listings, bottom };
         for (number, listing) in tree.listings.iter().enumerate() {
+            let mut last = None::<PathBuf>;
             for dir in listing.implied() {
-                for above in dir.ancestors() {
+                let known =
+                    |above: &Path| last.as_ref().is_some_and(|last| last.starts_with(above));
+                for above in dir.ancestors().take_while(|above| !known(above)) {
                     let below = tree.at(above, number)?;
                     if below.is_some_and(|n| matches!(n.kind, Kind::Symlink { .. })) {
                         return Ok(None);
                     }
                 }
+                last = Some(dir);
             }
         }
         Ok(Some(tree))

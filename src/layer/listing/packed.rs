@@ -96,7 +96,7 @@ impl Packed {
     }
 
     /// For entries in any order: each is a block.
-    pub(super) fn loose() -> Self {
+    fn loose() -> Self {
         Self::with_blocks_of(1)
     }
 
@@ -145,6 +145,20 @@ impl Packed {
             field(out, content);
         }
         Some(())
+    }
+
+    /// The entries so far, for others that come in any order.
+    pub(super) fn loosened(&self) -> Option<Self> {
+        let mut loose = Self::loose();
+        let mut walk = self.walk();
+        while let Some(record) = walk.next_record() {
+            let listed = match record.target(walk.path()) {
+                None => record.listed()?,
+                Some(target) => Listed::link(target),
+            };
+            loose.push(walk.path(), &listed)?;
+        }
+        Some(loose)
     }
 
     /// Lets go of what only further entries would need.

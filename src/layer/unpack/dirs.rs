@@ -9,6 +9,7 @@
 //! between: who works in one later on notes what it has and sets that again.
 
 mod finals;
+mod implied;
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -24,6 +25,7 @@ use rustix::io::Errno;
 
 use self::finals::Final;
 pub(super) use self::finals::set;
+use self::implied::Implied;
 use super::error::Step;
 use super::lower::{adopt, shows_through};
 use super::{Form, Lower, UnpackError, UnpackOptions, remove};
@@ -69,10 +71,11 @@ pub(super) struct Dirs<'a> {
     /// stay; and with those.
     kept: usize,
     most: usize,
-    implied: HashMap<u64, PathBuf>,
+    implied: Implied,
     /// Paths of directories without links, by inode.
     places: HashMap<u64, PathBuf>,
     used_lower: bool,
+    forgotten: u64,
     /// Fingerprints of the places of links that only lower layers have and that
     /// paths have led through.
     passed: HashSet<u64>,
@@ -129,8 +132,9 @@ impl<'a> Dirs<'a> {
             kept,
             most: kept,
             places: HashMap::new(),
-            implied: HashMap::new(),
+            implied: Implied::default(),
             used_lower: false,
+            forgotten: 0,
             passed: HashSet::new(),
             own: HashSet::new(),
             touched: HashSet::new(),
@@ -399,7 +403,7 @@ impl<'a> Dirs<'a> {
 
     /// The layer says what this directory shall have.
     pub(super) fn explicit(&mut self, path: &Path, dir: &Dir, meta: &Meta) {
-        self.implied.remove(&dir.ino);
+        self.implied.remove(dir.ino);
         self.loose.insert(dir.ino);
         self.finals.insert(
             dir.ino,
@@ -428,8 +432,10 @@ impl<'a> Dirs<'a> {
             mtime: meta.mtime,
         };
         self.finals.insert(dir.ino, last);
-        self.implied.insert(dir.ino, path);
-        Ok(())
+        let added = self.implied.add(dir.ino, &path);
+        added
+            .ok_or(Errno::OVERFLOW)
+            .step("note the directory", &path)
     }
 
     fn lower_kind(&mut self, real: &Path) -> Result<Option<Kind>, UnpackError> {
@@ -492,10 +498,16 @@ impl<'a> Dirs<'a> {
     /// A directory or a link goes: any path may lead through it, and another
     /// directory may get its inode.
     fn forget(&mut self) -> Result<(), UnpackError> {
+        self.forgotten += 1;
         self.tie()?;
         self.cache.clear();
         self.places.clear();
         Ok(())
+    }
+
+    /// Changes when paths that were known may lead elsewhere.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.forgotten
     }
 
     /// Where `dir` is, without links.

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{Gid, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::dirs::{Dir, set};
 use super::error::Step;
 use super::{Lower, UnpackError};
+use crate::layer::listing::Paths;
 use crate::layer::{Kind, Meta};
 use crate::sys::fs::Root;
 
@@ -61,12 +62,9 @@ pub(super) fn adopt(dir: &Dir, path: &Path, meta: &Meta) -> Result<(), UnpackErr
 }
 
 /// See [`super::settle`].
-pub(super) fn settle(
-    root: &Root,
-    implied: &[PathBuf],
-    lower: &dyn Lower,
-) -> Result<bool, UnpackError> {
+pub(super) fn settle(root: &Root, implied: &Paths, lower: &dyn Lower) -> Result<bool, UnpackError> {
     for path in implied {
+        let path = path.as_path();
         if !shows_through(root, path, lower)? {
             continue;
         }

@@ -39,6 +39,7 @@ use self::dirs::{Dir, Dirs};
 pub use self::error::UnpackError;
 use self::error::{Step, refuse};
 use super::ids::IdMaps;
+use super::listing::Paths;
 use super::notes::{CAPABILITY, Noted, Notes};
 use super::originals::Originals;
 use super::tar_read::{Body, Item, Names, TarReader};
@@ -157,7 +158,7 @@ pub struct Unpacked {
     /// paths; in overlay form the root (the empty path) too. They were made
     /// 0755 root:root with the time 0, or like the directory in
     /// [`lower`](UnpackOptions::lower); see [`settle`].
-    pub implied: Vec<PathBuf>,
+    pub implied: Paths,
     /// Overlay form: the layer hides everything below it. The attribute on its
     /// root says so too, but overlayfs does not look there.
     pub opaque_root: bool,
@@ -232,12 +233,12 @@ fn apply(
     unpacker.dirs.finish(&mut result)?;
     if let Some(lower) = options.lower {
         for path in &result.implied {
-            if !lower::shows_through(root, path, lower)? {
+            if !lower::shows_through(root, &path, lower)? {
                 continue;
             }
-            let below = lower.entry(path).step("look below the layer at", path)?;
+            let below = lower.entry(&path).step("look below the layer at", &path)?;
             if let Some(below) = below.filter(|below| below.kind == Kind::Dir) {
-                result.notes.set(path, noted(&below, false));
+                result.notes.set(&path, noted(&below, false));
             }
         }
     }
@@ -268,7 +269,7 @@ pub fn remove_tree(dir: &Path) -> io::Result<()> {
 ///
 /// `Ok(false)` when that is not enough, because `lower` has something else in
 /// such a place: the layer must then be applied again, with `lower`.
-pub fn settle(root: &Root, implied: &[PathBuf], lower: &dyn Lower) -> Result<bool, UnpackError> {
+pub fn settle(root: &Root, implied: &Paths, lower: &dyn Lower) -> Result<bool, UnpackError> {
     lower::settle(root, implied, lower)
 }
 
@@ -323,6 +324,7 @@ impl Unpacker<'_> {
             return self.directory_attrs(&root, path, &entry.meta, true);
         };
         let dir = self.dirs.make(parent)?;
+        let known = self.dirs.forgotten();
         self.dirs.hide(&dir, name)?;
         match &entry.kind {
             Kind::File { size } => {
@@ -331,7 +333,7 @@ impl Unpacker<'_> {
                 self.file_attrs(&file, path, &entry.meta)?;
             }
             Kind::Dir => {
-                self.directory(&dir, name, entry)?;
+                self.directory(&dir, name, entry, known)?;
                 return self.note(&dir, name, entry);
             }
             Kind::Hardlink { target } => {
@@ -433,12 +435,24 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    fn directory(&mut self, dir: &Rc<Dir>, name: &OsStr, entry: &Entry) -> Result<(), UnpackError> {
-        let path = &entry.path;
+    fn directory(
+        &mut self,
+        dir: &Rc<Dir>,
+        name: &OsStr,
+        entry: &Entry,
+        known: u64,
+    ) -> Result<(), UnpackError> {
+        let mut path = entry.path.as_path();
         let (made, existed) = match self.dirs.enter_child(dir, name, path) {
             Ok(made) => (made, true),
             Err(_) => (self.dirs.make_child(dir, name, path)?, false),
         };
+        let place;
+        if self.dirs.forgotten() != known {
+            // The link that is gone may have been on the way to here.
+            place = self.dirs.place(dir).step("look at", path)?.join(name);
+            path = &place;
+        }
         self.directory_attrs(&made, path, &entry.meta, existed)?;
         self.dirs.own(dir, name);
         self.dirs.remember(path, &made);

@@ -73,14 +73,18 @@ impl Dirs<'_> {
         mut self,
         result: &mut Unpacked,
     ) -> Result<(), UnpackError> {
-        for (ino, path) in std::mem::take(&mut self.implied) {
+        for (ino, path) in std::mem::take(&mut self.implied).iter() {
             if self.open_last(&path, ino)?.is_some() {
-                result.implied.push(path);
+                let added = result.implied.push(&path);
+                added.ok_or(Errno::OVERFLOW).step("note", &path)?;
             }
         }
+        let settled = result.implied.settle();
+        settled
+            .ok_or(Errno::OVERFLOW)
+            .step("note", Path::new("/"))?;
         let finals = self.take_finals()?;
         self.set_all(finals)?;
-        result.implied.sort();
         result.used_lower = self.used_lower;
         Ok(())
     }

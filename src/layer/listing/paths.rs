@@ -1,0 +1,106 @@
+//! Many paths in little memory.
+
+use std::path::{Path, PathBuf};
+
+use super::Listed;
+use super::packed::{Packed, Walk};
+use crate::layer::{Kind, Meta};
+
+/// Paths, each as what differs from the one before it: some bytes for each.
+///
+/// They come in any order, and have to be [settled](Self::settle) before one is
+/// looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Paths(Packed);
+
+impl Paths {
+    /// Adds one. `None` when there are too many.
+    pub fn push(&mut self, path: &Path) -> Option<()> {
+        if !(self.0.is_loose() || self.0.is_next(path)) {
+            self.0 = self.0.loosened()?;
+        }
+        let nothing = Listed {
+            kind: Kind::Dir,
+            meta: Meta::default(),
+            content: None,
+        };
+        self.0.push(path, &nothing)
+    }
+
+    /// Puts them in path order, each once. `None` when there are too many.
+    pub fn settle(&mut self) -> Option<()> {
+        if self.0.is_loose() {
+            self.0 = std::mem::take(&mut self.0).sorted()?;
+        }
+        self.0.finish();
+        Some(())
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether `path` is one of them, once they are settled.
+    pub fn contains(&self, path: &Path) -> bool {
+        self.0.find(path).is_some()
+    }
+
+    /// All of them, in the order that they came in or, once they are settled, in
+    /// path order.
+    pub fn iter(&self) -> Iter<'_> {
+        Iter(self.0.walk())
+    }
+}
+
+impl<'a> IntoIterator for &'a Paths {
+    type Item = PathBuf;
+    type IntoIter = Iter<'a>;
+
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
+    }
+}
+
+/// See [`Paths::iter`].
+#[derive(Debug)]
+pub struct Iter<'a>(Walk<'a>);
+
+impl Iterator for Iter<'_> {
+    type Item = PathBuf;
+
+    fn next(&mut self) -> Option<PathBuf> {
+        self.0.next_record()?;
+        Some(self.0.path().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn paths_are_as_in_a_set(names in prop::collection::vec("([ab-]{1,2}(/[ab]){0,3})?", 0..60)) {
+            let mut paths = Paths::default();
+            names.iter().for_each(|name| paths.push(Path::new(name)).unwrap());
+            prop_assert!(paths.iter().eq(names.iter().map(PathBuf::from)));
+            paths.settle().unwrap();
+            let set: BTreeSet<PathBuf> = names.iter().map(PathBuf::from).collect();
+            prop_assert_eq!(paths.len(), set.len());
+            prop_assert!(paths.iter().eq(set.iter().cloned()));
+            for name in ["", "a", "b/a", "-", "ab/b/b", "c"] {
+                prop_assert_eq!(paths.contains(Path::new(name)), set.contains(Path::new(name)));
+            }
+        }
+    }
+}
