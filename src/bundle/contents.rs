@@ -57,7 +57,7 @@ impl ImageContents {
     }
 
     fn read(&self) -> io::Result<Files> {
-        let mut stack = Stack::new(self.store.spool());
+        let mut stack = Stack::new(self.store.spools());
         let mut indexes = Vec::new();
         let layers = &self.image.manifest.layers;
         let diff_ids = &self.image.config.rootfs.diff_ids;

@@ -8,8 +8,8 @@ use super::BundleError;
 use crate::event::Cancel;
 use crate::image::{Image, WatchedBlobs};
 use crate::layer::bits::Bits;
-use crate::layer::index::Spool;
 use crate::layer::merge::{Headers, LayerBlob, Merge};
+use crate::layer::pile::Spools;
 use crate::layer::stack::{Found, NameId, Origin, Stack};
 use crate::layer::tar_write::TarWriter;
 use crate::layer::{Entry, Kind};
@@ -26,7 +26,7 @@ const THREADS: usize = 4;
 /// When a layer can't be had or applied, or `out` fails.
 pub fn export(
     image: &Image,
-    spool: &(dyn Fn() -> Spool + Sync),
+    spools: &Spools,
     out: impl Write,
     cancel: &Cancel,
 ) -> Result<(), BundleError> {
@@ -37,7 +37,7 @@ pub fn export(
             blobs: &blobs,
             threads: THREADS,
             known: None,
-            spool,
+            spools,
         };
         let merge = Merge::read(layers, 0, headers)?;
         let out = BufWriter::with_capacity(1 << 20, out);

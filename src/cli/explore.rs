@@ -102,7 +102,7 @@ impl ExploreArgs {
 /// Reads the layers; with the `most` paths at which most is wasted.
 fn contents(indexer: &Indexer, image: &Image, most: usize) -> anyhow::Result<Contents> {
     let indexes = indexer.image(image)?;
-    Ok(Contents::of(&indexes, indexer.spool(), most)?)
+    Ok(Contents::of(&indexes, indexer.spools(), most)?)
 }
 
 /// All that is known of an image. Layers are counted from 1.

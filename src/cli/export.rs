@@ -53,13 +53,13 @@ impl ExportArgs {
         let image = self.image.open(session, &store)?.image()?;
         let ui = session.ui(&self.progress)?;
         let cancel = session.interrupts.cancel();
-        let spool = || store.spool();
+        let spools = store.spools();
         let task = ui.events().start(format!("[export] {}", self.image.image));
         let done = if to_stdout {
-            export(&image, &spool, io::stdout().lock(), &cancel).map_err(anyhow::Error::from)
+            export(&image, &spools, io::stdout().lock(), &cancel).map_err(anyhow::Error::from)
         } else {
             to_file(&self.output, Access::Umask, |file| {
-                Ok(export(&image, &spool, file, &cancel)?)
+                Ok(export(&image, &spools, file, &cancel)?)
             })
         };
         task.finish(match &done {

@@ -46,7 +46,7 @@ pub(super) fn look_at(session: &Session, opened: Opened) -> anyhow::Result<Looke
     let image = opened.image()?;
     let indexer = Indexer::new(&store, session.interrupts.cancel());
     let indexes = indexer.image(&image)?;
-    let tree = Tree::build(indexes.iter().cloned(), indexer.spool())?;
+    let tree = Tree::build(indexes.iter().cloned(), indexer.spools())?;
     for (layer, problem) in tree.problems() {
         let text = format!("warning: layer {}: {problem}\n", layer + 1);
         output::message(&escape::lines(&text));

@@ -174,10 +174,7 @@ impl ReshapeArgs {
                 move |digest| store.index_get(digest)
             })),
             blobs: Arc::new(Places::new(vec![made, Arc::new(old)])),
-            spool: Box::new({
-                let store = store.clone();
-                move || store.spool()
-            }),
+            spools: store.spools(),
             seal: SealOptions {
                 level: layers.and_then(|l| l.compression_level),
                 ..SealOptions::default()

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use self::packed::{Packed, Record};
 pub use self::paths::Paths;
 use super::code::{Input, field};
+use super::pile::Spools;
 use super::tar_read::{Item, Names, TarError, TarReader};
 use super::{Change, Content, Entry, Kind, MAX_ENTRIES, MAX_TAR_BYTES, Meta, path_order};
 
@@ -33,7 +34,9 @@ const KEPT: [&str; 2] = ["etc/passwd", "etc/group"];
 /// The most that is kept of one, in bytes.
 const MAX_KEPT: u64 = 1 << 20;
 /// Bytes that the records of one listing may have.
-const MAX_BYTES: usize = 1 << 30;
+const MAX_BYTES: u64 = 1 << 30;
+/// Bytes that are read at a time of a listing that is kept.
+const MOST_READ: u64 = 64 << 10;
 /// zstd's level for a listing that is kept: names hardly need more.
 const LEVEL: i32 = 1;
 
@@ -60,7 +63,7 @@ impl Listed {
 }
 
 /// The entries of a layer.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, PartialEq, Eq, Default)]
 pub struct Listing {
     /// In path order once the listing is settled.
     entries: Packed,
@@ -81,14 +84,22 @@ struct Lead {
 }
 
 impl Listing {
+    /// An empty one. What it has lies in some of `spools`.
+    pub fn new(spools: Spools) -> Self {
+        Self {
+            entries: Packed::new(spools),
+            ..Self::default()
+        }
+    }
+
     /// Reads the layer `tar` (not compressed) to its end. `None` when what it
     /// makes depends on what is below it.
     ///
     /// # Errors
     /// When it can't be read or makes no sense.
-    pub fn read(tar: impl Read) -> Result<Option<Self>, TarError> {
+    pub fn read(tar: impl Read, spools: Spools) -> Result<Option<Self>, TarError> {
         let mut reader = TarReader::new(tar, Names::Layer);
-        let mut listing = Self::default();
+        let mut listing = Self::new(spools);
         let mut plain = true;
         while let Some(item) = reader.next_entry()? {
             if !plain {
@@ -326,32 +337,54 @@ impl Listing {
                 out.write_all(&record)?;
             }
         }
-        out.write_all(self.entries.bytes())?;
+        for piece in self.entries.bytes().pieces() {
+            out.write_all(piece)?;
+        }
         out.finish()
     }
 
     /// Reads what [`to_bytes`](Self::to_bytes) wrote; `None` for anything else.
-    pub fn parse(bytes: &[u8]) -> Option<Self> {
+    pub fn parse(bytes: &[u8], spools: Spools) -> Option<Self> {
         let packed = bytes.strip_prefix(MAGIC)?;
-        let mut bytes = Vec::new();
         let unpacked = zstd::Decoder::with_buffer(packed).ok()?;
-        let limit = MAX_BYTES as u64 + 1;
-        unpacked.take(limit).read_to_end(&mut bytes).ok()?;
-        let mut listing = Self::default();
-        let mut input = Input(&bytes);
-        while let Some(tag @ (b'g' | b'o')) = input.0.first() {
-            input.byte();
-            let path = PathBuf::from(OsStr::from_bytes(input.field()?));
-            if !listing.mark(&path, *tag == b'o') {
-                return None;
+        let mut unpacked = unpacked.take(MAX_BYTES + 1);
+        let mut listing = Self::new(spools);
+        let mut last = Vec::new();
+        let mut held = Vec::new();
+        // Records that are not whole yet are read further.
+        loop {
+            let more = (&mut unpacked).take(MOST_READ.max(held.len() as u64));
+            let is_end = { more }.read_to_end(&mut held).ok()? == 0;
+            let mut at = 0;
+            while at < held.len() {
+                match listing.take(&held[at..], &mut last) {
+                    Some(len) => at += len,
+                    None if is_end => return None,
+                    None => break,
+                }
+            }
+            held.drain(..at);
+            if is_end {
+                break;
             }
         }
         listing.gone.settle()?;
         listing.opaque.settle()?;
-        let marks = bytes.len() - input.0.len();
-        bytes.drain(..marks);
-        listing.entries = Packed::parse(bytes)?;
+        listing.entries.finish();
         (listing.links_are_own(false) && listing.imply().is_some()).then_some(listing)
+    }
+
+    /// Adds what `input` begins with; how many bytes that has.
+    fn take(&mut self, input: &[u8], last: &mut Vec<u8>) -> Option<usize> {
+        // The first entry begins with nothing that is as in the one before.
+        if let (0, Some(tag @ (b'g' | b'o'))) = (self.entries.len(), input.first()) {
+            let mut rest = Input(&input[1..]);
+            let path = Path::new(OsStr::from_bytes(rest.field()?));
+            return self
+                .mark(path, *tag == b'o')
+                .then(|| input.len() - rest.0.len());
+        }
+        self.entries.take(input, last)
     }
 }
 
@@ -370,8 +403,12 @@ pub struct Listening<I> {
 impl<I> Listening<I> {
     /// Listens to `inner`; the listing is there at its end, `None` if there is
     /// none.
-    pub fn new(inner: I) -> (Self, std::sync::Arc<std::sync::Mutex<Option<Listing>>>) {
-        let listing = std::sync::Arc::new(std::sync::Mutex::new(Some(Listing::default())));
+    pub fn new(
+        inner: I,
+        spools: Spools,
+    ) -> (Self, std::sync::Arc<std::sync::Mutex<Option<Listing>>>) {
+        let listing = Some(Listing::new(spools));
+        let listing = std::sync::Arc::new(std::sync::Mutex::new(listing));
         let shared = std::sync::Arc::clone(&listing);
         (Self { inner, listing }, shared)
     }
@@ -443,16 +480,19 @@ mod tests {
 
     fn listing(changes: Vec<Change>) -> Option<Listing> {
         let mut tar = TarWriter::new(Vec::new(), None);
-        let (listening, heard) = Listening::new(changes.into_iter().map(Ok));
+        let (listening, heard) = Listening::new(changes.into_iter().map(Ok), Spools::default());
         for change in listening {
             tar.change(change.unwrap()).unwrap();
         }
-        let read = Listing::read(&tar.finish().unwrap()[..]).unwrap();
+        let read = Listing::read(&tar.finish().unwrap()[..], Spools::default()).unwrap();
         // The same from the changes as from the layer.
         assert_eq!(*heard.lock().unwrap(), read);
         if let Some(listing) = &read {
             let bytes = listing.to_bytes().unwrap();
-            assert_eq!(Listing::parse(&bytes).as_ref(), Some(listing));
+            assert_eq!(
+                Listing::parse(&bytes, Spools::default()).as_ref(),
+                Some(listing)
+            );
         }
         read
     }
@@ -541,7 +581,10 @@ mod tests {
         }
         assert!(other.settle());
         let bytes = other.to_bytes().unwrap();
-        assert_eq!(Listing::parse(&bytes).as_ref(), Some(&other));
+        assert_eq!(
+            Listing::parse(&bytes, Spools::default()).as_ref(),
+            Some(&other)
+        );
         for dir in 0..20 {
             for n in 0..40 {
                 let path = format!("d{dir:02}/a/file-{n:02}");
@@ -587,8 +630,45 @@ mod tests {
             .to_bytes()
             .unwrap();
         for cut in 0..bytes.len() {
-            assert_eq!(Listing::parse(&bytes[..cut]), None, "{cut}");
+            assert_eq!(
+                Listing::parse(&bytes[..cut], Spools::default()),
+                None,
+                "{cut}"
+            );
         }
+    }
+
+    #[test]
+    fn very_many_names_lie_in_a_file() {
+        let spools = || {
+            let file = || tempfile::tempfile().unwrap();
+            Spools::new(move || super::super::index::Spool::file(file()))
+        };
+        let name = |n: u32| format!("{:08x}{}", n.wrapping_mul(0x9e37_79b9), "x".repeat(120));
+        let mut names: Vec<String> = (0..30_000).map(name).collect();
+        let kind = |n: usize| Kind::File { size: n as u64 };
+        let make = |names: &[String], spools: Spools| {
+            let mut listing = Listing::new(spools);
+            for (n, name) in names.iter().enumerate() {
+                assert!(listing.add(&entry(name, kind(n))));
+            }
+            assert!(listing.settle());
+            listing
+        };
+        let loose = make(&names, spools());
+        assert_eq!(loose, make(&names, Spools::default()));
+        for (n, name) in names.iter().enumerate() {
+            assert_eq!(loose.get(Path::new(name)).unwrap().kind, kind(n));
+        }
+        let bytes = loose.to_bytes().unwrap();
+        assert_eq!(Listing::parse(&bytes, spools()).as_ref(), Some(&loose));
+        names.sort();
+        let sorted = make(&names, spools());
+        assert_eq!(sorted, make(&names, Spools::default()));
+        assert_eq!(
+            sorted.get(Path::new(&names[20_000])).unwrap().kind,
+            kind(20_000)
+        );
     }
 
     #[test]

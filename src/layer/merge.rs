@@ -29,7 +29,8 @@ use std::sync::mpsc;
 
 use self::order::Order;
 use super::bits::Bits;
-use super::index::{LayerIndex, Spool};
+use super::index::LayerIndex;
+use super::pile::Spools;
 use super::stack::{Found, NameId, NodeId, Stack, StackError};
 use super::tar_read::{Item, Names, TarError, TarReader};
 use super::tar_write::{TarWriter, WriteError};
@@ -131,7 +132,7 @@ pub struct Headers<'a> {
     /// Layers with an index are not read at all.
     pub known: Option<&'a Known>,
     /// Makes places for the names that are kept.
-    pub spool: &'a (dyn Fn() -> Spool + Sync),
+    pub spools: &'a Spools,
 }
 
 impl std::fmt::Debug for Headers<'_> {
@@ -246,7 +247,7 @@ impl Merge {
         below: usize,
         headers: Headers<'_>,
     ) -> Result<Self, MergeError> {
-        let mut stack = Stack::new((headers.spool)());
+        let mut stack = Stack::new(headers.spools.clone());
         let mut current = 0;
         let enter = |stack: &mut Stack, current: &mut usize, number: usize| {
             while *current < number {

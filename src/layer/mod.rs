@@ -23,6 +23,7 @@ pub mod merge;
 pub mod notes;
 pub mod originals;
 mod pax;
+pub mod pile;
 pub mod pipeline;
 pub mod records;
 pub mod stack;

@@ -32,7 +32,7 @@ use self::dirs::{DirData, EMPTY};
 use self::nodes::Nodes;
 pub use self::packed::Metas;
 use self::packed::{Lower, Name, Packed, What};
-use super::index::Spool;
+use super::pile::Spools;
 use super::tar_read::Item;
 use super::{Entry, Kind, Meta};
 use crate::sys::fs::components;
@@ -151,16 +151,16 @@ enum Make {
 }
 
 impl Stack {
-    /// An empty tree; entries that come belong to layer 0. Its names lie in
-    /// `spool`, which nothing was written to.
-    pub fn new(spool: Spool) -> Self {
+    /// An empty tree; entries that come belong to layer 0. Its names lie in one
+    /// of `spools`.
+    pub fn new(spools: Spools) -> Self {
         let root = Name {
             what: What::Dir(0),
             layer: 0,
             lower: Lower::Same,
         };
         Self {
-            names: Packed::new(root, spool),
+            names: Packed::new(root, spools),
             dirs: vec![EMPTY],
             free_dirs: Vec::new(),
             nodes: Nodes::new(),

@@ -1,72 +1,42 @@
 //! Texts that are kept: names, and where links lead.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::collections::binary_heap::PeekMut;
+use std::cmp::Ordering;
+use std::ops::Range;
 
 use super::code::{self, Input};
-use super::index::Spool;
-use crate::sys::mapped::Mapped;
+use super::pile::{Pile, Spools};
 
-/// Bytes that are in memory before they go to the file.
-const HELD: usize = 1 << 20;
 /// So many are put in order as they are.
 const FEW: usize = 64;
 /// Bytes of texts that are in memory while they are put in order.
-const RUN: usize = 1 << 20;
+const RUN: usize = 4 << 20;
 
-/// Texts, each behind its length, and each found by its place.
-///
-/// The newest of them are in memory, the others in a file: names may be as long
-/// as they like.
+/// Texts, each behind its length, and each found by its place. They may be as
+/// long as they like: most are in a file.
 #[derive(Debug)]
-pub(crate) struct Texts {
-    file: Option<Mapped>,
-    held: Vec<u8>,
-}
+pub(crate) struct Texts(Pile);
 
 impl Texts {
-    /// In `spool`, which nothing was written to.
-    pub(crate) fn new(spool: Spool) -> Self {
-        Self {
-            file: spool.into_file().map(Mapped::new),
-            held: Vec::new(),
-        }
-    }
-
-    fn begin(&self) -> u64 {
-        self.file.as_ref().map_or(0, Mapped::len)
+    pub(crate) fn new(spools: Spools) -> Self {
+        Self(Pile::new(spools))
     }
 
     /// Where the next one would be.
     pub(crate) fn len(&self) -> u64 {
-        self.begin() + self.held.len() as u64
+        self.0.len()
     }
 
     /// Its place.
     pub(crate) fn push(&mut self, text: &[u8]) -> u64 {
-        let full = self.held.len() >= HELD;
-        if let Some(file) = self.file.as_mut().filter(|_| full) {
-            match file.add(&self.held) {
-                Ok(()) => self.held.clear(),
-                // The rest stays in memory.
-                Err(_) if file.is_empty() => self.file = None,
-                Err(_) => {}
-            }
-        }
+        self.0.settle();
         let place = self.len();
-        code::field(&mut self.held, text);
+        code::field(self.0.out(), text);
         place
     }
 
     /// The text at a place; empty where there is none.
     pub(crate) fn get(&self, place: u64) -> &[u8] {
-        let bytes = match (place.checked_sub(self.begin()), &self.file) {
-            (Some(at), _) => self.held.get(at as usize..).unwrap_or_default(),
-            (None, Some(file)) => file.from(place),
-            (None, None) => &[],
-        };
-        Input(bytes).field().unwrap_or_default()
+        Input(self.0.from(place)).field().unwrap_or_default()
     }
 
     /// Puts `text` in the place of another one that is not wanted any more, if
@@ -77,33 +47,28 @@ impl Texts {
         }
         let mut bytes = Vec::with_capacity(text.len() + 4);
         code::field(&mut bytes, text);
-        let at = place.checked_sub(self.begin()).map(|at| at as usize);
-        match (at, &mut self.file) {
-            (Some(at), _) => match self.held.get_mut(at..at + bytes.len()) {
-                Some(old) => {
-                    old.copy_from_slice(&bytes);
-                    true
-                }
-                None => false,
-            },
-            (None, Some(file)) => file.set(place, &bytes).is_ok(),
-            (None, None) => false,
-        }
+        self.0.set(place, &bytes)
     }
 }
 
 /// Puts `list` in the order of its texts, which are read few times: each may
-/// have to come from a file.
-pub(crate) fn sort<'a, T: Copy>(list: &mut [T], text: impl Fn(T) -> &'a [u8]) {
-    if list.is_sorted_by(|a, b| text(*a) <= text(*b)) {
+/// have to come from a file. Equal ones are in the order of the list's numbers.
+pub(crate) fn sort<'a, T: Copy + Ord>(
+    list: &mut [T],
+    text: impl Fn(T) -> &'a [u8],
+    order: impl Fn(&[u8], &[u8]) -> Ordering,
+) {
+    let compare = |a: (&[u8], T), b: (&[u8], T)| order(a.0, b.0).then_with(|| a.1.cmp(&b.1));
+    let whole = |item: &T| (text(*item), *item);
+    if list.is_sorted_by(|a, b| compare(whole(a), whole(b)).is_le()) {
         return;
     }
     if list.len() <= FEW {
-        list.sort_unstable_by(|a, b| text(*a).cmp(text(*b)));
+        list.sort_unstable_by(|a, b| compare(whole(a), whole(b)));
         return;
     }
     // Runs, each with its texts in memory, are put in order and then merged.
-    let mut ends = Vec::new();
+    let mut begins = vec![0];
     let mut begin = 0;
     while begin < list.len() {
         let mut bytes = Vec::new();
@@ -116,34 +81,38 @@ pub(crate) fn sort<'a, T: Copy>(list: &mut [T], text: impl Fn(T) -> &'a [u8]) {
                 break;
             }
         }
-        run.sort_unstable_by(|(a, _), (b, _)| bytes[a.clone()].cmp(&bytes[b.clone()]));
+        let in_memory = |(range, item): &(Range<usize>, T)| (&bytes[range.clone()], *item);
+        run.sort_unstable_by(|a, b| compare(in_memory(a), in_memory(b)));
         for (place, (_, item)) in list[begin..].iter_mut().zip(&run) {
             *place = *item;
         }
         begin += run.len();
-        ends.push(begin);
+        begins.push(begin);
     }
-    if ends.len() == 1 {
+    if begins.len() == 2 {
         return;
     }
     let all = list.to_vec();
-    let begins = std::iter::once(0).chain(ends.iter().copied());
-    let mut next: BinaryHeap<_> = begins
-        .zip(&ends)
-        .map(|(begin, end)| Reverse((text(all[begin]).to_vec(), begin, *end)))
+    let runs = begins.windows(2).map(|ends| ends[0]..ends[1]);
+    let mut runs: Vec<_> = runs
+        .map(|run| (text(all[run.start]).to_vec(), run))
         .collect();
     for place in list {
-        let Some(mut first) = next.peek_mut() else {
+        let first = |(bytes, run): &(Vec<u8>, Range<usize>), other: &(Vec<u8>, Range<usize>)| {
+            compare((bytes, all[run.start]), (&other.0, all[other.1.start]))
+        };
+        let first = runs.iter().enumerate().min_by(|(_, a), (_, b)| first(a, b));
+        let Some(number) = first.map(|(number, _)| number) else {
             return;
         };
-        let Reverse((bytes, at, end)) = &mut *first;
-        *place = all[*at];
-        *at += 1;
-        if at < end {
-            bytes.clear();
-            bytes.extend_from_slice(text(all[*at]));
+        let (bytes, run) = &mut runs[number];
+        *place = all[run.start];
+        run.start += 1;
+        if run.start == run.end {
+            runs.swap_remove(number);
         } else {
-            PeekMut::pop(first);
+            bytes.clear();
+            bytes.extend_from_slice(text(all[run.start]));
         }
     }
 }
@@ -151,15 +120,18 @@ pub(crate) fn sort<'a, T: Copy>(list: &mut [T], text: impl Fn(T) -> &'a [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layer::index::Spool;
+    use crate::layer::pile::HELD;
 
     #[test]
     fn many_are_put_in_order() {
-        for (count, repeat) in [(10, 1), (1000, 1), (60_000, 9), (60_000, 0)] {
+        for (count, repeat) in [(10, 1), (1000, 1), (60_000, 20), (60_000, 0)] {
             let text = |n: u32| format!("{}", n.wrapping_mul(0x9e37_79b9)).repeat(repeat);
             let texts: Vec<String> = (0..count).map(text).collect();
             let mut list: Vec<u32> = (0..count).collect();
-            sort(&mut list, |n| texts[n as usize].as_bytes());
-            assert!(list.is_sorted_by_key(|n| &texts[*n as usize]));
+            list.reverse();
+            sort(&mut list, |n| texts[n as usize].as_bytes(), <[u8]>::cmp);
+            assert!(list.is_sorted_by_key(|n| (&texts[*n as usize], *n)));
             list.sort_unstable();
             assert!(list.into_iter().eq(0..count));
         }
@@ -168,11 +140,11 @@ mod tests {
     #[test]
     fn texts_are_found_wherever_they_are() {
         let file = || Spool::file(tempfile::tempfile().unwrap());
-        for spool in [Spool::memory(), file()] {
-            let mut texts = Texts::new(spool);
+        for (spools, is_file) in [(Spools::default(), false), (Spools::new(file), true)] {
+            let mut texts = Texts::new(spools);
             let text = |n: usize| format!("{n}").repeat(n % 200).into_bytes();
             let places: Vec<u64> = (0..20_000).map(|n| texts.push(&text(n))).collect();
-            assert!(texts.begin() == 0 || texts.begin() > 3 * HELD as u64);
+            assert_eq!(texts.0.begin() > 3 * HELD as u64, is_file);
             for (n, place) in places.iter().enumerate() {
                 assert_eq!(texts.get(*place), text(n), "{n}");
             }

@@ -14,7 +14,8 @@ use super::tree::{MAX_LINKS, Nodes, Tree, components};
 use super::versions::Version;
 use crate::layer::bits::Bits;
 use crate::layer::frames::{Frames, NONE};
-use crate::layer::index::{Indexed, LayerIndex, Spool};
+use crate::layer::index::{Indexed, LayerIndex};
+use crate::layer::pile::Spools;
 use crate::layer::tar_read::Item;
 use crate::layer::{Entry, Kind};
 
@@ -27,16 +28,16 @@ const MAX_DEPTH: usize = 4096;
 pub(super) const MAX_NODES: usize = 50_000_000;
 
 impl Tree {
-    /// Lays the layers over each other, the lowest first. Names lie in `spool`,
-    /// which nothing was written to.
+    /// Lays the layers over each other, the lowest first. Names lie in one of
+    /// `spools`.
     ///
     /// # Errors
     /// When an index can't be read any more.
     pub fn build(
         layers: impl IntoIterator<Item = Arc<LayerIndex>>,
-        spool: Spool,
+        spools: Spools,
     ) -> io::Result<Self> {
-        let mut builder = Builder::new(spool);
+        let mut builder = Builder::new(spools);
         for index in layers {
             builder.apply(index)?;
         }
@@ -96,10 +97,10 @@ struct Builder {
 }
 
 impl Builder {
-    fn new(spool: Spool) -> Self {
+    fn new(spools: Spools) -> Self {
         let mut builder = Self {
             tree: Tree {
-                nodes: Nodes::new(spool),
+                nodes: Nodes::new(spools),
                 touched: Vec::new(),
                 problems: Vec::new(),
                 sorted: Sorted::default(),

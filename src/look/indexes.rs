@@ -8,7 +8,8 @@ use super::Tree;
 use crate::digest::Digest;
 use crate::event::Cancel;
 use crate::image::{BlobSource, Descriptor, Image, media_type};
-use crate::layer::index::{LayerIndex, Spool};
+use crate::layer::index::LayerIndex;
+use crate::layer::pile::Spools;
 use crate::layer::tar_read::TarError;
 use crate::store::Store;
 
@@ -127,13 +128,13 @@ impl Indexer {
     /// # Errors
     /// As [`image`](Self::image).
     pub fn tree(&self, image: &Image) -> Result<Tree, LookError> {
-        Ok(Tree::build(self.image(image)?, self.spool())?)
+        Ok(Tree::build(self.image(image)?, self.spools())?)
     }
 
-    /// A place for what is kept of an image while it is looked at: as
+    /// Places for what is kept of an image while it is looked at: as
     /// [`Store::spool`], or memory where there is no store.
-    pub fn spool(&self) -> Spool {
-        self.store.as_ref().map_or_else(Spool::memory, Store::spool)
+    pub fn spools(&self) -> Spools {
+        self.store.as_ref().map(Store::spools).unwrap_or_default()
     }
 
     /// The index of one layer.

@@ -7,7 +7,7 @@ use super::tree::NodeId;
 use crate::layer::bits::{Bits, Ranked};
 use crate::layer::chains::Chains;
 use crate::layer::frames::{Frames, NONE};
-use crate::layer::index::Spool;
+use crate::layer::pile::Spools;
 use crate::layer::texts::{Texts, sort};
 
 /// Names of nodes, and the directories that they are in.
@@ -20,11 +20,11 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Texts lie in `spool`, which nothing was written to.
-    pub(super) fn new(spool: Spool) -> Self {
+    /// Texts lie in one of `spools`.
+    pub(super) fn new(spools: Spools) -> Self {
         Self {
             parents: Frames::default(),
-            texts: Texts::new(spool),
+            texts: Texts::new(spools),
             places: Frames::default(),
         }
     }
@@ -83,7 +83,7 @@ impl Names {
         begins[0] = 0;
         for bounds in begins.windows(2) {
             let part = &mut nodes[bounds[0] as usize..bounds[1] as usize];
-            sort(part, |node| self.name(node.0));
+            sort(part, |node| self.name(node.0), <[u8]>::cmp);
         }
         Sorted {
             nodes,

@@ -8,6 +8,7 @@ use super::waste::waste;
 use super::*;
 use crate::layer::compress::Compression;
 use crate::layer::index::{LayerIndex, Spool};
+use crate::layer::pile::Spools;
 use crate::layer::tar_write::TarWriter;
 use crate::layer::unpack::{Form, UnpackOptions, unpack};
 use crate::layer::{Change as Delta, Content, Entry, Kind, Meta, path_order};
@@ -73,7 +74,7 @@ fn index(tar: &[u8]) -> LayerIndex {
 fn tree(layers: Vec<Vec<Delta>>) -> Tree {
     Tree::build(
         layers.into_iter().map(|l| Arc::new(index(&tar(l)))),
-        Spool::memory(),
+        Spools::default(),
     )
     .unwrap()
 }
@@ -372,7 +373,7 @@ proptest! {
             let spool = Spool::file(tempfile::tempfile().unwrap());
             let made = LayerIndex::make_in(spool, tar, Compression::Uncompressed);
             indexes.push(Arc::new(made.unwrap()));
-            let tree = Tree::build(indexes.iter().cloned(), Spool::memory()).unwrap();
+            let tree = Tree::build(indexes.iter().cloned(), Spools::default()).unwrap();
             if unpack(&bytes[..], &root, &options).is_err() {
                 prop_assert!(!tree.problems().is_empty(), "unpacking it fails");
                 return Ok(());

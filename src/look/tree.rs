@@ -11,7 +11,7 @@ use super::names::{Names, Sorted};
 use super::versions::{Version, Versions};
 use crate::digest::Sha256;
 use crate::layer::frames::{Frames, NONE};
-use crate::layer::index::Spool;
+use crate::layer::pile::Spools;
 use crate::layer::{Kind, Meta};
 
 /// A path that some layer had something at. Parents have smaller numbers than
@@ -110,10 +110,10 @@ pub(super) struct Nodes {
 }
 
 impl Nodes {
-    /// None. Names lie in `spool`, which nothing was written to.
-    pub(super) fn new(spool: Spool) -> Self {
+    /// None. Names lie in one of `spools`.
+    pub(super) fn new(spools: Spools) -> Self {
         Self {
-            names: Names::new(spool),
+            names: Names::new(spools),
             newest: Frames::default(),
             versions: Versions::default(),
             inodes: Inodes::default(),

@@ -37,8 +37,8 @@ use crate::image::{
     BlobSink, BlobSource, Descriptor, FirstOf, Image, ImageConfig, MAX_CONFIG_BYTES,
     MAX_MANIFEST_BYTES, Manifest,
 };
-use crate::layer::index::Spool;
 use crate::layer::merge::{Headers, Known, LayerBlob, MergeError};
+use crate::layer::pile::Spools;
 use crate::layer::pipeline::{SealError, SealOptions, Sealed};
 use crate::layer::tar_read::TarError;
 use crate::layer::tar_write::WriteError;
@@ -56,7 +56,7 @@ pub struct NewBlobs {
     /// their headers.
     pub known: Option<Box<Known>>,
     /// Makes places for what is kept of layers while they are looked through.
-    pub spool: Box<dyn Fn() -> Spool + Send + Sync>,
+    pub spools: Spools,
     /// How layers are made; the form is the image's own.
     pub seal: SealOptions,
     /// How layers are compressed; like the image's last one when `None`.
@@ -78,7 +78,7 @@ impl NewBlobs {
             blobs: &*image.blobs,
             threads: self.seal.workers.threads(),
             known: self.known.as_deref(),
-            spool: &*self.spool,
+            spools: &self.spools,
         }
     }
 

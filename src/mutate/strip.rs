@@ -231,7 +231,7 @@ impl Plan {
         matches: Matches<'_>,
         new: &NewBlobs,
     ) -> Result<Self, MutateError> {
-        let mut stack = Stack::new((new.spool)());
+        let mut stack = Stack::new(new.spools.clone());
         let mut seen: Vec<Current> = vec![Current::default()];
         let mut kept = Kept::default();
         let mut plan = Self::default();

@@ -173,7 +173,7 @@ impl<'s, 'e: 's> Solver<'s, 'e> {
             let blob = self.seal_seen(number, changes)?;
             return Ok((blob.clone(), Layer::stored(blob).at(now)));
         }
-        let (changes, heard) = Listening::new(changes);
+        let (changes, heard) = Listening::new(changes, env.store.spools());
         let blob = self.seal_seen(number, Box::new(changes))?;
         let listing = heard.lock().unwrap_or_else(PoisonError::into_inner).take();
         let layer = match listing {

@@ -196,7 +196,7 @@ impl Layer {
         // Nothing at all stands for "only unpacking tells".
         let listing = match bytes.is_empty() {
             true => None,
-            false => Some(Arc::new(Listing::parse(&bytes)?)),
+            false => Some(Arc::new(Listing::parse(&bytes, store.spools())?)),
         };
         Some(self.listing.get_or_init(|| listing).clone())
     }
@@ -226,7 +226,9 @@ impl Layer {
         // The content's digest is verified: whatever the blob was, this is it.
         let tar =
             VerifyingReader::new(tar, blob.diff_id.digest().clone(), None).map_err(|e| fail(&e))?;
-        let listing = Listing::read(tar).map_err(|e| fail(&e))?.map(Arc::new);
+        let listing = Listing::read(tar, store.spools())
+            .map_err(|e| fail(&e))?
+            .map(Arc::new);
         keep_listing(store, &blob.diff_id, listing.as_deref());
         task.finish(crate::event::Outcome::Done);
         Ok(self.listing.get_or_init(|| listing).clone())

@@ -15,6 +15,7 @@ use super::{Store, StoreError};
 use crate::digest::{Digest, HashingWriter};
 use crate::layer::compress::Compression;
 use crate::layer::index::{LayerIndex, MAX_INDEX_BYTES, Spool, Stored};
+use crate::layer::pile::Spools;
 use crate::layer::tar_read::TarError;
 
 /// Bytes that all of them may take, but for the newest.
@@ -54,6 +55,12 @@ impl Store {
             Some(file)
         });
         file.map_or_else(Spool::memory, Spool::file)
+    }
+
+    /// Makes such places.
+    pub fn spools(&self) -> Spools {
+        let store = self.clone();
+        Spools::new(move || store.spool())
     }
 
     /// Keeps the index of the layer `blob`.

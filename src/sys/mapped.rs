@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
 /// Parts that may be read before all are given back.
-const MOST_READ: usize = 16;
+const MOST_READ: usize = 8;
 
 /// Bytes that are added part by part, each of which is read as a slice.
 #[derive(Debug)]

@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 use super::Listed;
 use crate::layer::code::{self, Input, field};
+use crate::layer::pile::{Pile, Spools};
+use crate::layer::texts::sort;
 use crate::layer::{Kind, Meta, path_order};
 
 /// Records in a block of entries that are in path order.
@@ -26,9 +28,10 @@ const HAS_META: u8 = 1;
 const HAS_CONTENT: u8 = 2;
 
 /// Packed entries.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Packed {
-    bytes: Vec<u8>,
+    bytes: Pile,
+    spools: Spools,
     /// Where the blocks begin, in path order if the entries are.
     blocks: Vec<u32>,
     count: usize,
@@ -79,14 +82,20 @@ impl Record<'_> {
 
 impl Default for Packed {
     fn default() -> Self {
-        Self::with_blocks_of(BLOCK)
+        Self::new(Spools::default())
     }
 }
 
 impl Packed {
-    const fn with_blocks_of(block: usize) -> Self {
+    /// For entries in path order. They lie in one of `spools`.
+    pub(super) fn new(spools: Spools) -> Self {
+        Self::with_blocks_of(BLOCK, spools)
+    }
+
+    fn with_blocks_of(block: usize, spools: Spools) -> Self {
         Self {
-            bytes: Vec::new(),
+            bytes: Pile::new(spools.clone()),
+            spools,
             blocks: Vec::new(),
             count: 0,
             block,
@@ -96,15 +105,15 @@ impl Packed {
     }
 
     /// For entries in any order: each is a block.
-    fn loose() -> Self {
-        Self::with_blocks_of(1)
+    fn loose(spools: Spools) -> Self {
+        Self::with_blocks_of(1, spools)
     }
 
     pub(super) fn is_loose(&self) -> bool {
         self.block == 1
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &Pile {
         &self.bytes
     }
 
@@ -119,13 +128,9 @@ impl Packed {
 
     /// Adds an entry. `None` when there are too many.
     pub(super) fn push(&mut self, path: &Path, listed: &Listed) -> Option<()> {
-        if self.count.is_multiple_of(self.block) {
-            self.blocks.push(u32::try_from(self.bytes.len()).ok()?);
-            self.path.clear();
-            self.meta = None;
-        }
+        self.begin_block()?;
         self.count += 1;
-        let out = &mut self.bytes;
+        let out = self.bytes.out();
         code::path(out, &mut self.path, path);
         if let Kind::Hardlink { target } = &listed.kind {
             // All else is that of its target.
@@ -147,9 +152,20 @@ impl Packed {
         Some(())
     }
 
+    /// Begins a block if the last one is full.
+    fn begin_block(&mut self) -> Option<()> {
+        if self.count.is_multiple_of(self.block) {
+            self.bytes.settle();
+            self.blocks.push(u32::try_from(self.bytes.len()).ok()?);
+            self.path.clear();
+            self.meta = None;
+        }
+        Some(())
+    }
+
     /// The entries so far, for others that come in any order.
     pub(super) fn loosened(&self) -> Option<Self> {
-        let mut loose = Self::loose();
+        let mut loose = Self::loose(self.spools.clone());
         let mut walk = self.walk();
         while let Some(record) = walk.next_record() {
             let listed = match record.target(walk.path()) {
@@ -163,7 +179,7 @@ impl Packed {
 
     /// Lets go of what only further entries would need.
     pub(super) fn finish(&mut self) {
-        self.bytes.shrink_to_fit();
+        self.bytes.finish();
         self.blocks.shrink_to_fit();
         self.path = Vec::new();
         self.meta = None;
@@ -177,7 +193,9 @@ impl Packed {
     /// Those from the block at `at` on.
     fn walk_from(&self, at: u32) -> Walk<'_> {
         Walk {
-            input: Input(self.bytes.get(at as usize..).unwrap_or_default()),
+            bytes: &self.bytes,
+            next: at.into(),
+            input: Input(&[]),
             path: Vec::new(),
             meta: &[],
         }
@@ -185,7 +203,7 @@ impl Packed {
 
     /// The path that the block at `at` begins with.
     fn first(&self, at: u32) -> &Path {
-        let mut input = Input(self.bytes.get(at as usize..).unwrap_or_default());
+        let mut input = Input(self.bytes.from(at.into()));
         let path = input.number().and_then(|_| input.field());
         Path::new(OsStr::from_bytes(path.unwrap_or_default()))
     }
@@ -212,7 +230,12 @@ impl Packed {
     /// time and none at another, or a link is to nothing that came before it.
     pub(super) fn sorted(mut self) -> Option<Self> {
         let mut index = std::mem::take(&mut self.blocks);
-        index.sort_by(|a, b| path_order(self.first(*a), self.first(*b)));
+        let path = |at| self.first(at).as_os_str().as_bytes();
+        let order = |a: &[u8], b: &[u8]| {
+            let [a, b] = [a, b].map(|bytes| Path::new(OsStr::from_bytes(bytes)));
+            path_order(a, b)
+        };
+        sort(&mut index, path, order);
         let mut plain = true;
         // The later one is `a`.
         index.dedup_by(|a, b| {
@@ -228,7 +251,7 @@ impl Packed {
         if !plain {
             return None;
         }
-        let mut sorted = Self::default();
+        let mut sorted = Self::new(self.spools.clone());
         for at in &self.blocks {
             let mut walk = self.walk_from(*at);
             let record = walk.next_record()?;
@@ -256,41 +279,47 @@ impl Packed {
         }
     }
 
-    /// The entries in path order that have these [`bytes`](Self::bytes).
-    pub(super) fn parse(bytes: Vec<u8>) -> Option<Self> {
-        let mut packed = Self::default();
-        let mut walk = Walk {
-            input: Input(&bytes),
-            path: Vec::new(),
-            meta: &[],
+    /// Adds the entry that comes next in path order, and whose record `input`
+    /// begins with; how many bytes that has. `None` where there is none.
+    pub(super) fn take(&mut self, input: &[u8], last: &mut Vec<u8>) -> Option<usize> {
+        let is_first = self.count.is_multiple_of(self.block);
+        let mut path = match is_first {
+            true => Vec::new(),
+            false => last.clone(),
         };
-        let mut last = Vec::new();
-        while !walk.input.0.is_empty() {
-            if packed.count.is_multiple_of(BLOCK) {
-                let at = bytes.len() - walk.input.0.len();
-                packed.blocks.push(u32::try_from(at).ok()?);
-                walk.path.clear();
-                walk.meta = &[];
-            }
-            let record = walk.next_record()?;
-            if record.target.is_some() && record.target(walk.path()).is_none() {
-                return None;
-            }
-            let before = Path::new(OsStr::from_bytes(&last));
-            if packed.count > 0 && path_order(before, walk.path()).is_ge() {
-                return None;
-            }
-            last.clone_from(&walk.path);
-            packed.count += 1;
+        // Whether there are attributes to speak of is all that counts.
+        let mut meta: &[u8] = if is_first || self.meta.is_none() {
+            &[]
+        } else {
+            b"m"
+        };
+        let mut rest = Input(input);
+        let record = Record::read(&mut rest, &mut path, &mut meta)?;
+        let here = Path::new(OsStr::from_bytes(&path));
+        if record.target.is_some() && record.target(here).is_none() {
+            return None;
         }
-        packed.bytes = bytes;
-        Some(packed)
+        let before = Path::new(OsStr::from_bytes(last));
+        if self.count > 0 && path_order(before, here).is_ge() {
+            return None;
+        }
+        let has_meta = !meta.is_empty();
+        let len = input.len() - rest.0.len();
+        self.begin_block()?;
+        self.bytes.out().extend_from_slice(&input[..len]);
+        self.meta = has_meta.then(Meta::default);
+        self.count += 1;
+        *last = path;
+        Some(len)
     }
 }
 
 /// Reads entries one after the other.
 #[derive(Debug)]
 pub(super) struct Walk<'a> {
+    bytes: &'a Pile,
+    /// Where what is behind `input` begins.
+    next: u64,
     input: Input<'a>,
     /// Of the last record.
     path: Vec<u8>,
@@ -305,8 +334,19 @@ impl<'a> Walk<'a> {
 
     /// The next record; `None` at the end, or where there is none.
     pub(super) fn next_record(&mut self) -> Option<Record<'a>> {
-        let input = &mut self.input;
-        input.path(&mut self.path)?;
+        if self.input.0.is_empty() {
+            self.input = Input(self.bytes.from(self.next));
+            self.next += self.input.0.len() as u64;
+        }
+        Record::read(&mut self.input, &mut self.path, &mut self.meta)
+    }
+}
+
+impl<'a> Record<'a> {
+    /// Reads the next one; `path` is that of the one before it, `meta` the last
+    /// attributes.
+    fn read(input: &mut Input<'a>, path: &mut Vec<u8>, meta: &mut &'a [u8]) -> Option<Self> {
+        input.path(path)?;
         if input.0.first() == Some(&b'h') {
             input.byte();
             let common = usize::try_from(input.number()?).ok()?;
@@ -326,7 +366,7 @@ impl<'a> Walk<'a> {
         })?;
         let flags = input.byte()?;
         if flags & HAS_META != 0 {
-            self.meta = passed(input, |input| {
+            *meta = passed(input, |input| {
                 for _ in 0..5 {
                     input.number()?;
                 }
@@ -342,10 +382,10 @@ impl<'a> Walk<'a> {
             0 => None,
             _ => Some(input.field()?),
         };
-        (!self.meta.is_empty()).then_some(Record {
+        (!meta.is_empty()).then_some(Record {
             kind,
             target: None,
-            meta: self.meta,
+            meta,
             content,
         })
     }

@@ -10,7 +10,7 @@ use crate::layer::{Kind, Meta};
 ///
 /// They come in any order, and have to be [settled](Self::settle) before one is
 /// looked for.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, PartialEq, Eq, Default)]
 pub struct Paths(Packed);
 
 impl Paths {

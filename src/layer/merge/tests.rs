@@ -32,7 +32,7 @@ fn merge(layers: &[Vec<u8>], below: usize) -> Result<Vec<u8>, MergeError> {
         blobs: &blobs,
         threads: 2,
         known: None,
-        spool: &Spool::memory,
+        spools: &Spools::default(),
     };
     let merge = Merge::read(list.clone(), below, headers)?;
     // From indexes it is the same.

@@ -14,7 +14,7 @@ use super::{MAX_NAMES, NameId, NodeId, too_many};
 use crate::layer::Meta;
 use crate::layer::chains::Chains;
 use crate::layer::frames::{Frames, NONE};
-use crate::layer::index::Spool;
+use crate::layer::pile::Spools;
 use crate::layer::texts::{Texts, sort};
 
 /// What a name stands for.
@@ -103,15 +103,15 @@ pub(super) struct Packed {
 }
 
 impl Packed {
-    /// With the root, the name of which is empty. Texts lie in `spool`.
-    pub(super) fn new(root: Name, spool: Spool) -> Self {
+    /// With the root, the name of which is empty. Texts lie in one of `spools`.
+    pub(super) fn new(root: Name, spools: Spools) -> Self {
         let mut packed = Self {
             parents: Frames::default(),
             places: Frames::default(),
             after: Frames::default(),
             numbers: Frames::default(),
             flags: Frames::default(),
-            texts: Texts::new(spool),
+            texts: Texts::new(spools),
             free: NONE,
             gone: 0,
             hasher: RandomState::new(),
@@ -365,7 +365,7 @@ impl Packed {
         let mut list: Vec<NameId> = self.list(first, is_there).collect();
         // Most come in order, so that the list is just the wrong way round.
         list.reverse();
-        sort(&mut list, |id| self.text(id));
+        sort(&mut list, |id| self.text(id), <[u8]>::cmp);
         list
     }
 }

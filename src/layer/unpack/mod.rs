@@ -146,7 +146,7 @@ impl UnpackOptions<'_> {
 }
 
 /// What became of a layer.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, PartialEq, Eq, Default)]
 pub struct Unpacked {
     /// Bytes of all files.
     pub bytes: u64,

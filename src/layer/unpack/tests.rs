@@ -1014,7 +1014,7 @@ fn implied_directories_are_told_and_leave_others_alone() {
     let mut with_lower = options(true);
     with_lower.lower = Some(&stack);
     let done = unpack(&layer[..], &with, &with_lower).unwrap();
-    assert_eq!((done.implied, done.used_lower), (all.clone(), true));
+    assert_eq!((&done.implied, done.used_lower), (&all, true));
     assert_eq!(state(&sandbox.dir.path().join("with")), kept);
 
     let alone = sandbox.root("alone", false);

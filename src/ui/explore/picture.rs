@@ -5,7 +5,8 @@ use std::io;
 use std::sync::Arc;
 
 use shiplap::image::Image;
-use shiplap::layer::index::{LayerIndex, Spool};
+use shiplap::layer::index::LayerIndex;
+use shiplap::layer::pile::Spools;
 use shiplap::look::waste::{Waste, waste};
 use shiplap::look::{ChangeKind, LayerSummary, NodeId, Tree, steps, summary};
 
@@ -83,12 +84,13 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
-    /// With the `most` paths at which most is wasted. Names lie in `spool`.
+    /// With the `most` paths at which most is wasted. Names lie in one of
+    /// `spools`.
     ///
     /// # Errors
     /// As [`Tree::build`].
-    pub(crate) fn of(indexes: &[Arc<LayerIndex>], spool: Spool, most: usize) -> io::Result<Self> {
-        let tree = Tree::build(indexes.iter().cloned(), spool)?;
+    pub(crate) fn of(indexes: &[Arc<LayerIndex>], spools: Spools, most: usize) -> io::Result<Self> {
+        let tree = Tree::build(indexes.iter().cloned(), spools)?;
         Ok(Self {
             layers: summary(&tree)?,
             tar_bytes: indexes.iter().map(|index| index.tar_bytes).collect(),

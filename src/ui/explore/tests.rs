@@ -5,7 +5,8 @@ use std::sync::Arc;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use shiplap::image::media_type::Compression;
-use shiplap::layer::index::{LayerIndex, Spool};
+use shiplap::layer::index::LayerIndex;
+use shiplap::layer::pile::Spools;
 use tar::EntryType;
 
 use super::draw::{Theme, draw};
@@ -79,7 +80,7 @@ fn contents() -> Contents {
         (".wh.old", Put::File(0)),
         ("usr/link", Put::Link("lib/big.so")),
     ]);
-    Contents::of(&[first, second], Spool::memory(), usize::MAX).unwrap()
+    Contents::of(&[first, second], Spools::default(), usize::MAX).unwrap()
 }
 
 fn state(size: (u16, u16)) -> State {
@@ -252,7 +253,7 @@ fn an_image_without_layers_and_keys_before_the_files() {
     let size = (80, 24);
     let mut state = State::new(outline(0), size);
     press(&mut state, "↓⇥↓→← ⏎+-sc]w⏎/x⏎⎋");
-    state.done(Contents::of(&[], Spool::memory(), 0).unwrap());
+    state.done(Contents::of(&[], Spools::default(), 0).unwrap());
     press(&mut state, "↓⇥↓→← ⏎+-sc]w⏎/x⏎⎋");
     assert!(screen(&state, size).contains("nothing"));
     state.key(Key::Interrupt);
