@@ -76,19 +76,30 @@ pub struct Listing {
 }
 
 /// Directories on the way to paths that come in order, while they are found.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Lead {
     implied: Paths,
     /// The last path: what leads to it is known.
     last: PathBuf,
 }
 
+impl Lead {
+    fn new(spools: Spools) -> Self {
+        Self {
+            implied: Paths::new(spools),
+            last: PathBuf::new(),
+        }
+    }
+}
+
 impl Listing {
     /// An empty one. What it has lies in some of `spools`.
     pub fn new(spools: Spools) -> Self {
         Self {
-            entries: Packed::new(spools),
-            ..Self::default()
+            entries: Packed::new(spools.clone()),
+            gone: Paths::new(spools.clone()),
+            opaque: Paths::new(spools.clone()),
+            implied: Paths::new(spools),
         }
     }
 
@@ -239,14 +250,14 @@ impl Listing {
     /// Finds implied directories. `None` when a path leads through something
     /// that is no directory.
     fn imply(&mut self) -> Option<()> {
-        let mut lead = Lead::default();
+        let mut lead = Lead::new(self.entries.spools());
         let mut walk = self.entries.walk();
         while walk.next_record().is_some() {
             self.lead(&mut lead, walk.path())?;
         }
         self.implied = lead.implied;
         self.implied.settle()?;
-        let mut lead = Lead::default();
+        let mut lead = Lead::new(self.entries.spools());
         for path in &self.gone {
             self.lead(&mut lead, &path)?;
         }
@@ -325,20 +336,27 @@ impl Listing {
     /// All of it, for [`parse`](Self::parse).
     ///
     /// # Errors
-    /// When it can't be compressed.
-    pub fn to_bytes(&self) -> io::Result<Vec<u8>> {
+    /// When it can't be compressed, or has more than `most` bytes then.
+    pub fn to_bytes(&self, most: usize) -> io::Result<Vec<u8>> {
         let mut out = zstd::Encoder::new(MAGIC.to_vec(), LEVEL)?;
+        let mut put = |bytes: &[u8]| -> io::Result<()> {
+            out.write_all(bytes)?;
+            match out.get_ref().len() > most {
+                true => Err(io::ErrorKind::FileTooLarge.into()),
+                false => Ok(()),
+            }
+        };
         let mut record = Vec::new();
         for (tag, paths) in [(b'g', &self.gone), (b'o', &self.opaque)] {
             for path in paths {
                 record.clear();
                 record.push(tag);
                 field(&mut record, path.as_os_str().as_bytes());
-                out.write_all(&record)?;
+                put(&record)?;
             }
         }
         for piece in self.entries.bytes().pieces() {
-            out.write_all(piece)?;
+            put(piece)?;
         }
         out.finish()
     }
@@ -488,7 +506,7 @@ mod tests {
         // The same from the changes as from the layer.
         assert_eq!(*heard.lock().unwrap(), read);
         if let Some(listing) = &read {
-            let bytes = listing.to_bytes().unwrap();
+            let bytes = listing.to_bytes(1 << 30).unwrap();
             assert_eq!(
                 Listing::parse(&bytes, Spools::default()).as_ref(),
                 Some(listing)
@@ -580,7 +598,7 @@ mod tests {
             assert!(other.add(&entry(&format!("d{dir:02}"), Kind::Dir)));
         }
         assert!(other.settle());
-        let bytes = other.to_bytes().unwrap();
+        let bytes = other.to_bytes(1 << 30).unwrap();
         assert_eq!(
             Listing::parse(&bytes, Spools::default()).as_ref(),
             Some(&other)
@@ -627,7 +645,7 @@ mod tests {
     fn only_its_own_form_is_read() {
         let bytes = listing(vec![file("a", "a"), file("etc/group", "b")])
             .unwrap()
-            .to_bytes()
+            .to_bytes(1 << 30)
             .unwrap();
         for cut in 0..bytes.len() {
             assert_eq!(
@@ -660,7 +678,7 @@ mod tests {
         for (n, name) in names.iter().enumerate() {
             assert_eq!(loose.get(Path::new(name)).unwrap().kind, kind(n));
         }
-        let bytes = loose.to_bytes().unwrap();
+        let bytes = loose.to_bytes(1 << 30).unwrap();
         assert_eq!(Listing::parse(&bytes, spools()).as_ref(), Some(&loose));
         names.sort();
         let sorted = make(&names, spools());

@@ -15,7 +15,7 @@ use crate::layer::compress;
 use crate::layer::listing::Listing;
 use crate::layer::unpack::UnpackError;
 use crate::snapshot::{Layered, Merged};
-use crate::store::{NewLayer, Store};
+use crate::store::{MAX_RECORD, NewLayer, Store};
 
 /// A layer's blob and the digest of its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -416,7 +416,8 @@ fn listing_key(diff_id: &DiffId) -> Digest {
 
 /// Keeps what is in a layer. Without it the layer is read again some day.
 pub(super) fn keep_listing(store: &Store, diff_id: &DiffId, listing: Option<&Listing>) {
-    if let Ok(bytes) = listing.map_or(Ok(Vec::new()), Listing::to_bytes) {
+    let bytes = |listing: &Listing| listing.to_bytes(MAX_RECORD);
+    if let Ok(bytes) = listing.map_or(Ok(Vec::new()), bytes) {
         let _ = store.cache_put(&listing_key(diff_id), &bytes);
     }
 }

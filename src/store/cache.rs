@@ -1,5 +1,6 @@
 //! Records of build steps by key, and directories that outlive a build.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -8,8 +9,10 @@ use super::blobs::{open_regular, place_file};
 use super::{Store, StoreError, read_small};
 use crate::digest::Digest;
 
-/// No record is larger.
-const MAX_RECORD_BYTES: u64 = 16 << 20;
+/// Bytes that a record may have: a larger one is not found.
+pub const MAX_RECORD: usize = 16 << 20;
+/// The same with what is before it in its file.
+const MAX_RECORD_BYTES: u64 = MAX_RECORD as u64 + 128;
 /// How old the time of the last use may get before it is written again.
 const USE_RESOLUTION: Duration = Duration::from_secs(3600);
 
@@ -17,10 +20,11 @@ impl Store {
     /// The record for `key`; `None` where there is none that is whole.
     pub fn cache_get(&self, key: &Digest) -> Option<Vec<u8>> {
         let path = self.record_path(key);
-        let bytes = read_small(&path, MAX_RECORD_BYTES).ok()?;
-        let record = record_payload(&bytes)?.to_vec();
+        let mut bytes = read_small(&path, MAX_RECORD_BYTES).ok()?;
+        let head = bytes.len() - record_payload(&bytes)?.len();
+        bytes.drain(..head);
         touch(&path);
-        Some(record)
+        Some(bytes)
     }
 
     /// Keeps `record` for `key`, in the place of one that is there.
@@ -35,9 +39,12 @@ impl Store {
         let session = self.session()?;
         let temporary = session.path("r");
         let path = self.record_path(key);
-        let mut bytes = format!("{}\n", Digest::of(record)).into_bytes();
-        bytes.extend_from_slice(record);
-        place_file(&temporary, &path, |file| file.write_all(&bytes))
+        let head = format!("{}\n", Digest::of(record));
+        let write = |file: &mut File| {
+            file.write_all(head.as_bytes())?;
+            file.write_all(record)
+        };
+        place_file(&temporary, &path, write)
             .map_err(StoreError::io("write the cache record", &path))
     }
 

@@ -104,6 +104,7 @@ use rustix::io::Errno;
 
 pub use attached::{Attached, NewAttached};
 pub use blobs::Ingest;
+pub use cache::MAX_RECORD;
 pub use error::StoreError;
 pub use gc::{PruneOptions, Pruned, Usage};
 pub use layers::{LayerForm, NewLayer};

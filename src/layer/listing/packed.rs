@@ -113,6 +113,10 @@ impl Packed {
         self.block == 1
     }
 
+    pub(super) fn spools(&self) -> Spools {
+        self.spools.clone()
+    }
+
     pub(super) fn bytes(&self) -> &Pile {
         &self.bytes
     }
@@ -283,10 +287,11 @@ impl Packed {
     /// begins with; how many bytes that has. `None` where there is none.
     pub(super) fn take(&mut self, input: &[u8], last: &mut Vec<u8>) -> Option<usize> {
         let is_first = self.count.is_multiple_of(self.block);
-        let mut path = match is_first {
-            true => Vec::new(),
-            false => last.clone(),
-        };
+        let mut path = std::mem::take(&mut self.path);
+        path.clear();
+        if !is_first {
+            path.extend_from_slice(last);
+        }
         // Whether there are attributes to speak of is all that counts.
         let mut meta: &[u8] = if is_first || self.meta.is_none() {
             &[]
@@ -309,7 +314,7 @@ impl Packed {
         self.bytes.out().extend_from_slice(&input[..len]);
         self.meta = has_meta.then(Meta::default);
         self.count += 1;
-        *last = path;
+        self.path = std::mem::replace(last, path);
         Some(len)
     }
 }

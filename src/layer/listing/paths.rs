@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::Listed;
 use super::packed::{Packed, Walk};
+use crate::layer::pile::Spools;
 use crate::layer::{Kind, Meta};
 
 /// Paths, each as what differs from the one before it: some bytes for each.
@@ -14,6 +15,11 @@ use crate::layer::{Kind, Meta};
 pub struct Paths(Packed);
 
 impl Paths {
+    /// None. They lie in one of `spools`.
+    pub fn new(spools: Spools) -> Self {
+        Self(Packed::new(spools))
+    }
+
     /// Adds one. `None` when there are too many.
     pub fn push(&mut self, path: &Path) -> Option<()> {
         if !(self.0.is_loose() || self.0.is_next(path)) {
