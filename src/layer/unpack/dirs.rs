@@ -10,6 +10,7 @@
 
 mod finals;
 mod implied;
+mod numbers;
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -26,6 +27,7 @@ use rustix::io::Errno;
 use self::finals::Final;
 pub(super) use self::finals::set;
 use self::implied::Implied;
+use self::numbers::Numbers;
 use super::error::Step;
 use super::lower::{adopt, shows_through};
 use super::{Form, Lower, UnpackError, UnpackOptions, remove};
@@ -81,8 +83,8 @@ pub(super) struct Dirs<'a> {
     passed: HashSet<u64>,
     /// Flat form: fingerprints of the layer's own entries, and directories
     /// that it has some or whiteouts in, however deep.
-    own: HashSet<u64>,
-    touched: HashSet<u64>,
+    own: Numbers,
+    touched: Numbers,
     fingerprint: RandomState,
 }
 
@@ -136,8 +138,8 @@ impl<'a> Dirs<'a> {
             used_lower: false,
             forgotten: 0,
             passed: HashSet::new(),
-            own: HashSet::new(),
-            touched: HashSet::new(),
+            own: Numbers::default(),
+            touched: Numbers::default(),
             fingerprint: RandomState::new(),
         };
         if dirs.form != Form::Flat {
@@ -347,7 +349,7 @@ impl<'a> Dirs<'a> {
                 Ok(()) => {
                     let made = self.open_made(dir, name).step("open", path)?;
                     // It may have the number of one that was removed.
-                    self.touched.remove(&made.ino);
+                    self.touched.remove(made.ino);
                     if hides {
                         self.set_opaque(&made, path)?;
                     }
@@ -587,9 +589,9 @@ impl<'a> Dirs<'a> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(e).step("look at", path),
         };
-        let own = self.own.contains(&self.key(dir.ino, name));
+        let own = self.own.contains(self.key(dir.ino, name));
         let is_dir = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
-        if is_dir && (own || self.touched.contains(&stat.st_ino)) {
+        if is_dir && (own || self.touched.contains(stat.st_ino)) {
             let child = self.open_child(dir, name).step("open", path)?;
             let mode = self.open_up(&child, &stat).step("open", path)?;
             self.prune_children(&child, path)?;
