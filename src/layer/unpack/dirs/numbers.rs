@@ -88,7 +88,7 @@ mod tests {
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1);
             // Many of them come again and again.
-            let number = (random >> 33) % (10 * FEW as u64) << (step % 3 * 20);
+            let number = ((random >> 33) % (10 * FEW as u64)) << (step % 3 * 20);
             match random >> 60 {
                 0..5 => {
                     numbers.remove(number);
