@@ -9,8 +9,8 @@
 //! The contents of `etc/passwd` and `etc/group` are kept: owners are looked up
 //! in them.
 //!
-//! A layer may have millions of entries: they are packed, in path order. Most
-//! layers come in that.
+//! A layer may have millions of entries: they are packed, in path order, and lie
+//! in a file once they are many. Most layers come in that order.
 
 mod packed;
 mod paths;
