@@ -238,7 +238,7 @@ fn directory(c: &mut Criterion) {
     }
     let mut group = c.benchmark_group("a directory of 100,000 files");
     group.sample_size(10);
-    let spool = || Spool::file(tempfile::tempfile().expect("a scratch file"));
+    let spool = || Spool::temporary(&std::env::temp_dir()).expect("a scratch file");
     let mut table = Some(Table::read(root, spool()).expect("the tree can be read"));
     let mut round = 0_u64;
     group.bench_function("what one RUN changed", |b| {

@@ -37,6 +37,8 @@ const MAX_KEPT: u64 = 1 << 20;
 const MAX_BYTES: u64 = 1 << 30;
 /// Bytes that are read at a time of a listing that is kept.
 const MOST_READ: u64 = 64 << 10;
+/// Bytes that one record has at the most.
+const MAX_RECORD: usize = 16 << 20;
 /// zstd's level for a listing that is kept: names hardly need more.
 const LEVEL: i32 = 1;
 
@@ -131,7 +133,7 @@ impl Listing {
                 }
                 Item::Whiteout(path) => listing.mark(&path, false),
                 Item::Opaque(path) => listing.mark(&path, true),
-            } && listing.entries.len() as u64 <= MAX_ENTRIES;
+            } && listing.len() as u64 <= MAX_ENTRIES;
         }
         reader.finish(MAX_TAR_BYTES)?;
         Ok((plain && listing.settle()).then_some(listing))
@@ -161,7 +163,7 @@ impl Listing {
             true => &mut self.opaque,
             false => &mut self.gone,
         };
-        paths.push(path).is_some()
+        paths.is_last(path) || paths.push(path).is_some()
     }
 
     fn put(&mut self, entry: Entry, content: Option<Vec<u8>>) -> bool {
@@ -180,6 +182,11 @@ impl Listing {
             }
         }
         self.entries.push(&path, &listed).is_some() && self.entries.bytes().len() <= MAX_BYTES
+    }
+
+    /// Entries, and what is gone.
+    fn len(&self) -> usize {
+        self.entries.len() + self.gone.len() + self.opaque.len()
     }
 
     fn find(&self, path: &Path) -> Option<Record<'_>> {
@@ -250,6 +257,7 @@ impl Listing {
     /// Finds implied directories. `None` when a path leads through something
     /// that is no directory.
     fn imply(&mut self) -> Option<()> {
+        self.implied = Paths::new(self.entries.spools());
         let mut lead = Lead::new(self.entries.spools());
         let mut walk = self.entries.walk();
         while walk.next_record().is_some() {
@@ -358,7 +366,11 @@ impl Listing {
         for piece in self.entries.bytes().pieces() {
             put(piece)?;
         }
-        out.finish()
+        let bytes = out.finish()?;
+        match bytes.len() > most {
+            true => Err(io::ErrorKind::FileTooLarge.into()),
+            false => Ok(bytes),
+        }
     }
 
     /// Reads what [`to_bytes`](Self::to_bytes) wrote; `None` for anything else.
@@ -367,7 +379,7 @@ impl Listing {
         let unpacked = zstd::Decoder::with_buffer(packed).ok()?;
         let mut unpacked = unpacked.take(MAX_BYTES + 1);
         let mut listing = Self::new(spools);
-        let mut last = Vec::new();
+        let mut path = Vec::new();
         let mut held = Vec::new();
         // Records that are not whole yet are read further.
         loop {
@@ -375,9 +387,9 @@ impl Listing {
             let is_end = { more }.read_to_end(&mut held).ok()? == 0;
             let mut at = 0;
             while at < held.len() {
-                match listing.take(&held[at..], &mut last) {
+                match listing.take(&held[at..], &mut path) {
                     Some(len) => at += len,
-                    None if is_end => return None,
+                    None if is_end || held.len() - at > MAX_RECORD => return None,
                     None => break,
                 }
             }
@@ -393,16 +405,16 @@ impl Listing {
     }
 
     /// Adds what `input` begins with; how many bytes that has.
-    fn take(&mut self, input: &[u8], last: &mut Vec<u8>) -> Option<usize> {
+    fn take(&mut self, input: &[u8], path: &mut Vec<u8>) -> Option<usize> {
         // The first entry begins with nothing that is as in the one before.
         if let (0, Some(tag @ (b'g' | b'o'))) = (self.entries.len(), input.first()) {
             let mut rest = Input(&input[1..]);
-            let path = Path::new(OsStr::from_bytes(rest.field()?));
+            let gone = Path::new(OsStr::from_bytes(rest.field()?));
             return self
-                .mark(path, *tag == b'o')
+                .mark(gone, *tag == b'o')
                 .then(|| input.len() - rest.0.len());
         }
-        self.entries.take(input, last)
+        self.entries.take(input, path)
     }
 }
 
@@ -653,6 +665,26 @@ mod tests {
                 None,
                 "{cut}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_gone_implies_directories_too() {
+        let mut listing = listing(vec![
+            file("x/f", "1"),
+            Change::Whiteout("a/g".into()),
+            Change::Whiteout("a/g/h".into()),
+            Change::Opaque("x".into()),
+            Change::Opaque("a/b/c".into()),
+        ])
+        .unwrap();
+        for _ in 0..2 {
+            let implied: Vec<PathBuf> = listing.implied().iter().collect();
+            let wanted = ["a", "a/b", "a/b/c", "a/g", "x"];
+            assert_eq!(implied, wanted.map(PathBuf::from));
+            assert!(wanted.iter().all(|path| listing.implies(Path::new(path))));
+            // Asked once more it says the same.
+            assert!(listing.settle());
         }
     }
 

@@ -47,6 +47,8 @@ pub(crate) struct Pile {
     file: Option<Mapped>,
     /// Makes the file when there is much for it.
     spools: Option<Spools>,
+    /// The file can't take more.
+    is_full: bool,
     held: Vec<u8>,
 }
 
@@ -81,12 +83,12 @@ impl Pile {
         if let Some(spools) = self.spools.take() {
             self.file = (spools.0)().into_file().map(Mapped::new);
         }
-        let Some(file) = &mut self.file else { return };
-        match file.add(&self.held) {
-            Ok(()) => self.held.clear(),
-            // The rest stays in memory.
-            Err(_) if file.is_empty() => self.file = None,
-            Err(_) => {}
+        if let Some(file) = self.file.as_mut().filter(|_| !self.is_full) {
+            match file.add(&self.held) {
+                Ok(()) => self.held.clear(),
+                // The rest stays in memory.
+                Err(_) => self.is_full = true,
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! Texts that are kept: names, and where links lead.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
 use std::ops::Range;
 
 use super::code::{self, Input};
@@ -10,6 +11,8 @@ use super::pile::{Pile, Spools};
 const FEW: usize = 64;
 /// Bytes of texts that are in memory while they are put in order.
 const RUN: usize = 4 << 20;
+/// So many are put in order at a time at most.
+const MOST: usize = 1 << 17;
 
 /// Texts, each behind its length, and each found by its place. They may be as
 /// long as they like: most are in a file.
@@ -56,7 +59,7 @@ impl Texts {
 pub(crate) fn sort<'a, T: Copy + Ord>(
     list: &mut [T],
     text: impl Fn(T) -> &'a [u8],
-    order: impl Fn(&[u8], &[u8]) -> Ordering,
+    order: fn(&[u8], &[u8]) -> Ordering,
 ) {
     let compare = |a: (&[u8], T), b: (&[u8], T)| order(a.0, b.0).then_with(|| a.1.cmp(&b.1));
     let whole = |item: &T| (text(*item), *item);
@@ -77,7 +80,7 @@ pub(crate) fn sort<'a, T: Copy + Ord>(
             let from = bytes.len();
             bytes.extend_from_slice(text(*item));
             run.push((from..bytes.len(), *item));
-            if bytes.len() >= RUN {
+            if bytes.len() >= RUN || run.len() >= MOST {
                 break;
             }
         }
@@ -94,28 +97,55 @@ pub(crate) fn sort<'a, T: Copy + Ord>(
     }
     let all = list.to_vec();
     let runs = begins.windows(2).map(|ends| ends[0]..ends[1]);
-    let mut runs: Vec<_> = runs
-        .map(|run| (text(all[run.start]).to_vec(), run))
-        .collect();
+    let head = |run: Range<usize>, mut bytes: Vec<u8>| {
+        let item = *all.get(run.start).filter(|_| run.start < run.end)?;
+        bytes.clear();
+        bytes.extend_from_slice(text(item));
+        Some(Reverse(Head {
+            text: bytes,
+            item,
+            rest: run.start + 1..run.end,
+            order,
+        }))
+    };
+    let mut heads: BinaryHeap<_> = runs.filter_map(|run| head(run, Vec::new())).collect();
     for place in list {
-        let first = |(bytes, run): &(Vec<u8>, Range<usize>), other: &(Vec<u8>, Range<usize>)| {
-            compare((bytes, all[run.start]), (&other.0, all[other.1.start]))
-        };
-        let first = runs.iter().enumerate().min_by(|(_, a), (_, b)| first(a, b));
-        let Some(number) = first.map(|(number, _)| number) else {
+        let Some(Reverse(first)) = heads.pop() else {
             return;
         };
-        let (bytes, run) = &mut runs[number];
-        *place = all[run.start];
-        run.start += 1;
-        if run.start == run.end {
-            runs.swap_remove(number);
-        } else {
-            bytes.clear();
-            bytes.extend_from_slice(text(all[run.start]));
-        }
+        *place = first.item;
+        heads.extend(head(first.rest, first.text));
     }
 }
+
+/// The first of a run, and where the others are.
+struct Head<T> {
+    text: Vec<u8>,
+    item: T,
+    rest: Range<usize>,
+    order: fn(&[u8], &[u8]) -> Ordering,
+}
+
+impl<T: Ord> Ord for Head<T> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let order = (self.order)(&self.text, &other.text);
+        order.then_with(|| self.item.cmp(&other.item))
+    }
+}
+
+impl<T: Ord> PartialOrd for Head<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T: Ord> PartialEq for Head<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl<T: Ord> Eq for Head<T> {}
 
 #[cfg(test)]
 mod tests {

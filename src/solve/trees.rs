@@ -109,7 +109,7 @@ impl WorkTree {
 
     /// A place for a table.
     fn spool(&self) -> io::Result<Spool> {
-        Ok(Spool::file(tempfile::tempfile_in(self.scratch.path())?))
+        Spool::temporary(self.scratch.path())
     }
 
     /// See [`TempDir::hold_secrets`].

@@ -1,6 +1,7 @@
 //! Bytes that are read as memory and lie in a file.
 //!
-//! What was read counts as memory of the process until it is given back; that
+//! A file that can't be read any more ends the process, as swapped memory that
+//! can't be read does. What was read counts as memory of the process until it is given back; that
 //! happens whenever much of the file has been read.
 
 use std::fs::File;
@@ -16,7 +17,7 @@ const MOST_READ: usize = 8;
 
 /// Bytes that are added part by part, each of which is read as a slice.
 #[derive(Debug)]
-pub struct Mapped {
+pub(crate) struct Mapped {
     /// Has no name, and nobody else has it.
     file: File,
     parts: Vec<Part>,
@@ -44,7 +45,7 @@ unsafe impl Sync for Mapped {}
 impl Mapped {
     /// In `file`, which is empty, has no name and is nobody else's: what is
     /// read must not change.
-    pub fn new(file: File) -> Self {
+    pub(crate) fn new(file: File) -> Self {
         Self {
             file,
             parts: Vec::new(),
@@ -53,13 +54,8 @@ impl Mapped {
     }
 
     /// How many bytes were added.
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.parts.last().map_or(0, |p| p.before + p.len as u64)
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.parts.is_empty()
     }
 
     /// Adds a part, which is not empty.
@@ -67,7 +63,7 @@ impl Mapped {
     /// # Errors
     /// When it can't be written or the file can't be mapped. Then nothing was
     /// added.
-    pub fn add(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn add(&mut self, bytes: &[u8]) -> io::Result<()> {
         let page = rustix::param::page_size() as u64;
         let last = self.parts.last();
         let offset = last.map_or(0, |p| (p.offset + p.len as u64).next_multiple_of(page));
@@ -97,7 +93,7 @@ impl Mapped {
 
     /// The bytes from the place `at` to the end of its part; none behind the
     /// last one.
-    pub fn from(&self, at: u64) -> &[u8] {
+    pub(crate) fn from(&self, at: u64) -> &[u8] {
         let number = self.parts.partition_point(|part| part.before <= at);
         let Some(part) = number.checked_sub(1).map(|last| &self.parts[last]) else {
             return &[];
@@ -118,7 +114,7 @@ impl Mapped {
     ///
     /// # Errors
     /// When they can't be written.
-    pub fn set(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn set(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
         let number = self.parts.partition_point(|part| part.before <= at);
         let part = number.checked_sub(1).map(|last| &self.parts[last]);
         let part = part.filter(|part| at - part.before + bytes.len() as u64 <= part.len as u64);
@@ -133,7 +129,8 @@ impl Mapped {
     fn give_back(&self) {
         self.read.store(1, Ordering::Relaxed);
         for part in &self.parts {
-            if part.is_read.swap(false, Ordering::Relaxed) {
+            if part.is_read.load(Ordering::Relaxed) {
+                part.is_read.store(false, Ordering::Relaxed);
                 // SAFETY: exactly what was mapped. Pages of a file are read
                 // from it again, so nobody sees a difference.
                 let _ =
@@ -159,7 +156,7 @@ mod tests {
     #[test]
     fn parts_come_back_and_are_given_back() {
         let mut mapped = Mapped::new(tempfile::tempfile().unwrap());
-        assert!(mapped.is_empty() && mapped.from(0).is_empty());
+        assert!(mapped.from(0).is_empty());
         let part = |n: usize| vec![n as u8; 5000 + n];
         let count = 3 * MOST_READ;
         for n in 0..count {

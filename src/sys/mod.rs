@@ -3,7 +3,7 @@
 pub mod capability;
 pub mod fs;
 pub mod landlock;
-pub mod mapped;
+pub(crate) mod mapped;
 pub mod network;
 pub mod process;
 pub mod pty;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Indexed;
@@ -38,8 +38,16 @@ impl Spool {
         Self::default()
     }
 
+    /// In a file without a name in the directory `dir`.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn temporary(dir: &Path) -> io::Result<Self> {
+        tempfile::tempfile_in(dir).map(Self::file)
+    }
+
     /// In `file`, which is empty and nobody else's.
-    pub fn file(file: File) -> Self {
+    pub(crate) fn file(file: File) -> Self {
         Self {
             file: Some(file),
             ..Self::default()

@@ -125,6 +125,11 @@ impl Packed {
         self.count
     }
 
+    /// Whether `path` is that of the last entry.
+    pub(super) fn is_last(&self, path: &Path) -> bool {
+        self.count > 0 && self.path == path.as_os_str().as_bytes()
+    }
+
     /// Whether `path` comes behind all others.
     pub(super) fn is_next(&self, path: &Path) -> bool {
         self.count == 0 || path_order(Path::new(OsStr::from_bytes(&self.path)), path).is_lt()
@@ -185,7 +190,8 @@ impl Packed {
     pub(super) fn finish(&mut self) {
         self.bytes.finish();
         self.blocks.shrink_to_fit();
-        self.path = Vec::new();
+        // The path tells whether another one comes behind all.
+        self.path.shrink_to_fit();
         self.meta = None;
     }
 
@@ -284,13 +290,13 @@ impl Packed {
     }
 
     /// Adds the entry that comes next in path order, and whose record `input`
-    /// begins with; how many bytes that has. `None` where there is none.
-    pub(super) fn take(&mut self, input: &[u8], last: &mut Vec<u8>) -> Option<usize> {
+    /// begins with; how many bytes that has. `None` where there is none. `path`
+    /// is room for its path.
+    pub(super) fn take(&mut self, input: &[u8], path: &mut Vec<u8>) -> Option<usize> {
         let is_first = self.count.is_multiple_of(self.block);
-        let mut path = std::mem::take(&mut self.path);
         path.clear();
         if !is_first {
-            path.extend_from_slice(last);
+            path.extend_from_slice(&self.path);
         }
         // Whether there are attributes to speak of is all that counts.
         let mut meta: &[u8] = if is_first || self.meta.is_none() {
@@ -299,12 +305,12 @@ impl Packed {
             b"m"
         };
         let mut rest = Input(input);
-        let record = Record::read(&mut rest, &mut path, &mut meta)?;
-        let here = Path::new(OsStr::from_bytes(&path));
+        let record = Record::read(&mut rest, path, &mut meta)?;
+        let here = Path::new(OsStr::from_bytes(path));
         if record.target.is_some() && record.target(here).is_none() {
             return None;
         }
-        let before = Path::new(OsStr::from_bytes(last));
+        let before = Path::new(OsStr::from_bytes(&self.path));
         if self.count > 0 && path_order(before, here).is_ge() {
             return None;
         }
@@ -314,7 +320,7 @@ impl Packed {
         self.bytes.out().extend_from_slice(&input[..len]);
         self.meta = has_meta.then(Meta::default);
         self.count += 1;
-        self.path = std::mem::replace(last, path);
+        std::mem::swap(&mut self.path, path);
         Some(len)
     }
 }

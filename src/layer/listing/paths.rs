@@ -33,6 +33,11 @@ impl Paths {
         self.0.push(path, &nothing)
     }
 
+    /// Whether `path` is the one that was added last.
+    pub(super) fn is_last(&self, path: &Path) -> bool {
+        self.0.is_last(path)
+    }
+
     /// Puts them in path order, each once. `None` when there are too many.
     pub fn settle(&mut self) -> Option<()> {
         if self.0.is_loose() {
@@ -96,12 +101,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn paths_are_as_in_a_set(names in prop::collection::vec("([ab-]{1,2}(/[ab]){0,3})?", 0..60)) {
+        fn paths_are_as_in_a_set(
+            names in prop::collection::vec("([ab-]{1,2}(/[ab]){0,3})?", 0..60),
+            more in prop::collection::vec("([ab-]{1,2}(/[ab]){0,3})?", 0..9),
+        ) {
             let mut paths = Paths::default();
             names.iter().for_each(|name| paths.push(Path::new(name)).unwrap());
             prop_assert!(paths.iter().eq(names.iter().map(PathBuf::from)));
             paths.settle().unwrap();
-            let set: BTreeSet<PathBuf> = names.iter().map(PathBuf::from).collect();
+            more.iter().for_each(|name| paths.push(Path::new(name)).unwrap());
+            paths.settle().unwrap();
+            let set: BTreeSet<PathBuf> = names.iter().chain(&more).map(PathBuf::from).collect();
             prop_assert_eq!(paths.len(), set.len());
             prop_assert!(paths.iter().eq(set.iter().cloned()));
             for name in ["", "a", "b/a", "-", "ab/b/b", "c"] {

@@ -449,8 +449,10 @@ impl Unpacker<'_> {
         };
         let place;
         if self.dirs.forgotten() != known {
-            // The link that is gone may have been on the way to here.
-            place = self.dirs.place(dir).step("look at", path)?.join(name);
+            // The link that is gone may have been on the way to here. Of what
+            // is very deep nobody says where it is.
+            let dir = self.dirs.place(dir);
+            place = dir.map_or_else(|_| path.to_owned(), |dir| dir.join(name));
             path = &place;
         }
         self.directory_attrs(&made, path, &entry.meta, existed)?;

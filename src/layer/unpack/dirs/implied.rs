@@ -8,6 +8,9 @@ use crate::layer::chains::Chains;
 use crate::layer::frames::Frames;
 use crate::layer::listing::Paths;
 
+/// So many may be gone before the others are put together.
+const FEW: usize = 1024;
+
 /// Directories by their inodes, and the paths that they were made at. There may
 /// be as many as entries.
 #[derive(Debug, Default)]
@@ -18,8 +21,9 @@ pub(super) struct Implied {
     lower: Frames,
     table: Chains,
     hasher: RandomState,
-    /// Those that an entry came for later.
+    /// Those that an entry came for later, or another one with the number.
     gone: Bits,
+    gone_count: usize,
 }
 
 impl Implied {
@@ -36,6 +40,11 @@ impl Implied {
     pub(super) fn add(&mut self, ino: u64, path: &Path) -> Option<()> {
         // The number of one that was removed may come again.
         self.remove(ino);
+        self.tidy()?;
+        self.push(ino, path)
+    }
+
+    fn push(&mut self, ino: u64, path: &Path) -> Option<()> {
         let number = u32::try_from(self.lower.len()).ok()?;
         self.paths.push(path)?;
         self.upper.push((ino >> 32) as u32);
@@ -50,7 +59,24 @@ impl Implied {
         if let Some(number) = self.table.find(self.hash(ino), is_it) {
             self.table.remove(number);
             self.gone.insert(number);
+            self.gone_count += 1;
         }
+    }
+
+    /// Lets go of those that are gone, if they are many.
+    fn tidy(&mut self) -> Option<()> {
+        if self.gone_count < FEW.max(self.lower.len() / 2) {
+            return Some(());
+        }
+        let mut left = Self {
+            hasher: self.hasher.clone(),
+            ..Self::default()
+        };
+        for (ino, path) in self.iter() {
+            left.push(ino, &path)?;
+        }
+        *self = left;
+        Some(())
     }
 
     /// All that are left.
