@@ -5,8 +5,8 @@
 //! hashing), and takes some nine bytes of a number: what is hashed need not be
 //! looked at again.
 
-/// No number.
-const NONE: u32 = u32::MAX;
+use super::frames::NONE;
+
 /// So many numbers are in a chain, on the average.
 const LENGTH: usize = 3;
 

@@ -88,15 +88,15 @@ impl Frame {
         }
     }
 
-    /// Sets the bits of a number, of which none is set yet.
+    /// Sets the bits of a number.
     fn put(&mut self, at: usize, code: u32) {
         let (word, before) = self.place(at);
-        let bits = u64::from(code) << before;
+        let (keep, bits) = (!(self.mask() << before), u64::from(code) << before);
         if let Some(low) = self.words.get_mut(word) {
-            *low |= bits as u32;
+            *low = *low & keep as u32 | bits as u32;
         }
         if let Some(high) = self.words.get_mut(word + 1) {
-            *high |= (bits >> 32) as u32;
+            *high = *high & (keep >> 32) as u32 | (bits >> 32) as u32;
         }
     }
 
@@ -105,21 +105,13 @@ impl Frame {
             32 => Some(number),
             _ => code(number, self.base).filter(|code| u64::from(*code) <= self.mask()),
         };
-        let Some(code) = code else {
-            let mut numbers = std::array::from_fn(|at| self.get(at));
-            numbers[at] = number;
-            *self = Self::new(&numbers);
+        if let Some(code) = code {
+            self.put(at, code);
             return;
-        };
-        let (word, before) = self.place(at);
-        let keep = !(self.mask() << before);
-        if let Some(low) = self.words.get_mut(word) {
-            *low &= keep as u32;
         }
-        if let Some(high) = self.words.get_mut(word + 1) {
-            *high &= (keep >> 32) as u32;
-        }
-        self.put(at, code);
+        let mut numbers = std::array::from_fn(|at| self.get(at));
+        numbers[at] = number;
+        *self = Self::new(&numbers);
     }
 }
 

@@ -175,13 +175,7 @@ impl Listing {
         };
         // A layer has seconds only.
         listed.meta.mtime.nanos = 0;
-        if !(self.entries.is_loose() || self.entries.is_next(&path)) {
-            match self.entries.loosened() {
-                Some(loose) => self.entries = loose,
-                None => return false,
-            }
-        }
-        self.entries.push(&path, &listed).is_some() && self.entries.bytes().len() <= MAX_BYTES
+        self.entries.add(&path, &listed).is_some() && self.entries.bytes().len() <= MAX_BYTES
     }
 
     /// Entries, and what is gone.
@@ -241,14 +235,8 @@ impl Listing {
     /// link is to a file of another one.
     pub fn settle(&mut self) -> bool {
         let in_order = !self.entries.is_loose();
-        if !in_order {
-            match std::mem::take(&mut self.entries).sorted() {
-                Some(sorted) => self.entries = sorted,
-                None => return false,
-            }
-        }
-        self.entries.finish();
-        self.gone.settle().is_some()
+        self.entries.settle().is_some()
+            && self.gone.settle().is_some()
             && self.opaque.settle().is_some()
             && self.links_are_own(in_order)
             && self.imply().is_some()
@@ -257,15 +245,15 @@ impl Listing {
     /// Finds implied directories. `None` when a path leads through something
     /// that is no directory.
     fn imply(&mut self) -> Option<()> {
-        self.implied = Paths::new(self.entries.spools());
-        let mut lead = Lead::new(self.entries.spools());
+        self.implied = Paths::new(self.entries.bytes().spools());
+        let mut lead = Lead::new(self.entries.bytes().spools());
         let mut walk = self.entries.walk();
         while walk.next_record().is_some() {
             self.lead(&mut lead, walk.path())?;
         }
         self.implied = lead.implied;
         self.implied.settle()?;
-        let mut lead = Lead::new(self.entries.spools());
+        let mut lead = Lead::new(self.entries.bytes().spools());
         for path in &self.gone {
             self.lead(&mut lead, &path)?;
         }
@@ -400,7 +388,7 @@ impl Listing {
         }
         listing.gone.settle()?;
         listing.opaque.settle()?;
-        listing.entries.finish();
+        listing.entries.settle()?;
         (listing.links_are_own(false) && listing.imply().is_some()).then_some(listing)
     }
 

@@ -26,15 +26,6 @@ impl Default for Spools {
     }
 }
 
-impl PartialEq for Spools {
-    /// What is kept is the same wherever it lies.
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Spools {}
-
 impl std::fmt::Debug for Spools {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Spools")
@@ -44,10 +35,10 @@ impl std::fmt::Debug for Spools {
 /// Bytes; the newest of them are in memory, the others in a file.
 #[derive(Debug, Default)]
 pub(crate) struct Pile {
-    file: Option<Mapped>,
     /// Makes the file when there is much for it.
-    spools: Option<Spools>,
-    /// The file can't take more.
+    spools: Spools,
+    file: Option<Mapped>,
+    /// There is no file, or it can't take more: the rest stays in memory.
     is_full: bool,
     held: Vec<u8>,
 }
@@ -55,9 +46,13 @@ pub(crate) struct Pile {
 impl Pile {
     pub(crate) fn new(spools: Spools) -> Self {
         Self {
-            spools: Some(spools),
+            spools,
             ..Self::default()
         }
+    }
+
+    pub(crate) fn spools(&self) -> Spools {
+        self.spools.clone()
     }
 
     /// Where those begin that are in memory.
@@ -77,18 +72,15 @@ impl Pile {
     /// Says that [`out`](Self::out) may go to the file: what is written from now
     /// on is not read together with it.
     pub(crate) fn settle(&mut self) {
-        if self.held.len() < HELD {
+        if self.held.len() < HELD || self.is_full {
             return;
         }
-        if let Some(spools) = self.spools.take() {
-            self.file = (spools.0)().into_file().map(Mapped::new);
+        if self.file.is_none() {
+            self.file = (self.spools.0)().into_file().map(Mapped::new);
         }
-        if let Some(file) = self.file.as_mut().filter(|_| !self.is_full) {
-            match file.add(&self.held) {
-                Ok(()) => self.held.clear(),
-                // The rest stays in memory.
-                Err(_) => self.is_full = true,
-            }
+        match self.file.as_mut().map(|file| file.add(&self.held)) {
+            Some(Ok(())) => self.held.clear(),
+            Some(Err(_)) | None => self.is_full = true,
         }
     }
 
@@ -110,13 +102,15 @@ impl Pile {
     /// Puts `bytes` in the place of those from `place` on, which were settled
     /// together. Whether that could be done.
     pub(crate) fn set(&mut self, place: u64, bytes: &[u8]) -> bool {
-        let at = place.checked_sub(self.begin()).map(|at| at as usize);
-        let file = match (at, &mut self.file) {
-            (None, Some(file)) => return file.set(place, bytes).is_ok(),
-            (at, _) => at,
-        };
-        let old = file.and_then(|at| self.held.get_mut(at..at + bytes.len()));
-        old.map(|old| old.copy_from_slice(bytes)).is_some()
+        let held = place.checked_sub(self.begin()).map(|at| at as usize);
+        match (held, &mut self.file) {
+            (Some(at), _) => {
+                let old = self.held.get_mut(at..at + bytes.len());
+                old.map(|old| old.copy_from_slice(bytes)).is_some()
+            }
+            (None, Some(file)) => file.set(place, bytes).is_ok(),
+            (None, None) => false,
+        }
     }
 
     /// All of it, piece by piece.
@@ -131,6 +125,7 @@ impl Pile {
 }
 
 impl PartialEq for Pile {
+    /// Whether they have the same bytes, wherever those lie.
     fn eq(&self, other: &Self) -> bool {
         let (one, two) = (self.pieces().flatten(), other.pieces().flatten());
         self.len() == other.len() && one.eq(two)

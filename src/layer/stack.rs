@@ -382,7 +382,7 @@ impl Stack {
     fn remove(&mut self, id: NameId) {
         self.clear(id);
         if self.split.is_some() && self.names.lower(id) != Lower::Nothing {
-            self.names.set_removed(id);
+            self.names.set_what(id, What::Removed);
         } else if self.names.remove(id) {
             for dir in &mut self.dirs {
                 self.names.sweep(&mut dir.first, true);

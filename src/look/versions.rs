@@ -69,9 +69,8 @@ impl Versions {
             Number::Kept(at) => at,
         };
         let before = self.before.get(at);
-        let what = self.what.get(at);
-        let rest = what >> KIND_BITS;
-        Some(match what & ((1 << KIND_BITS) - 1) {
+        let (kind, rest) = self.what(at);
+        Some(match kind {
             OWN => own(before, rest),
             REMOVED => Version {
                 before,
@@ -86,15 +85,20 @@ impl Versions {
         })
     }
 
+    /// What kind of thing a version is, and which.
+    fn what(&self, at: usize) -> (u32, u32) {
+        let what = self.what.get(at);
+        (what & ((1 << KIND_BITS) - 1), what >> KIND_BITS)
+    }
+
     /// The inode of the version with this number, where that is not removed.
     pub(super) fn inode(&self, version: u32) -> Option<u32> {
         let at = match number(version)? {
             Number::Inode(inode) => return Some(inode),
             Number::Kept(at) => at,
         };
-        let what = self.what.get(at);
-        let rest = what >> KIND_BITS;
-        match what & ((1 << KIND_BITS) - 1) {
+        let (kind, rest) = self.what(at);
+        match kind {
             OWN => Some(rest),
             REMOVED => None,
             _ => Some(self.foreign.1.get(rest as usize)),

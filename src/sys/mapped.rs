@@ -1,8 +1,8 @@
 //! Bytes that are read as memory and lie in a file.
 //!
 //! A file that can't be read any more ends the process, as swapped memory that
-//! can't be read does. What was read counts as memory of the process until it is given back; that
-//! happens whenever much of the file has been read.
+//! can't be read does. What was read counts as memory of the process until it is
+//! given back; that happens whenever much of the file has been read.
 
 use std::fs::File;
 use std::io;
@@ -91,11 +91,16 @@ impl Mapped {
         Ok(())
     }
 
+    /// The last part that begins at the place `at` or before it.
+    fn part(&self, at: u64) -> Option<&Part> {
+        let number = self.parts.partition_point(|part| part.before <= at);
+        self.parts.get(number.checked_sub(1)?)
+    }
+
     /// The bytes from the place `at` to the end of its part; none behind the
     /// last one.
     pub(crate) fn from(&self, at: u64) -> &[u8] {
-        let number = self.parts.partition_point(|part| part.before <= at);
-        let Some(part) = number.checked_sub(1).map(|last| &self.parts[last]) else {
+        let Some(part) = self.part(at) else {
             return &[];
         };
         if !part.is_read.swap(true, Ordering::Relaxed)
@@ -115,9 +120,8 @@ impl Mapped {
     /// # Errors
     /// When they can't be written.
     pub(crate) fn set(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        let number = self.parts.partition_point(|part| part.before <= at);
-        let part = number.checked_sub(1).map(|last| &self.parts[last]);
-        let part = part.filter(|part| at - part.before + bytes.len() as u64 <= part.len as u64);
+        let fits = |part: &&Part| at - part.before + bytes.len() as u64 <= part.len as u64;
+        let part = self.part(at).filter(fits);
         let part = part.ok_or(io::ErrorKind::InvalidInput)?;
         // What is mapped is the file's own page.
         self.file

@@ -31,7 +31,6 @@ const HAS_CONTENT: u8 = 2;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Packed {
     bytes: Pile,
-    spools: Spools,
     /// Where the blocks begin, in path order if the entries are.
     blocks: Vec<u32>,
     count: usize,
@@ -94,8 +93,7 @@ impl Packed {
 
     fn with_blocks_of(block: usize, spools: Spools) -> Self {
         Self {
-            bytes: Pile::new(spools.clone()),
-            spools,
+            bytes: Pile::new(spools),
             blocks: Vec::new(),
             count: 0,
             block,
@@ -113,10 +111,6 @@ impl Packed {
         self.block == 1
     }
 
-    pub(super) fn spools(&self) -> Spools {
-        self.spools.clone()
-    }
-
     pub(super) fn bytes(&self) -> &Pile {
         &self.bytes
     }
@@ -131,12 +125,20 @@ impl Packed {
     }
 
     /// Whether `path` comes behind all others.
-    pub(super) fn is_next(&self, path: &Path) -> bool {
+    fn is_next(&self, path: &Path) -> bool {
         self.count == 0 || path_order(Path::new(OsStr::from_bytes(&self.path)), path).is_lt()
     }
 
-    /// Adds an entry. `None` when there are too many.
-    pub(super) fn push(&mut self, path: &Path, listed: &Listed) -> Option<()> {
+    /// Adds an entry, wherever it is in path order. `None` when there are too
+    /// many.
+    pub(super) fn add(&mut self, path: &Path, listed: &Listed) -> Option<()> {
+        if !(self.is_loose() || self.is_next(path)) {
+            *self = self.loosened()?;
+        }
+        self.push(path, listed)
+    }
+
+    fn push(&mut self, path: &Path, listed: &Listed) -> Option<()> {
         self.begin_block()?;
         self.count += 1;
         let out = self.bytes.out();
@@ -173,8 +175,8 @@ impl Packed {
     }
 
     /// The entries so far, for others that come in any order.
-    pub(super) fn loosened(&self) -> Option<Self> {
-        let mut loose = Self::loose(self.spools.clone());
+    fn loosened(&self) -> Option<Self> {
+        let mut loose = Self::loose(self.bytes.spools());
         let mut walk = self.walk();
         while let Some(record) = walk.next_record() {
             let listed = match record.target(walk.path()) {
@@ -186,8 +188,17 @@ impl Packed {
         Some(loose)
     }
 
+    /// Puts all in path order; `None` as in [`sorted`](Self::sorted).
+    pub(super) fn settle(&mut self) -> Option<()> {
+        if self.is_loose() {
+            *self = std::mem::take(self).sorted()?;
+        }
+        self.finish();
+        Some(())
+    }
+
     /// Lets go of what only further entries would need.
-    pub(super) fn finish(&mut self) {
+    fn finish(&mut self) {
         self.bytes.finish();
         self.blocks.shrink_to_fit();
         // The path tells whether another one comes behind all.
@@ -238,7 +249,7 @@ impl Packed {
     /// The entries of a loose one in path order, the last one of each path; hard
     /// links then name what is no link. `None` when a path is a directory at one
     /// time and none at another, or a link is to nothing that came before it.
-    pub(super) fn sorted(mut self) -> Option<Self> {
+    fn sorted(mut self) -> Option<Self> {
         let mut index = std::mem::take(&mut self.blocks);
         let path = |at| self.first(at).as_os_str().as_bytes();
         let order = |a: &[u8], b: &[u8]| {
@@ -261,7 +272,7 @@ impl Packed {
         if !plain {
             return None;
         }
-        let mut sorted = Self::new(self.spools.clone());
+        let mut sorted = Self::new(self.bytes.spools());
         for at in &self.blocks {
             let mut walk = self.walk_from(*at);
             let record = walk.next_record()?;

@@ -22,15 +22,12 @@ impl Paths {
 
     /// Adds one. `None` when there are too many.
     pub fn push(&mut self, path: &Path) -> Option<()> {
-        if !(self.0.is_loose() || self.0.is_next(path)) {
-            self.0 = self.0.loosened()?;
-        }
         let nothing = Listed {
             kind: Kind::Dir,
             meta: Meta::default(),
             content: None,
         };
-        self.0.push(path, &nothing)
+        self.0.add(path, &nothing)
     }
 
     /// Whether `path` is the one that was added last.
@@ -40,11 +37,7 @@ impl Paths {
 
     /// Puts them in path order, each once. `None` when there are too many.
     pub fn settle(&mut self) -> Option<()> {
-        if self.0.is_loose() {
-            self.0 = std::mem::take(&mut self.0).sorted()?;
-        }
-        self.0.finish();
-        Some(())
+        self.0.settle()
     }
 
     /// How many there are.

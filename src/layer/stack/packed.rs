@@ -77,10 +77,6 @@ impl Name {
     }
 }
 
-fn form(flags: u32) -> Form {
-    FORMS[(flags >> 2) as usize % FORMS.len()]
-}
-
 /// All names.
 #[derive(Debug)]
 pub(super) struct Packed {
@@ -150,7 +146,7 @@ impl Packed {
     }
 
     fn form(&self, id: NameId) -> Form {
-        form(self.flags.get(id.index()))
+        FORMS[(self.flags.get(id.index()) >> 2) as usize % FORMS.len()]
     }
 
     pub(super) fn what(&self, id: NameId) -> What {
@@ -190,18 +186,13 @@ impl Packed {
         self.flags.set(id.index(), flags & !3 | lower as u32);
     }
 
-    fn set_what(&mut self, id: NameId, what: What) {
+    pub(super) fn set_what(&mut self, id: NameId, what: What) {
         let name = Name {
             what,
             layer: self.layer(id),
             lower: self.lower(id),
         };
         self.set(id, name);
-    }
-
-    /// It is gone, but layers below the split have it.
-    pub(super) fn set_removed(&mut self, id: NameId) {
-        self.set_what(id, What::Removed);
     }
 
     /// The root's is empty.

@@ -1,6 +1,7 @@
 //! What directories shall have in the end, and when they get it.
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -111,15 +112,13 @@ impl Dirs<'_> {
     fn open_last(&mut self, path: &Path, ino: u64) -> Result<Option<OwnedFd>, UnpackError> {
         let found = match self.root.open_dir(path) {
             Ok(fd) => Some(fd),
-            Err(e) => match Errno::from_io_error(&e) {
-                // It may lead through a link that only lower layers have.
-                Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if self.lower.is_some() => {
-                    self.walk_only(path)?
-                }
-                Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => None,
-                Some(Errno::NAMETOOLONG) => self.walk_only(path)?,
-                _ => return Err(e).step("open", path),
-            },
+            // It may lead through a link that only lower layers have.
+            Err(e) if leads_nowhere(&e) && self.lower.is_some() => self.walk_only(path)?,
+            Err(e) if leads_nowhere(&e) => None,
+            Err(e) if Errno::from_io_error(&e) == Some(Errno::NAMETOOLONG) => {
+                self.walk_only(path)?
+            }
+            Err(e) => return Err(e).step("open", path),
         };
         let Some(fd) = found else { return Ok(None) };
         let stat = rustix::fs::fstat(&fd).step("look at", path)?;
@@ -134,17 +133,18 @@ impl Dirs<'_> {
 
     fn walk_again(&mut self, path: &Path) -> Result<Option<(Rc<Dir>, PathBuf)>, UnpackError> {
         match self.walk(path, Make::Nothing) {
-            Err(UnpackError::Io { source, .. })
-                if matches!(
-                    Errno::from_io_error(&source),
-                    Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
-                ) =>
-            {
-                Ok(None)
-            }
+            Err(UnpackError::Io { source, .. }) if leads_nowhere(&source) => Ok(None),
             done => done,
         }
     }
+}
+
+/// Whether there is no directory at a path any more.
+fn leads_nowhere(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
+    )
 }
 
 /// Gives an open directory its mode and time.
